@@ -1,0 +1,55 @@
+# Every target sets up what it needs in .venv first. PYTHON is the interpreter it is made from, 3.11 or newer.
+PYTHON ?= python3
+BIN := .venv/bin
+
+# The lowest grpcio supported: generated code demands a grpcio no older than the tools that made it.
+GRPC_TOOLS := grpcio-tools==1.74.0 mypy-protobuf==3.6.0
+PROTO := proto/sidecar/v1/rerank.proto
+
+.PHONY: demo test lint format proto bench lock clean
+
+demo: .venv/ready  ## both orders of real queries side by side; QUERY="..." asks your own
+	@$(BIN)/python -m sidecar.demo $(if $(QUERY),--query "$(QUERY)")
+
+test: .venv/ready
+	$(BIN)/python -m pytest
+
+lint: .venv/ready .venv-proto/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(call generate,.venv-proto/generated)
+	diff -r --exclude=__pycache__ .venv-proto/generated/sidecar/v1 sidecar/v1
+
+format: .venv/ready
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+proto: .venv-proto/ready  ## generate sidecar/v1 from the contract
+	$(call generate,.)
+
+bench: .venv/ready
+	$(BIN)/python -m tests.bench.throughput
+
+lock: .venv/ready  ## pin what is installed now
+	$(BIN)/python -m pip freeze --exclude-editable > requirements.lock
+
+clean:
+	rm -rf .venv .venv-proto build *.egg-info
+
+.venv/ready: pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[dev]'
+	touch $@
+
+.venv-proto/ready: Makefile
+	$(PYTHON) -m venv .venv-proto
+	.venv-proto/bin/python -m pip install --quiet --disable-pip-version-check $(GRPC_TOOLS)
+	touch $@
+
+define generate
+mkdir -p $(1)
+PATH="$(CURDIR)/.venv-proto/bin:$$PATH" .venv-proto/bin/python -m grpc_tools.protoc -Iproto \
+	--python_out=$(1) --grpc_python_out=$(1) --mypy_out=quiet:$(1) --mypy_grpc_out=quiet:$(1) $(PROTO)
+endef

@@ -1,0 +1,76 @@
+"""What can go wrong between the sidecar and a search engine.
+
+    ConnectorError
+    ├── NoAnswer                 the engine said nothing we could use
+    │   ├── EngineUnavailable    refused, reset, 502/503/504, overloaded (429): trying again later may help
+    │   ├── EngineTimeout        no complete answer within ``timeout_s``
+    │   └── MalformedAnswer      an answer that is not what the API promises (not JSON, no ``hits``)
+    └── EngineRefused            an answer that says no; carries the engine's own status, type and reason
+        ├── IndexNotFound        404, no such index or alias
+        ├── InvalidQuery         400, the engine could not parse or run the body
+        ├── NotAuthenticated     401
+        └── NotPermitted         403
+
+Every error's message names the connector, what was tried, and the cause, never the query or a document's text, so
+it is fit for a log. What the engine says of a query it refuses may quote that query: it is in ``reason``, for the one
+who asked.
+"""
+
+
+class ConnectorError(Exception):
+    """The base of every error a connector raises."""
+
+
+class NoAnswer(ConnectorError):
+    """The engine gave no usable answer."""
+
+
+class EngineUnavailable(NoAnswer):
+    """The engine could not be reached, or said that it cannot serve now.
+
+    ``status`` is the HTTP status, 0 when no answer came. ``transient`` is false where trying again at once is
+    pointless: a certificate that is not accepted, an internal error of the engine.
+    """
+
+    def __init__(self, message: str, *, status: int = 0, transient: bool = True) -> None:
+        super().__init__(message)
+        self.status = status
+        self.transient = transient
+
+
+class EngineTimeout(NoAnswer):
+    """The engine did not answer within the time given."""
+
+
+class MalformedAnswer(NoAnswer):
+    """The engine answered something that its API does not promise."""
+
+
+class EngineRefused(ConnectorError):
+    """The engine understood the call and said no.
+
+    ``status`` is the HTTP status, ``error_type`` the engine's own name of the error (such as
+    ``parsing_exception``), ``reason`` its sentence.
+    """
+
+    def __init__(self, message: str, *, status: int = 0, error_type: str = "", reason: str = "") -> None:
+        super().__init__(message)
+        self.status = status
+        self.error_type = error_type
+        self.reason = reason
+
+
+class IndexNotFound(EngineRefused):
+    """No index, alias or data stream of that name."""
+
+
+class InvalidQuery(EngineRefused):
+    """The engine rejected the body or a URL parameter."""
+
+
+class NotAuthenticated(EngineRefused):
+    """The engine asks for other credentials."""
+
+
+class NotPermitted(EngineRefused):
+    """The credentials do not cover this call."""

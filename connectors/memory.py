@@ -1,0 +1,158 @@
+"""A search engine in this process: BM25 over a few thousand documents, for tests and first steps."""
+
+import asyncio
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from connectors.attempts import Call, attempt
+from connectors.base import EngineInfo
+from connectors.errors import EngineUnavailable, IndexNotFound
+from connectors.faults import Fault, Operation, Script
+from connectors.hits import DocumentRef, Hits, Json
+from connectors.json_lines import read_documents
+from connectors.memory_index import MemoryIndex
+from connectors.memory_query import Refused, Search, SourceFilter, parse_search, wildcard
+from connectors.refusals import invalid_query
+from connectors.wire import ALL_INDICES, check_index, decode, encode, read_hits, read_info
+from connectors.wire import read_documents as read_found
+
+__all__ = ["Fault", "MemoryConnector", "Script"]
+
+
+class MemoryConnector:
+    """Indices held in memory, answering in the engines' own JSON.
+
+    It knows the queries ``match_all``, ``match``, ``multi_match``, ``query_string`` and ``simple_query_string`` (both
+    as plain words) and ``ids``, and in the body beside ``query``: ``from``, ``size``, ``_source``,
+    ``track_total_hits`` and a ``sort`` by ``_score``. Anything else is an ``InvalidQuery`` whose reason names what is
+    allowed. ``from`` + ``size`` is 10,000 at most. An index expression is names and patterns with ``*``, separated by
+    commas, or ``_all``.
+
+    ``script`` makes calls late or wrong, see :class:`connectors.faults.Fault`:
+
+        >>> import asyncio
+        >>> books = MemoryConnector("demo", {"books": {"1": {"title": "Car repair"}}})
+        >>> books.script.append(Fault(delay_s=5, on="search"))
+        >>> asyncio.run(books.search("books", {}, timeout_s=0.01))
+        Traceback (most recent call last):
+        connectors.errors.EngineTimeout: connector 'demo': search on 'books': no complete answer within 0.01 s
+    """
+
+    def __init__(self, name: str, indices: Mapping[str, Mapping[str, Json]], *, faults: Iterable[Fault] = ()) -> None:
+        """Index the documents, given by index and id; takes about a second for 10,000 short ones."""
+        self.name = name
+        self.script = Script(faults)
+        self._indices = {index: MemoryIndex(documents) for index, documents in indices.items()}
+        self._closed = False
+
+    @classmethod
+    def from_files(
+        cls, name: str, files: Mapping[str, Path | str], *, faults: Iterable[Fault] = ()
+    ) -> "MemoryConnector":
+        """Read each index from a file of JSON lines, see :func:`connectors.json_lines.read_documents`.
+
+        Raises:
+            ValueError: a file cannot be read, or a line is no document; names file and line.
+        """
+        return cls(name, {index: read_documents(path) for index, path in files.items()}, faults=faults)
+
+    async def search(
+        self, index: str, body: Json, *, timeout_s: float, params: Mapping[str, str] | None = None
+    ) -> Hits:
+        """See :meth:`connectors.base.Connector.search`."""
+        call = Call(self.name, f"search on {index!r}")
+        check_index(call, index)
+        wanted = encode(call, body)  # as it would travel, so that the same bodies are refused here as elsewhere
+
+        def answer(_: Fault) -> Json:
+            try:
+                search = parse_search(decode(call, wanted), params)
+            except Refused as error:
+                raise invalid_query(call, error.error_type, error.reason) from error
+            return self._search(self._resolve(call, index), search)
+
+        return read_hits(call, await self._play(call, "search", answer, timeout_s))
+
+    async def fetch(
+        self, refs: Sequence[DocumentRef], fields: Sequence[str], *, timeout_s: float
+    ) -> dict[DocumentRef, Json]:
+        """See :meth:`connectors.base.Connector.fetch`; routing is of no account here."""
+        wanted = list(dict.fromkeys(refs))
+        if not wanted or not fields:
+            return {}
+        call = Call(self.name, f"fetch of {len(wanted)} documents")
+        shown = SourceFilter(includes=tuple(fields))
+
+        def answer(fault: Fault) -> Json:
+            return {"docs": [self._row(ref, shown, fault.forgets(place)) for place, ref in enumerate(wanted)]}
+
+        return read_found(call, wanted, await self._play(call, "fetch", answer, timeout_s))
+
+    async def info(self, *, timeout_s: float) -> EngineInfo:
+        """See :meth:`connectors.base.Connector.info`; the version is that of bm25s."""
+        call = Call(self.name, "asking for the version")
+        about = {"version": {"distribution": "memory", "number": version("bm25s")}}
+        return read_info(call, await self._play(call, "info", lambda _: about, timeout_s))
+
+    async def close(self) -> None:
+        """See :meth:`connectors.base.Connector.close`; a later call raises ``EngineUnavailable``."""
+        self._closed = True
+
+    async def _play(self, call: Call, operation: Operation, answer: Callable[[Fault], Json], timeout_s: float) -> Json:
+        fault = self.script.take(operation)
+
+        async def once(_: float) -> Json:
+            if self._closed:
+                raise EngineUnavailable(call.sentence("the connector is closed"), transient=False)
+            await asyncio.sleep(fault.delay_s)
+            if fault.error is not None:
+                raise copy.copy(fault.error)  # a traceback of its own for each call
+            return answer(fault) if fault.answer is None else fault.answer
+
+        return await attempt(call, once, timeout_s=timeout_s)
+
+    def _resolve(self, call: Call, expression: str) -> list[str]:
+        """Names of the indices meant, in the order in which they were given; a plain name must exist."""
+        found: dict[str, None] = {}
+        for part in expression.split(","):
+            pattern = "*" if part == ALL_INDICES else part
+            names = [name for name in self._indices if wildcard(pattern).fullmatch(name)]
+            if not names and "*" not in pattern:
+                raise _no_index(call, part)
+            found.update(dict.fromkeys(names))
+        return list(found)
+
+    def _search(self, names: list[str], search: Search) -> Json:
+        rows = [(score, name, key) for name in names for score, key in self._indices[name].matches(search.clause)]
+        rows.sort(key=lambda row: -row[0])
+        page = rows[search.start : search.start + search.size]
+        hits: Json = {
+            "max_score": rows[0][0] if page else None,
+            "hits": [self._hit(name, key, score, search.source) for score, name, key in page],
+        }
+        if search.total_limit is not None:
+            capped = len(rows) > search.total_limit
+            hits["total"] = {"value": min(len(rows), search.total_limit), "relation": "gte" if capped else "eq"}
+        shards = {"total": len(names), "successful": len(names), "skipped": 0, "failed": 0}
+        return {"took": 0, "timed_out": False, "_shards": shards, "hits": hits}
+
+    def _hit(self, name: str, key: str, score: float, source: SourceFilter) -> Json:
+        hit: Json = {"_index": name, "_id": key, "_score": score}
+        if source.shown:
+            hit["_source"] = copy.deepcopy(source.cut(self._indices[name].documents[key]))
+        return hit
+
+    def _row(self, ref: DocumentRef, shown: SourceFilter, forgotten: bool) -> Json:
+        index = self._indices.get(ref.index)
+        document = None if index is None or forgotten else index.documents.get(ref.id)
+        row: dict[str, Any] = {"_index": ref.index, "_id": ref.id, "found": document is not None}
+        return row if document is None else {**row, "_source": copy.deepcopy(shown.cut(document))}
+
+
+def _no_index(call: Call, name: str) -> IndexNotFound:
+    error_type = "index_not_found_exception"
+    message = call.sentence(f"there is no such index (404 {error_type})")
+    return IndexNotFound(message, status=404, error_type=error_type, reason=f"no such index [{name}]")

@@ -1,0 +1,135 @@
+"""What both engines understand: targets, JSON bodies and answers. Pure, no I/O."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from connectors.attempts import Call
+from connectors.base import EngineInfo
+from connectors.errors import MalformedAnswer
+from connectors.hits import DocumentRef, Hits, Json
+from connectors.refusals import invalid_query
+
+MGET = "/_mget"
+ALL_INDICES = "_all"
+
+
+def check_index(call: Call, index: str) -> None:
+    """Refuse what cannot be an index expression, before any engine sees it.
+
+    None may begin with ``_`` (but for ``_all``): ``POST /_scripts/_search`` would store a script, not search. ``.`` and
+    ``..`` vanish from a URL, which would make it a search on all indices, as would an empty one.
+
+    Raises:
+        InvalidQuery: the name is no index expression.
+    """
+    if index in ("", ".", "..") or (index.startswith("_") and index.split(",")[0] != ALL_INDICES):
+        raise invalid_query(call, "invalid_index_name_exception", f"{index!r} is not an index expression")
+
+
+def search_target(call: Call, index: str, params: Mapping[str, str] | None, *, pit: bool = False) -> str:
+    """Path and query string of a search on ``index``, which stays one segment of the path whatever it holds.
+
+    ``pit`` says that the body holds a point in time: then, and only then, the index may be empty.
+
+    Raises:
+        InvalidQuery: the name is no index expression, or a parameter cannot be written in a URL.
+    """
+    if index or not pit:
+        check_index(call, index)
+    try:
+        query = f"?{urlencode(params, quote_via=quote)}" if params else ""
+        return f"/{quote(index, safe=',*')}/_search{query}" if index else f"/_search{query}"
+    except UnicodeEncodeError as error:
+        reason = "the index expression or a URL parameter holds a lone surrogate, which no URL can carry"
+        raise invalid_query(call, "illegal_argument_exception", reason) from error
+
+
+def encode(call: Call, body: Json) -> bytes:
+    """The body as JSON in ASCII, so that a lone surrogate travels as its escape.
+
+    Raises:
+        InvalidQuery: the body is no JSON object (a number that is not finite, a foreign object, a cycle).
+    """
+    if not isinstance(body, Mapping):
+        raise invalid_query(call, "parsing_exception", "the body is not a JSON object")
+    try:
+        return json.dumps(body, allow_nan=False, separators=(",", ":")).encode("ascii")
+    except (TypeError, ValueError) as error:
+        reason = "the body holds a value that JSON does not know, such as a number that is not finite"
+        raise invalid_query(call, "parsing_exception", reason) from error
+    except RecursionError as error:
+        raise invalid_query(call, "parsing_exception", "the body is nested too deeply") from error
+
+
+def decode(call: Call, body: bytes) -> Json:
+    """The JSON object that an engine answered.
+
+    Raises:
+        MalformedAnswer: it is not one.
+    """
+    try:
+        answer = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise MalformedAnswer(call.sentence("the engine's answer is not complete JSON")) from error
+    if not isinstance(answer, dict):
+        raise MalformedAnswer(call.sentence("the engine's answer is JSON, but not an object"))
+    return answer
+
+
+def read_hits(call: Call, answer: Json) -> Hits:
+    """The hits of a search's answer, or ``MalformedAnswer`` that names the call."""
+    try:
+        return Hits.parse(answer)
+    except MalformedAnswer as error:
+        raise MalformedAnswer(call.sentence(str(error))) from error
+
+
+def mget_body(refs: Sequence[DocumentRef], fields: Sequence[str]) -> Json:
+    """The body of an ``_mget`` for ``refs``, in their order."""
+    return {"docs": [_mget_row(ref, fields) for ref in refs]}
+
+
+def _mget_row(ref: DocumentRef, fields: Sequence[str]) -> Json:
+    routing = {} if ref.routing is None else {"routing": ref.routing}
+    return {"_index": ref.index, "_id": ref.id, **routing, "_source": list(fields)}
+
+
+def read_documents(call: Call, refs: Sequence[DocumentRef], answer: Json) -> dict[DocumentRef, Json]:
+    """The documents that an ``_mget`` for ``refs`` found; one that is not there, or that failed, is left out.
+
+    Raises:
+        MalformedAnswer: there is no ``docs`` list.
+    """
+    docs = answer.get("docs")
+    if not isinstance(docs, list):
+        raise MalformedAnswer(call.sentence("the engine's answer has no `docs` list"))
+    paired = zip(refs, docs, strict=True) if len(docs) == len(refs) else _pair_by_id(refs, docs)
+    return {ref: doc["_source"] for ref, doc in paired if _is_found(doc) and doc.get("_id") == ref.id}
+
+
+def _pair_by_id(refs: Sequence[DocumentRef], docs: list[Any]) -> list[tuple[DocumentRef, Any]]:
+    """For an answer shorter or longer than asked: by index and id, where these name one document only."""
+    asked: dict[tuple[object, object], list[DocumentRef]] = {}
+    for ref in refs:
+        asked.setdefault((ref.index, ref.id), []).append(ref)
+    places = [(asked.get((str(doc.get("_index")), str(doc.get("_id"))), []), doc) for doc in docs if _is_found(doc)]
+    return [(same[0], doc) for same, doc in places if len(same) == 1]
+
+
+def _is_found(doc: object) -> bool:
+    return isinstance(doc, dict) and doc.get("found") is True and isinstance(doc.get("_source"), dict)
+
+
+def read_info(call: Call, answer: Json) -> EngineInfo:
+    """Name and version out of the answer to ``GET /``; only OpenSearch states a ``distribution``.
+
+    Raises:
+        MalformedAnswer: there is no version number.
+    """
+    version = answer.get("version")
+    number = version.get("number") if isinstance(version, dict) else None
+    if not isinstance(version, dict) or not isinstance(number, str):
+        raise MalformedAnswer(call.sentence("the engine's answer has no `version.number`"))
+    return EngineInfo(str(version.get("distribution") or "elasticsearch"), number)

@@ -1,0 +1,181 @@
+"""The composition root: builds every part, starts them in order, stops them in order."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable, Coroutine, Mapping
+from wsgiref.simple_server import WSGIServer
+
+import grpc
+import prometheus_client
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from connectors.base import Connector
+from connectors.errors import ConnectorError
+from sidecar.gate import Gate
+from sidecar.health import Health
+from sidecar.interceptors import Guard
+from sidecar.loaded import LoadedModel, Models
+from sidecar.logs import log
+from sidecar.metrics import Metrics
+from sidecar.pipeline import Pipeline
+from sidecar.scheduler import Scheduler
+from sidecar.service import PolicyService, RerankService
+from sidecar.settings import ModelSettings, Settings
+from sidecar.v1 import rerank_pb2 as pb
+from sidecar.v1 import rerank_pb2_grpc as pb_grpc
+from sidecar.wiring import connectors_of
+
+LoadModel = Callable[[str, ModelSettings], LoadedModel]
+_ENGINE_CHECK_S = 5.0
+
+
+class StartError(Exception):
+    """The server cannot start; the message says what to change."""
+
+
+def load_model(name: str, settings: ModelSettings) -> LoadedModel:
+    """Load a model with torch, which is imported only here and now, while the port is open already."""
+    from sidecar.scoring.loader import load
+
+    return load(name, settings)
+
+
+class App:
+    """One sidecar. ``load`` and ``connectors`` can be replaced for tests."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        load: LoadModel = load_model,
+        connectors: Mapping[str, Connector] | None = None,
+    ) -> None:
+        self.metrics = Metrics()
+        self.scheduler = Scheduler(settings.server.max_queued_pairs, self.metrics)
+        self.models = Models(list(settings.models), self.metrics)
+        self.port = 0
+        self._settings = settings
+        self._load = load
+        self._connectors = connectors_of(settings, self.metrics) if connectors is None else connectors
+        self._health = Health()
+        self._server = self._build_server()
+        self._metrics_server: WSGIServer | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def _build_server(self) -> grpc.aio.Server:
+        settings = self._settings.server
+        gate = Gate(self._settings, self._connectors)
+        pipeline = Pipeline(gate, self.models, self.scheduler, self.metrics, reserve_s=settings.reserve_ms / 1e3)
+        limit = settings.max_message_mib * 2**20
+        server = grpc.aio.server(
+            interceptors=[Guard(settings.max_concurrent_calls, self.metrics)],
+            options=[
+                ("grpc.max_receive_message_length", limit),
+                ("grpc.max_send_message_length", limit),
+                ("grpc.so_reuseport", 0),  # or a second sidecar would silently share the port
+            ],
+        )
+        pb_grpc.add_RerankServiceServicer_to_server(RerankService(pipeline, self.metrics), server)
+        pb_grpc.add_PolicyServiceServicer_to_server(PolicyService(self._settings, gate, self.models), server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)
+        own = [service.full_name for service in pb.DESCRIPTOR.services_by_name.values()]
+        standard = [health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME]
+        reflection.enable_server_reflection([*own, *standard], server)
+        return server
+
+    async def start(self) -> None:
+        """Open the ports and begin to load the models; returns at once, :meth:`ready` waits for the models.
+
+        Raises:
+            StartError: a port is taken or an address cannot be used.
+        """
+        settings = self._settings.server
+        self._open_metrics(settings.metrics_address)
+        try:
+            self.port = self._server.add_insecure_port(settings.address)
+        except RuntimeError as error:
+            raise StartError(f"cannot listen on {settings.address}: is the port in use?") from error
+        await self._health.starting()
+        self.scheduler.on_death = self._on_scheduler_death
+        self.scheduler.start()
+        await self._server.start()
+        log.info("listening", address=settings.address, port=self.port, metrics=settings.metrics_address)
+        self._spawn(self._load_models())
+        for connector in self._connectors.values():
+            self._spawn(self._greet(connector))
+
+    async def ready(self) -> None:
+        """Wait until every model is loaded or has failed, and every engine was greeted."""
+        await asyncio.gather(*self._tasks)
+
+    async def stop(self) -> None:
+        """Take no new calls, let those in flight finish within the grace, then close everything."""
+        await self._health.stopping()
+        await self._server.stop(self._settings.server.shutdown_grace_s)
+        for task in self._tasks:
+            task.cancel()
+        await self.scheduler.stop()
+        for connector in self._connectors.values():
+            await connector.close()
+        if self._metrics_server:
+            self._metrics_server.shutdown()
+            self._metrics_server.server_close()
+        log.info("stopped")
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT; a second signal ends the process at once."""
+        stopping = asyncio.Event()
+
+        def on_signal() -> None:
+            if stopping.is_set():
+                os._exit(1)
+            stopping.set()
+
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, on_signal)
+        await self.start()
+        await stopping.wait()
+        log.info("stopping", grace_s=self._settings.server.shutdown_grace_s)
+        await self.stop()
+
+    def _open_metrics(self, address: str | None) -> None:
+        if address is None:
+            return
+        host, _, port = address.rpartition(":")
+        try:
+            self._metrics_server, _ = prometheus_client.start_http_server(
+                int(port), addr=host.strip("[]"), registry=self.metrics.registry
+            )
+        except OSError as error:
+            raise StartError(f"cannot serve metrics on {address}: {error.strerror}") from error
+
+    async def _load_models(self) -> None:
+        loop = asyncio.get_running_loop()
+        for name, settings in self._settings.models.items():
+            try:
+                self.models.put(await loop.run_in_executor(self.scheduler.device, self._load, name, settings))
+                log.info("model_ready", model=name, checkpoint=settings.checkpoint)
+            except Exception as error:  # noqa: BLE001 - a model that fails must not take search down
+                self.models.fail(name, str(error))
+                log.error("model_failed", model=name, error=str(error))
+        await self._health.started(reranking=self.models.all_ready)
+
+    async def _greet(self, connector: Connector) -> None:
+        """Say in the log which engine answers; one that does not may still come."""
+        try:
+            info = await connector.info(timeout_s=_ENGINE_CHECK_S)
+            log.info("engine_found", connector=connector.name, engine=info.engine, version=info.version)
+        except ConnectorError as error:
+            log.warning("engine_not_found", connector=connector.name, error=str(error))
+
+    def _on_scheduler_death(self) -> None:
+        log.error("scheduler_died")
+        self._spawn(self._health.started(reranking=False))
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

@@ -1,0 +1,73 @@
+"""Parsed requests and finished answers, without a trace of gRPC."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from connectors.hits import Json
+from sidecar.policy import AS_CONFIGURED, Overrides, Plan
+from sidecar.types import Candidate, Ranked, Ranking, Timings
+
+
+@dataclass(frozen=True, slots=True)
+class Narrowing:
+    """What a request asks of its policy: another one by name, less of it, or hits that keep their place."""
+
+    policy: str | None = None
+    overrides: Overrides = AS_CONFIGURED
+    pinned_ids: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """When a call came in (monotonic seconds) and how long its client will wait; None when it set no deadline."""
+
+    received_at: float
+    client_time_left_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SearchCall:
+    """A Search request. An empty ``connector`` means the only one."""
+
+    connector: str
+    index: str
+    query: str
+    body: Json
+    params: Mapping[str, str]
+    narrowing: Narrowing
+    clock: Clock
+
+
+@dataclass(frozen=True, slots=True)
+class RerankCall:
+    """A Rerank request; ``top_n`` is None for all. An empty ``connector`` means the only one."""
+
+    connector: str
+    index: str
+    query: str
+    candidates: Sequence[Candidate]
+    top_n: int | None
+    narrowing: Narrowing
+    clock: Clock
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One document of an answer."""
+
+    candidate: Candidate
+    ranked: Ranked
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What goes back: the results, and how they came about. ``response`` is the engine's own JSON, None for Rerank.
+
+    ``plan`` is None when no policy applies; ``ranking`` is that of the whole window, ``results`` may be a page of it.
+    """
+
+    results: Sequence[Result]
+    ranking: Ranking
+    plan: Plan | None
+    timings: Timings
+    response: Json | None = None

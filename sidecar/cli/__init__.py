@@ -1,0 +1,36 @@
+"""The command `rerank-sidecar`: one module a command. What is slow to import is imported inside the commands."""
+
+import sys
+
+import typer
+
+from sidecar.cli.check import check
+from sidecar.cli.explain import explain
+from sidecar.cli.init import init
+from sidecar.cli.reference import settings
+from sidecar.cli.search import search
+from sidecar.cli.serve import serve
+
+app = typer.Typer(
+    help="Reranks the hits of Elasticsearch and OpenSearch with a cross-encoder, over gRPC.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+# A new command is one import above and one line here.
+app.command()(init)
+app.command()(check)
+app.command()(explain)
+app.command()(settings)
+app.command()(serve)
+app.command()(search)
+
+
+def main() -> None:
+    """Run the command line. Ctrl-C ends it with status 130, a reader that has gone with 1, neither with a traceback."""
+    try:
+        app(prog_name="rerank-sidecar")
+    except KeyboardInterrupt:  # outside of a command; inside, typer does the same
+        sys.exit(130)

@@ -1,0 +1,115 @@
+"""`rerank-sidecar explain`."""
+
+import json
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from sidecar.cli.terminal import ConfigurationFile, settings_of, stop
+from sidecar.policy import Plan, is_allowed, plan, resolve
+from sidecar.settings import Settings
+
+
+def explain(
+    file: ConfigurationFile,
+    index: Annotated[str, typer.Option(help="Index name, pattern or comma list, as a request would name it.")],
+    connector: Annotated[str | None, typer.Option(help="Connector name; default: the only one.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show which policy an index gets.
+
+    With the reason, the plan of a request, and what the sidecar changes in a search's body.
+    """
+    settings = settings_of(file)
+    answer = explanation(settings, _connector(settings, connector), index)
+    if as_json:
+        typer.echo(json.dumps(answer, indent=2))
+    else:
+        _print(answer)
+
+
+def explanation(settings: Settings, connector: str | None, index: str) -> dict[str, Any]:
+    """`allowed`, `policy`, `why`, `plan`, and `body`: the changes to a search's body (None where there are none)."""
+    found = resolve(settings, connector, index, None)
+    chosen = plan(settings, found.policy_name) if found.policy_name is not None else None
+    patterns = settings.connectors[connector].allow_indices if connector is not None else ("*",)
+    return {
+        "index": index,
+        "connector": connector,
+        "allowed": is_allowed(patterns, index),
+        "policy": found.policy_name,
+        "why": found.why,
+        "plan": _rows(chosen) if chosen else None,
+        "body": _changes(chosen) if chosen and chosen.enabled else None,
+    }
+
+
+def _connector(settings: Settings, name: str | None) -> str | None:
+    """The connector a request means; ends the command if it is not configured."""
+    names = list(settings.connectors)
+    if name is not None and name not in names:
+        stop(f"there is no connector {name!r}; the connectors are: {', '.join(names) or 'none'}")
+    return names[0] if name is None and len(names) == 1 else name
+
+
+def _rows(chosen: Plan) -> dict[str, Any]:
+    return {
+        "enabled": chosen.enabled,
+        "model": chosen.model,
+        "fields": [field.name for field in chosen.text.fields],
+        "passages": chosen.text.passages.model_dump() if chosen.text.passages else None,
+        "rank_window_size": chosen.rank_window_size,
+        "min_rank_window_size": chosen.min_rank_window_size,
+        "budget_ms": chosen.budget_ms,
+        "min_score": chosen.min_score,
+        "fusion": chosen.fusion.model_dump(),
+        "limits": chosen.limits.model_dump(),
+        "version": chosen.version,
+    }
+
+
+def _changes(chosen: Plan) -> dict[str, str]:
+    """How the app's body is changed while its `from` is inside the window; nothing else in it is touched."""
+    window = chosen.rank_window_size
+    return {
+        "from": "0",
+        "size": f"max({window}, from + size)",
+        "when": f"from < {window}; otherwise nothing is changed",
+        "everything else": "as the app sent it",
+    }
+
+
+def _print(answer: dict[str, Any]) -> None:
+    console = Console(markup=False, highlight=False, emoji=False)
+    console.print(answer["why"], soft_wrap=True)
+    if not answer["allowed"]:
+        console.print(f"The connector's allow_indices refuse {answer['index']!r} (PERMISSION_DENIED).", soft_wrap=True)
+    if answer["plan"] is None:
+        console.print("The engine's order is returned (SKIPPED, NO_POLICY).")
+        return
+    console.print(_table(f"Plan of policy {answer['policy']}", answer["plan"]))
+    if answer["body"] is None:
+        console.print("The policy is not enabled: the engine's order is returned (SKIPPED, POLICY_DISABLED).")
+    else:
+        console.print(_table("Changes to the search body", answer["body"]))
+
+
+def _table(title: str, rows: dict[str, Any]) -> Table:
+    table = Table(title=title, title_justify="left", show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows.items():
+        table.add_row(name, _text(value))
+    return table
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_text(part)}" for name, part in value.items())
+    if isinstance(value, list):
+        return ", ".join(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "none" if value is None else str(value)

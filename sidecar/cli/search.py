@@ -1,0 +1,51 @@
+"""`rerank-sidecar search`."""
+
+import json
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from sidecar.cli.terminal import stop
+
+
+def search(
+    query: Annotated[str, typer.Argument(help="What to search for.")],
+    index: Annotated[str, typer.Option(help="Index, alias or pattern.")],
+    target: Annotated[str, typer.Option(help="The running sidecar, `host:port`.")] = "127.0.0.1:50051",
+    connector: Annotated[str, typer.Option(help="Connector; not needed when there is only one.")] = "",
+    policy: Annotated[str, typer.Option(help="Policy; default: the one that the index matches.")] = "",
+    field: Annotated[list[str] | None, typer.Option(help="Field to match, repeatable; default: all.")] = None,
+    body: Annotated[str, typer.Option(help="The whole search body as JSON, instead of --field.")] = "",
+    size: Annotated[int, typer.Option(min=1, max=100, help="Hits shown.")] = 10,
+    budget_ms: Annotated[int | None, typer.Option(help="Budget of this call in ms.")] = None,
+) -> None:
+    """Search through a running sidecar and show the engine's order and the new one side by side."""
+    import grpc
+
+    from sidecar.client import BlockingRerankClient
+    from sidecar.comparison import show
+    from sidecar.v1 import rerank_pb2 as pb
+
+    request = {**(_body(body) if body else _match(query, field or ["*"])), "from": 0, "size": size}
+    options = pb.Options(policy=policy, budget_ms=budget_ms)
+    with BlockingRerankClient(target) as client:
+        try:
+            pages = list(client.search_progressive(index, query, request, connector=connector, options=options))
+        except grpc.RpcError as error:
+            stop(f"{error.code().name}: {error.details()}")
+    show(query, pages[0], pages[-1])
+
+
+def _match(query: str, fields: Sequence[str]) -> dict[str, Any]:
+    return {"query": {"multi_match": {"query": query, "fields": list(fields)}}}
+
+
+def _body(text: str) -> dict[str, Any]:
+    try:
+        body = json.loads(text)
+    except ValueError as error:
+        stop(f"--body is not valid JSON: {error}")
+    if not isinstance(body, dict):
+        stop("--body is not a JSON object")
+    return body

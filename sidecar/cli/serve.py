@@ -1,0 +1,38 @@
+"""`rerank-sidecar serve`."""
+
+import asyncio
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from sidecar.cli.terminal import ConfigurationFile, settings_of, stop
+
+
+def serve(
+    file: ConfigurationFile,
+    address: Annotated[str, typer.Option(help="Listen here instead of `server.address`.")] = "",
+    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+) -> None:
+    """Serve until SIGTERM or Ctrl-C. Logs are JSON lines on stderr, coloured text in a terminal."""
+    settings = settings_of(file)
+    if address:
+        server = settings.server.model_copy(update={"address": address})
+        settings = settings.model_copy(update={"server": server})
+
+    from sidecar import logs
+    from sidecar.app import App, StartError
+
+    if log_level not in ("debug", "info", "warning", "error"):
+        stop(f"--log-level is {log_level!r}; allowed: debug, info, warning, error")
+    logs.configure(log_level, pretty=sys.stderr.isatty())
+
+    async def run() -> None:
+        await App(settings).run()
+
+    try:
+        asyncio.run(run())
+    except (StartError, ValueError) as error:
+        stop(str(error))
+    os._exit(0)  # a forward pass that hangs in its thread must not keep the process

@@ -1,0 +1,30 @@
+"""One absolute point in time, made once at the edge and passed along as a value."""
+
+import math
+import time
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Deadline:
+    """A point on the monotonic clock, in seconds; the same clock as asyncio's ``loop.time()``."""
+
+    at: float
+
+    @classmethod
+    def earliest(cls, start: float, *lengths_s: float | None) -> "Deadline":
+        """The first of ``start`` plus each length; None is no limit."""
+        return cls(start + min((length for length in lengths_s if length is not None), default=math.inf))
+
+    def earlier_by(self, seconds: float) -> "Deadline":
+        """The same point, moved ``seconds`` towards now."""
+        return Deadline(self.at - seconds)
+
+    def remaining_s(self) -> float:
+        """Seconds left, never negative."""
+        return max(0.0, self.at - time.monotonic())
+
+    @property
+    def expired(self) -> bool:
+        """Whether the point has passed."""
+        return time.monotonic() >= self.at

@@ -1,0 +1,91 @@
+"""What a call may do: which connector, which index, under which plan. Decides before a byte goes to the engine."""
+
+from collections.abc import Mapping
+
+from connectors.base import Connector
+from sidecar import policy
+from sidecar.calls import Narrowing, RerankCall, SearchCall
+from sidecar.errors import InvalidRequest, NotAllowed, UnknownName
+from sidecar.policy import Plan
+from sidecar.settings import Limits, Settings
+from sidecar.types import Candidate
+
+_NO_LIMITS = Limits()
+
+
+class Gate:
+    """Checks calls against the configuration. All methods are quick and touch nothing but it."""
+
+    def __init__(self, settings: Settings, connectors: Mapping[str, Connector]) -> None:
+        self._settings = settings
+        self._connectors = connectors
+
+    def for_search(self, call: SearchCall) -> Connector:
+        """The connector of a search.
+
+        Raises:
+            InvalidRequest, UnknownName, NotAllowed: it names no connector or index that may be used.
+        """
+        if not call.index:
+            raise InvalidRequest("`index` is empty; name the index, alias or pattern to search")
+        name = self.connector_name(call.connector)
+        if name is None:
+            raise InvalidRequest("`connector` is empty, and not exactly one connector is configured")
+        self._allow(name, call.index)
+        if "pit" in call.body and tuple(self._settings.connectors[name].allow_indices) != ("*",):
+            raise NotAllowed("a point in time hides which index it reads: this connector allows only some indices")
+        return self._connectors[name]
+
+    def for_rerank(self, call: RerankCall) -> Connector | None:
+        """The connector that fetches the missing texts of ``call``; None when no candidate needs it.
+
+        Raises:
+            InvalidRequest, UnknownName, NotAllowed: texts are missing and cannot be fetched.
+        """
+        missing = [candidate for candidate in call.candidates if needs_fetch(candidate)]
+        name = self.connector_name(call.connector)
+        if not missing:
+            return self._connectors[name] if name else None
+        if name is None:
+            raise InvalidRequest(
+                f"candidate {missing[0].rank} has neither `text` nor a `_source`, and `connector` does not say "
+                "where to fetch it"
+            )
+        for index in {candidate.ref.index for candidate in missing if candidate.ref}:
+            self._allow(name, index)
+        return self._connectors[name]
+
+    def connector_name(self, asked: str) -> str | None:
+        """The configured name: ``asked``, or the only one when nothing is asked; None when that is not clear."""
+        if asked and asked not in self._connectors:
+            raise UnknownName(f"there is no connector {asked!r}; known: {', '.join(self._connectors) or 'none'}")
+        return asked or (next(iter(self._connectors)) if len(self._connectors) == 1 else None)
+
+    def plan(self, connector: str | None, index: str, query: str, narrowing: Narrowing) -> tuple[Plan | None, str]:
+        """The plan of a call and why it is this one; None when no policy applies.
+
+        Raises:
+            InvalidRequest: the policy is unknown, a value is over its limit, or the query is too long.
+        """
+        resolution = policy.resolve(self._settings, connector, index or None, narrowing.policy)
+        if resolution.policy_name is None:
+            plan = None
+        else:
+            plan = policy.plan(self._settings, resolution.policy_name, narrowing.overrides)
+        limit = (plan.limits if plan else _NO_LIMITS).query_chars
+        if len(query) > limit:
+            raise InvalidRequest(f"`query` has {len(query)} characters, at most {limit} are allowed")
+        return plan, resolution.why
+
+    def search_timeout_s(self, connector: Connector) -> float:
+        """The longest that a search on this connector may take."""
+        return self._settings.connectors[connector.name].search_timeout_ms / 1e3
+
+    def _allow(self, connector: str, index: str) -> None:
+        if not policy.is_allowed(self._settings.connectors[connector].allow_indices, index):
+            raise NotAllowed(f"index {index!r} is not allowed on connector {connector!r}")
+
+
+def needs_fetch(candidate: Candidate) -> bool:
+    """Whether nothing of a candidate's text came with the request."""
+    return candidate.text is None and candidate.source is None

@@ -1,0 +1,34 @@
+"""Health, as gRPC's standard service tells it.
+
+The server as a whole (service name "") serves as soon as it can answer a search, reranked or not: a broken model must
+not take search down. ``sidecar.v1.RerankService`` serves only while every model is ready.
+"""
+
+from grpc_health.v1 import health, health_pb2
+
+RERANKING = "sidecar.v1.RerankService"
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+class Health:
+    """The state behind the standard health service."""
+
+    def __init__(self) -> None:
+        self.servicer = health.aio.HealthServicer()
+
+    async def starting(self) -> None:
+        """The port is open, models are loading."""
+        await self._set(_NOT_SERVING, _NOT_SERVING)
+
+    async def started(self, *, reranking: bool) -> None:
+        """Every model has been loaded, or has failed to."""
+        await self._set(_SERVING, _SERVING if reranking else _NOT_SERVING)
+
+    async def stopping(self) -> None:
+        """No new calls; final."""
+        await self.servicer.enter_graceful_shutdown()
+
+    async def _set(self, server: int, reranking: int) -> None:
+        await self.servicer.set("", server)
+        await self.servicer.set(RERANKING, reranking)

@@ -1,0 +1,121 @@
+"""What surrounds every call: a request id, a bound on calls at once, and errors turned into statuses in one place."""
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import grpc
+from structlog.contextvars import bound_contextvars
+
+from connectors import errors as engine
+from sidecar import errors
+from sidecar.logs import log
+from sidecar.metrics import Metrics
+
+request_id: ContextVar[str] = ContextVar("request_id", default="")
+
+STATUSES: dict[type[Exception], grpc.StatusCode] = {
+    errors.InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.UnknownName: grpc.StatusCode.NOT_FOUND,
+    errors.NotAllowed: grpc.StatusCode.PERMISSION_DENIED,
+    errors.TooManyCalls: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.DeadlinePassed: grpc.StatusCode.DEADLINE_EXCEEDED,
+    engine.IndexNotFound: grpc.StatusCode.NOT_FOUND,
+    engine.InvalidQuery: grpc.StatusCode.INVALID_ARGUMENT,
+    engine.NotAuthenticated: grpc.StatusCode.UNAUTHENTICATED,
+    engine.NotPermitted: grpc.StatusCode.PERMISSION_DENIED,
+    engine.EngineRefused: grpc.StatusCode.FAILED_PRECONDITION,
+    engine.EngineTimeout: grpc.StatusCode.DEADLINE_EXCEEDED,
+    engine.NoAnswer: grpc.StatusCode.UNAVAILABLE,
+}
+"""The status of each error; a class that is not here has that of its nearest ancestor."""
+
+_MAX_MESSAGE_CHARS = 2000
+
+
+def status_of(error: Exception) -> grpc.StatusCode | None:
+    """The status of an error, found by walking its class's ancestors; None for an unforeseen one."""
+    return next((STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES), None)
+
+
+class Guard(grpc.aio.ServerInterceptor):
+    """Surrounds the calls of this package; health and reflection pass untouched, so that they work under any load."""
+
+    def __init__(self, max_concurrent_calls: int, metrics: Metrics) -> None:
+        self._max_calls = max_concurrent_calls
+        self._calls = 0
+        self._metrics = metrics
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        """Wrap the handler of one call."""
+        handler = await continuation(handler_call_details)
+        method = str(handler_call_details.method)
+        if handler is None or not method.startswith("/sidecar.v1."):
+            return handler
+        if handler.response_streaming:
+            return grpc.unary_stream_rpc_method_handler(
+                self._stream(method, handler.unary_stream), handler.request_deserializer, handler.response_serializer
+            )
+        return grpc.unary_unary_rpc_method_handler(
+            self._unary(method, handler.unary_unary), handler.request_deserializer, handler.response_serializer
+        )
+
+    def _unary(self, method: str, handler: Any) -> Any:
+        async def call(request: Any, context: Any) -> Any:
+            async with self._guarded(method, context):
+                return await handler(request, context)
+
+        return call
+
+    def _stream(self, method: str, handler: Any) -> Any:
+        async def call(request: Any, context: Any) -> AsyncIterator[Any]:
+            async with self._guarded(method, context):
+                async for response in handler(request, context):
+                    yield response
+
+        return call
+
+    @asynccontextmanager
+    async def _guarded(self, method: str, context: Any) -> AsyncIterator[None]:
+        name, started = method.rpartition("/")[2], time.monotonic()
+        request_id.set(uuid.uuid4().hex)
+        context.set_trailing_metadata((("x-request-id", request_id.get()),))
+        self._calls += 1
+        with bound_contextvars(request_id=request_id.get(), method=name):
+            try:
+                self._check_room()
+                yield
+            except (asyncio.CancelledError, GeneratorExit):
+                self._failed(name, "CANCELLED", started)
+                raise
+            except Exception as error:  # noqa: BLE001 - the one place where errors become statuses
+                code, message = _translated(error)
+                self._failed(name, code.name, started)
+                await context.abort(code, message)
+            finally:
+                self._calls -= 1
+
+    def _check_room(self) -> None:
+        if self._calls > self._max_calls:
+            raise errors.TooManyCalls(f"{self._max_calls} calls are served at once; try again later")
+
+    def _failed(self, method: str, status: str, started: float) -> None:
+        self._metrics.requests.labels(method, "", "ERROR", status).inc()
+        log.info("call", outcome="ERROR", reason=status, total_ms=round((time.monotonic() - started) * 1e3, 2))
+
+
+def _translated(error: Exception) -> tuple[grpc.StatusCode, str]:
+    """Status and message for the client; of an unforeseen error it learns the request id and nothing else."""
+    code = status_of(error)
+    if code is None:
+        log.exception("unforeseen_error", error=type(error).__name__)
+        return grpc.StatusCode.INTERNAL, f"an unforeseen fault; request id {request_id.get()}"
+    return code, str(error)[:_MAX_MESSAGE_CHARS]

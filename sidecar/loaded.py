@@ -1,0 +1,66 @@
+"""The configured models: loading, ready, or failed; each with its cost model."""
+
+from dataclasses import dataclass
+
+from sidecar.batching import Limits
+from sidecar.cost import CostModel
+from sidecar.errors import ModelNotReady
+from sidecar.metrics import Metrics
+from sidecar.scoring.base import Scorer
+from sidecar.settings import ModelSettings
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A warm model: what scores, what that costs, and what one forward pass may hold."""
+
+    name: str
+    scorer: Scorer
+    cost: CostModel
+    limits: Limits
+
+    @classmethod
+    def of(cls, name: str, scorer: Scorer, cost: CostModel, settings: ModelSettings) -> "LoadedModel":
+        """A model whose batches are bounded as its settings say."""
+        limits = Limits(settings.max_batch_tokens, settings.max_batch_ms / 1e3, cost.predict_s)
+        return cls(name, scorer, cost, limits)
+
+
+class Models:
+    """Which of the configured models can be used now."""
+
+    def __init__(self, names: list[str], metrics: Metrics) -> None:
+        self._states: dict[str, LoadedModel | str] = dict.fromkeys(names, "it is still loading")
+        self._metrics = metrics
+        for name in names:
+            metrics.model_ready.labels(name).set(0)
+
+    def put(self, model: LoadedModel) -> None:
+        """A model has become ready."""
+        self._states[model.name] = model
+        self._metrics.model_ready.labels(model.name).set(1)
+
+    def fail(self, name: str, why: str) -> None:
+        """A model cannot be used; ``why`` is a clause that follows its name."""
+        self._states[name] = why
+        self._metrics.model_ready.labels(name).set(0)
+
+    def get(self, name: str) -> LoadedModel:
+        """The model, ready.
+
+        Raises:
+            ModelNotReady: it is loading or has failed; the message says which.
+        """
+        state = self._states[name]
+        if isinstance(state, str):
+            raise ModelNotReady(f"model {name!r} is not ready: {state}")
+        return state
+
+    def is_ready(self, name: str) -> bool:
+        """Whether the model is loaded and warm."""
+        return isinstance(self._states.get(name), LoadedModel)
+
+    @property
+    def all_ready(self) -> bool:
+        """Whether every configured model is."""
+        return all(map(self.is_ready, self._states))

@@ -1,0 +1,63 @@
+"""Prometheus metrics; never labelled by query, document id or a string that a client chose."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+_STAGE_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0)
+_TOKEN_BUCKETS = tuple(2**power for power in range(6, 21))
+_RATIO_BUCKETS = (0.25, 0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 4.0)
+
+
+class Metrics:
+    """All metrics of one sidecar, on a registry of their own so that tests can run several."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "sidecar_requests",
+            "Calls answered, by policy, outcome and reason (or gRPC status).",
+            ("method", "policy", "outcome", "reason"),
+            registry=self.registry,
+        )
+        self.stage_seconds = Histogram(
+            "sidecar_stage_seconds",
+            "Time a call spent in each stage.",
+            ("stage",),
+            buckets=_STAGE_BUCKETS_S,
+            registry=self.registry,
+        )
+        self.batch_tokens = Histogram(
+            "sidecar_batch_tokens",
+            "Tokens of a forward pass, padding counted.",
+            ("model",),
+            buckets=_TOKEN_BUCKETS,
+            registry=self.registry,
+        )
+        self.forward_ratio = Histogram(
+            "sidecar_forward_actual_to_predicted",
+            "Time of a forward pass over its prediction.",
+            ("model",),
+            buckets=_RATIO_BUCKETS,
+            registry=self.registry,
+        )
+        self.queue_pairs = Gauge("sidecar_queue_pairs", "Pairs that wait for the device.", registry=self.registry)
+        self.shed_pairs = Counter(
+            "sidecar_shed_pairs",
+            "Pairs that never reached the device: queue_full, refused, late, abandoned.",
+            ("reason",),
+            registry=self.registry,
+        )
+        self.connector_requests = Counter(
+            "sidecar_connector_requests",
+            "Calls to search engines.",
+            ("engine", "operation", "outcome"),
+            registry=self.registry,
+        )
+        self.model_ready = Gauge(
+            "sidecar_model_ready", "1 when a model is loaded and warm, else 0.", ("model",), registry=self.registry
+        )
+
+    def observe_forward(self, model: str, tokens: int, predicted_s: float, actual_s: float) -> None:
+        """Record one forward pass."""
+        self.batch_tokens.labels(model).observe(tokens)
+        if predicted_s > 0:
+            self.forward_ratio.labels(model).observe(actual_s / predicted_s)

@@ -1,0 +1,123 @@
+"""From the messages of the contract to parsed calls. Pure; every fault names the field and what is allowed."""
+
+import json
+import math
+from typing import Any
+
+from google.protobuf.message import Message
+
+from connectors.errors import MalformedAnswer
+from connectors.hits import DocumentRef, Hit, Hits, Json
+from sidecar.calls import Clock, Narrowing, RerankCall, SearchCall
+from sidecar.errors import InvalidRequest
+from sidecar.policy import Overrides
+from sidecar.text import clean
+from sidecar.types import Candidate
+from sidecar.v1 import rerank_pb2 as pb
+
+
+def search_call(request: pb.SearchRequest, clock: Clock) -> SearchCall:
+    """A Search request as a call. Raises :class:`InvalidRequest`."""
+    return SearchCall(
+        connector=request.connector,
+        index=request.index,
+        query=_query(request.query),
+        body=json_object(request.body or "{}", "body"),
+        params=dict(request.params),
+        narrowing=narrowing(request.options),
+        clock=clock,
+    )
+
+
+def rerank_call(request: pb.RerankRequest, clock: Clock) -> RerankCall:
+    """A Rerank request as a call. Raises :class:`InvalidRequest`."""
+    top_n = _given(request, "top_n")
+    if top_n is not None and top_n < 1:
+        raise InvalidRequest(f"`top_n` is {top_n}; it must be 1 or more")
+    return RerankCall(
+        connector=request.connector,
+        index=request.index,
+        query=_query(request.query),
+        candidates=[_candidate(one, rank, request.index) for rank, one in enumerate(request.candidates)],
+        top_n=top_n,
+        narrowing=narrowing(request.options),
+        clock=clock,
+    )
+
+
+def narrowing(options: pb.Options) -> Narrowing:
+    """What the options ask of the policy; their bounds are the policy's to check."""
+    overrides = Overrides(
+        rank_window_size=_given(options, "rank_window_size"),
+        budget_ms=_given(options, "budget_ms"),
+        min_score=_given(options, "min_score"),
+    )
+    return Narrowing(options.policy or None, overrides, frozenset(options.pinned_ids))
+
+
+def json_object(text: str, field: str) -> Json:
+    """The JSON object in a field.
+
+    Raises:
+        InvalidRequest: the text is not JSON, holds NaN or infinity, is nested too deeply, or is no object.
+    """
+    try:
+        value = json.loads(text, parse_constant=_refuse_constant)
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno} column {error.colno}"
+        raise InvalidRequest(f"`{field}` is not valid JSON: {error.msg} at {where}") from None
+    except RecursionError:
+        raise InvalidRequest(f"`{field}` is nested too deeply") from None
+    except ValueError as error:
+        raise InvalidRequest(f"`{field}` is not valid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise InvalidRequest(f"`{field}` is a JSON {_KINDS.get(type(value), 'value')}; an object is needed")
+    return value
+
+
+_KINDS = {list: "array", str: "string", int: "number", float: "number", bool: "boolean", type(None): "null"}
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON value")
+
+
+def _query(query: str) -> str:
+    cleaned = clean(query).strip()
+    if not cleaned:
+        raise InvalidRequest("`query` is empty; it is the text that the model reads")
+    return cleaned
+
+
+def _given(message: Message, name: str) -> Any:
+    return getattr(message, name) if message.HasField(name) else None
+
+
+def _candidate(given: pb.Candidate, rank: int, default_index: str) -> Candidate:
+    """A candidate; what is given by field wins over what its hit says."""
+    hit = _hit(given, rank, default_index) if given.hit else None
+    text, score = _given(given, "text"), _given(given, "score")
+    if score is not None and not math.isfinite(score):
+        raise InvalidRequest(f"candidates[{rank}].score is {score}; it must be a finite number")
+    ref = _ref(given, hit, default_index)
+    if text is None and hit is None and (ref is None or not ref.index):
+        raise InvalidRequest(f"candidates[{rank}] needs `text`, `hit`, or an `id` together with an `index`")
+    return Candidate(rank, ref, hit.score if score is None and hit else score, text, hit.source if hit else None)
+
+
+def _ref(given: pb.Candidate, hit: Hit | None, default_index: str) -> DocumentRef | None:
+    document_id = given.id or (hit.ref.id if hit else "")
+    if not document_id:
+        return None
+    index = given.index or (hit.ref.index if hit else "") or default_index
+    return DocumentRef(index, document_id, given.routing or (hit.ref.routing if hit else None))
+
+
+def _hit(given: pb.Candidate, rank: int, default_index: str) -> Hit:
+    row = {"_id": given.id, "_index": given.index or default_index, **json_object(given.hit, f"candidates[{rank}].hit")}
+    try:
+        return Hits.parse({"hits": {"hits": [row]}}).hits[0]
+    except MalformedAnswer:
+        raise InvalidRequest(
+            f"candidates[{rank}].hit is not a hit: `_id`, `_index` or `_score` is ill-formed"
+        ) from None

@@ -1,0 +1,145 @@
+"""The way of a request, top to bottom, and the only place that makes a fallback."""
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+
+from connectors.base import Connector
+from sidecar import ranking, skips, window
+from sidecar.calls import Answer, Clock, RerankCall, Result, SearchCall
+from sidecar.deadline import Deadline
+from sidecar.documents import passages_of
+from sidecar.errors import BudgetExhausted, DeadlinePassed, Fallback
+from sidecar.gate import Gate
+from sidecar.loaded import LoadedModel, Models
+from sidecar.logs import log
+from sidecar.metrics import Metrics
+from sidecar.policy import Plan
+from sidecar.scheduler import Scheduler
+from sidecar.scoring.base import Pair
+from sidecar.task import Retrieved, Task, candidate_of
+from sidecar.timing import Stopwatch
+from sidecar.types import Outcome, Ranked, Ranking, Reason
+
+_TOKENIZER_THREADS = 2
+
+
+class Pipeline:
+    """Answers calls with the engine's hits in a better order, or exactly in the engine's own."""
+
+    def __init__(
+        self, gate: Gate, models: Models, scheduler: Scheduler, metrics: Metrics, *, reserve_s: float = 0.005
+    ) -> None:
+        self._gate = gate
+        self._models = models
+        self._scheduler = scheduler
+        self._metrics = metrics
+        self._reserve_s = reserve_s
+        self._tokenizers = ThreadPoolExecutor(_TOKENIZER_THREADS, thread_name_prefix="tokenizer")
+
+    async def search(self, call: SearchCall) -> Answer:
+        """Search the engine and rerank its hits.
+
+        Raises:
+            RequestError: the call is not valid or not allowed.
+            ConnectorError: the search failed; there is nothing to fall back to.
+        """
+        return await self.finish(await self.retrieve(call))
+
+    async def retrieve(self, call: SearchCall) -> Retrieved:
+        """The first half of :meth:`search`: the engine's hits, in its own order."""
+        watch = Stopwatch(call.clock.received_at, self._metrics)
+        connector = self._gate.for_search(call)
+        plan, why = self._gate.plan(connector.name, call.index, call.query, call.narrowing)
+        page = window.page_of(call.body, call.params)
+        skip = skips.by_policy(plan, why) or (skips.by_search(call, page, plan) if plan else None)
+        request = window.request(call.body, call.params, page, plan.rank_window_size if plan and not skip else None)
+        with watch.stage("search"):
+            hits = await connector.search(
+                call.index, request.body, timeout_s=self._search_timeout_s(call.clock, connector), params=request.params
+            )
+        candidates = [candidate_of(hit, rank) for rank, hit in enumerate(hits.hits[: request.window])]
+        skip = skip or skips.by_hits(candidates)
+        deadline = self._deadline(call.clock, plan)
+        task = Task(call.query, candidates, call.narrowing.pinned_ids, plan, skip, connector, deadline, watch)
+        return Retrieved(task, hits, request.page, request.first_rank)
+
+    async def finish(self, retrieved: Retrieved) -> Answer:
+        """The second half of :meth:`search`: the hits in their final order. Fails only by being cancelled."""
+        return retrieved.answer(await self._rank(retrieved.task))
+
+    async def rerank(self, call: RerankCall) -> Answer:
+        """Rerank the caller's own candidates.
+
+        Raises:
+            RequestError: the call is not valid or not allowed.
+        """
+        watch = Stopwatch(call.clock.received_at, self._metrics)
+        connector = self._gate.for_rerank(call)
+        plan, why = self._gate.plan(connector.name if connector else None, call.index, call.query, call.narrowing)
+        considered = call.candidates[: plan.rank_window_size] if plan else call.candidates
+        skip = skips.by_policy(plan, why) or skips.by_count(considered)
+        deadline = self._deadline(call.clock, plan)
+        task = Task(call.query, considered, call.narrowing.pinned_ids, plan, skip, connector, deadline, watch)
+        ranked = await self._rank(task)
+        places = [*ranked.order, *(Ranked(rank) for rank in range(len(considered), len(call.candidates)))]
+        kept = [place for place in places if task.keeps(place)][: call.top_n]
+        results = [Result(call.candidates[place.rank], place) for place in kept]
+        return Answer(results, ranked, plan, watch.stop())
+
+    async def _rank(self, task: Task) -> Ranking:
+        """The new order, or from any failure or lateness on the original one, with the reason."""
+        count = len(task.candidates)
+        if task.skip or task.plan is None:
+            return Ranking.original(count, Outcome.SKIPPED, *(task.skip or (Reason.NO_POLICY, "")))
+        try:
+            return await self._rank_in_time(task, task.plan)
+        except Fallback as fallback:
+            return Ranking.original(count, Outcome.ORIGINAL_ORDER, fallback.reason, str(fallback))
+        except Exception as error:  # noqa: BLE001 - whatever breaks here, the engine's order is still a good answer
+            log.exception("reranking_failed", policy=task.plan.policy, error=type(error).__name__)
+            return Ranking.original(count, Outcome.ORIGINAL_ORDER, Reason.MODEL_ERROR, "an unforeseen fault")
+
+    async def _rank_in_time(self, task: Task, plan: Plan) -> Ranking:
+        if task.deadline.expired:
+            raise BudgetExhausted("the budget ended before scoring began")
+        try:
+            async with asyncio.timeout(task.deadline.remaining_s()):
+                return await self._rank_by_model(task, plan, self._models.get(plan.model))
+        except TimeoutError:
+            raise BudgetExhausted("the budget ended before the scores were there") from None
+
+    async def _rank_by_model(self, task: Task, plan: Plan, model: LoadedModel) -> Ranking:
+        passages = await passages_of(task, plan)
+        with task.watch.stage("tokenize"):
+            groups = await self._encode(model, task.query, list(passages.values()))
+        scored = await self._scheduler.score(model, groups, task.deadline, plan.min_rank_window_size)
+        task.watch.record("queue", scored.queue_ms)
+        task.watch.record("score", scored.score_ms)
+        best = ranking.best_passages(passages, scored.scores.tolist())
+        original = [candidate.score for candidate in task.candidates]
+        relevance = {rank: place.relevance_score for rank, place in best.items() if place.relevance_score is not None}
+        return Ranking(
+            [best.get(rank, Ranked(rank)) for rank in ranking.order(original, relevance, plan.fusion)],
+            Outcome.RERANKED if scored.groups == len(groups) else Outcome.PARTIAL,
+            fusion=ranking.applied(original, relevance, plan.fusion),
+            model_version=model.scorer.version,
+        )
+
+    async def _encode(self, model: LoadedModel, query: str, passages: list[list[str]]) -> list[list[Pair]]:
+        """Tokens of every passage, grouped as the passages are; off the event loop, in one batch."""
+        flat = [passage for group in passages for passage in group]
+        loop = asyncio.get_running_loop()
+        pairs = iter(await loop.run_in_executor(self._tokenizers, model.scorer.encode, query, flat))
+        return [[next(pairs) for _ in group] for group in passages]
+
+    def _deadline(self, clock: Clock, plan: Plan | None) -> Deadline:
+        budget_s = plan.budget_ms / 1e3 if plan else None
+        return Deadline.earliest(clock.received_at, budget_s, clock.client_time_left_s).earlier_by(self._reserve_s)
+
+    def _search_timeout_s(self, clock: Clock, connector: Connector) -> float:
+        """What the engine may take: it may outlast the budget, but not the client's patience."""
+        longest_s = self._gate.search_timeout_s(connector)
+        left_s = Deadline.earliest(clock.received_at, longest_s, clock.client_time_left_s).earlier_by(self._reserve_s)
+        if left_s.expired:
+            raise DeadlinePassed("the client's deadline leaves no time to search")
+        return left_s.remaining_s()

@@ -1,0 +1,94 @@
+"""From scores to an order. Pure; the same input always gives the same order, ties stay as the engine had them."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from sidecar.errors import NonFiniteScore
+from sidecar.settings import Fusion
+from sidecar.types import Ranked
+
+
+def best_passages(passages: Mapping[int, Sequence[str]], scores: Sequence[float]) -> dict[int, Ranked]:
+    """The best passage of each document, by original rank; ``scores`` are those of all passages one after the other.
+
+    Scores behind the end are missing for whole documents only, which are then left out.
+
+    Raises:
+        NonFiniteScore: a score is NaN or infinite. One NaN would silently misorder a sort.
+    """
+    bad = sum(not math.isfinite(score) for score in scores)
+    if bad:
+        raise NonFiniteScore(f"{bad} of {len(scores)} scores are not finite")
+    best: dict[int, Ranked] = {}
+    start = 0
+    for rank, texts in passages.items():
+        scored = list(zip(scores[start : start + len(texts)], texts, strict=False))
+        if scored:
+            best[rank] = Ranked(rank, *max(scored, key=lambda pair: pair[0]))
+        start += len(texts)
+    return best
+
+
+def order(original: Sequence[float | None], relevance: Mapping[int, float], fusion: Fusion) -> list[int]:
+    """The new order of ``len(original)`` candidates, as their original ranks, best first.
+
+    ``original`` holds the engine's scores, ``relevance`` the model's by original rank. A candidate that was not scored
+    (no text, pinned, behind a shrunk window) keeps its original place; the scored ones share the other places.
+    """
+    ranks = sorted(relevance)
+    fused = _fuse([original[rank] for rank in ranks], [relevance[rank] for rank in ranks], fusion)
+    by_score = sorted(range(len(ranks)), key=lambda place: -fused[place])
+    places = dict(zip(ranks, (ranks[place] for place in by_score), strict=True))
+    return [places.get(rank, rank) for rank in range(len(original))]
+
+
+def applied(original: Sequence[float | None], relevance: Mapping[int, float], fusion: Fusion) -> str:
+    """The fusion that :func:`order` uses: ``replace`` when a score of the engine is missing, else as configured."""
+    return fusion.method if _can_fuse([original[rank] for rank in relevance]) else "replace"
+
+
+def _can_fuse(engine: Sequence[float | None]) -> bool:
+    return all(score is not None and math.isfinite(score) for score in engine)
+
+
+def _fuse(engine: Sequence[float | None], model: Sequence[float], fusion: Fusion) -> Sequence[float]:
+    if fusion.method == "replace" or not _can_fuse(engine):
+        return model
+    weight = fusion.model_weight
+    if fusion.method == "rrf":
+        scale = _reciprocal_ranks(model, fusion.rrf_k), _reciprocal_ranks(range(0, -len(model), -1), fusion.rrf_k)
+    else:
+        normalize = min_max if fusion.normalize == "min_max" else z_score
+        scale = normalize(model), normalize([score for score in engine if score is not None])
+    return [weight * ours + (1 - weight) * theirs for ours, theirs in zip(*scale, strict=True)]
+
+
+def min_max(scores: Sequence[float]) -> list[float]:
+    """Scores moved and scaled to 0..1; all 0 when they are all the same.
+
+    >>> min_max([2.0, 6.0, 4.0])
+    [0.0, 1.0, 0.5]
+    """
+    low, high = min(scores, default=0.0), max(scores, default=0.0)
+    return [(score - low) / (high - low) if high > low else 0.0 for score in scores]
+
+
+def z_score(scores: Sequence[float]) -> list[float]:
+    """Scores with mean 0 and (population) standard deviation 1; all 0 when they are all the same."""
+    mean = math.fsum(scores) / len(scores) if scores else 0.0
+    deviation = math.sqrt(math.fsum((score - mean) ** 2 for score in scores) / len(scores)) if scores else 0.0
+    return [(score - mean) / deviation if deviation > 0 else 0.0 for score in scores]
+
+
+def _reciprocal_ranks(scores: Sequence[float], k: int) -> list[float]:
+    """1 / (k + rank), rank from 1 by descending score (Cormack, Clarke and Büttcher, SIGIR 2009)."""
+    ranks = sorted(range(len(scores)), key=lambda place: -scores[place])
+    reciprocal = [0.0] * len(scores)
+    for rank, place in enumerate(ranks, start=1):
+        reciprocal[place] = 1.0 / (k + rank)
+    return reciprocal
+
+
+def sigmoid(score: float) -> float:
+    """1 / (1 + exp(-score)), without overflow: a monotone map of a raw score to 0..1."""
+    return 1 / (1 + math.exp(-score)) if score >= 0 else math.exp(score) / (1 + math.exp(score))

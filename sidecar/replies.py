@@ -1,0 +1,70 @@
+"""From answers to the messages of the contract. Pure."""
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from sidecar.calls import Answer, Result
+from sidecar.ranking import sigmoid
+from sidecar.types import Ranking
+from sidecar.v1 import rerank_pb2 as pb
+
+
+def search_response(answer: Answer, request_id: str, *, return_passages: bool) -> pb.SearchResponse:
+    """The reply to a Search."""
+    return pb.SearchResponse(
+        response=to_json(answer.response),
+        results=[_result(result, return_passages) for result in answer.results],
+        outcome=pb.Outcome.ValueType(answer.ranking.outcome),
+        reason=pb.Reason.ValueType(answer.ranking.reason),
+        meta=_meta(answer, answer.ranking, request_id),
+    )
+
+
+def rerank_response(answer: Answer, request_id: str, *, return_passages: bool) -> pb.RerankResponse:
+    """The reply to a Rerank."""
+    return pb.RerankResponse(
+        results=[_result(result, return_passages) for result in answer.results],
+        outcome=pb.Outcome.ValueType(answer.ranking.outcome),
+        reason=pb.Reason.ValueType(answer.ranking.reason),
+        meta=_meta(answer, answer.ranking, request_id),
+    )
+
+
+def to_json(value: Any) -> str:
+    """Compact JSON that any UTF-8 reader takes; lone surrogates stay escaped, as the engine sent them."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(value, separators=(",", ":"))
+    return text
+
+
+def _result(result: Result, return_passages: bool) -> pb.Result:
+    candidate, score = result.candidate, result.ranked.relevance_score
+    return pb.Result(
+        id=candidate.ref.id if candidate.ref else "",
+        index=candidate.ref.index if candidate.ref else "",
+        original_rank=candidate.rank,
+        original_score=candidate.score,
+        relevance_score=score,
+        normalized_score=None if score is None else sigmoid(score),
+        passage=result.ranked.passage if return_passages else "",
+    )
+
+
+def _meta(answer: Answer, ranking: Ranking, request_id: str) -> pb.Meta:
+    plan = answer.plan
+    return pb.Meta(
+        request_id=request_id,
+        policy=plan.policy if plan else "",
+        policy_version=plan.version if plan else "",
+        model=plan.model if plan else "",
+        model_version=ranking.model_version,
+        candidates=len(ranking.order),
+        scored=ranking.scored,
+        fusion=ranking.fusion,
+        timings=pb.Timings(**asdict(answer.timings)),
+        detail=ranking.detail,
+    )

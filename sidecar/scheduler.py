@@ -1,0 +1,238 @@
+"""Admits jobs, feeds the device one batch after the other, and hands out the scores.
+
+One thread owns the device. There is no wait timer: a batch grows while the device is busy with the one before. Whatever
+happens to the loop, every waiter gets an answer: shedding and failing complete its future with a typed error, never by
+cancelling it.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from sidecar.batching import Batch, Job, Queue
+from sidecar.deadline import Deadline
+from sidecar.errors import BudgetExhausted, Fallback, ModelError, Overloaded
+from sidecar.loaded import LoadedModel
+from sidecar.metrics import Metrics
+from sidecar.scoring.base import Pair, Scores
+
+STALLED_AFTER_S = 10.0
+"""A forward pass that takes this long beyond its prediction is taken for stuck; new jobs are refused at once."""
+_SHRINK_STEP = 0.8
+"""Each smaller window that is tried has this share of the one before."""
+
+
+@dataclass(eq=False)
+class Ticket:
+    """What one caller waits for; the key of its :class:`Job`."""
+
+    model: LoadedModel
+    pairs: Sequence[Pair]
+    future: "asyncio.Future[Scores]"
+    scores: Scores = field(init=False)
+    missing: int = field(init=False)
+    started_at: float | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self.scores = np.full(len(self.pairs), np.nan, np.float32)
+        self.missing = len(self.pairs)
+
+    def fail(self, error: Exception) -> None:
+        """Answer with an error, unless answered or abandoned already."""
+        if not self.future.done():
+            self.future.set_exception(error)
+
+    def put(self, pair: int, score: float) -> None:
+        """Take the score of one pair; the last one answers."""
+        self.scores[pair] = score
+        self.missing -= 1
+        if self.missing == 0 and not self.future.done():
+            self.future.set_result(self.scores)
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Scores of the pairs of the first ``groups`` groups, and the milliseconds they waited and were computed."""
+
+    scores: Scores
+    groups: int
+    queue_ms: float
+    score_ms: float
+
+
+class Scheduler:
+    """The queue in front of one device; all its models share it."""
+
+    def __init__(self, max_queued_pairs: int, metrics: Metrics, clock: Callable[[], float] = time.monotonic) -> None:
+        self.on_death: Callable[[], None] = lambda: None
+        self._queue: Queue[Ticket] = Queue(max_queued_pairs)
+        self._metrics = metrics
+        self._clock = clock
+        self._work = asyncio.Event()
+        self._device = ThreadPoolExecutor(1, thread_name_prefix="device")
+        self._unanswered: set[Job[Ticket]] = set()
+        self._busy = False
+        self._free_at = 0.0
+        self._serving: asyncio.Task[None] | None = None
+        self._stopped: BaseException | None = None
+
+    @property
+    def device(self) -> ThreadPoolExecutor:
+        """The one thread that may touch the device; for loading and warming up."""
+        return self._device
+
+    @property
+    def stalled(self) -> bool:
+        """Whether the batch on the device is overdue by more than :data:`STALLED_AFTER_S`."""
+        return self._busy and self._clock() > self._free_at + STALLED_AFTER_S
+
+    def start(self) -> None:
+        """Start serving; call once, inside the event loop."""
+        self._serving = asyncio.create_task(self._serve(), name="scheduler")
+        self._serving.add_done_callback(self._on_end)
+
+    async def stop(self) -> None:
+        """Fail all waiters and stop; a forward pass under way is not waited for."""
+        if self._serving:
+            self._serving.cancel()
+            await asyncio.gather(self._serving, return_exceptions=True)
+        self._device.shutdown(wait=False, cancel_futures=True)
+
+    async def score(
+        self, model: LoadedModel, groups: Sequence[Sequence[Pair]], deadline: Deadline, min_groups: int | None = None
+    ) -> Scored:
+        """Scores of all pairs, a group being the pairs of one document; with ``min_groups``, of the first ones only
+        where all would be late. When the waiter is cancelled, the job is forgotten.
+
+        Raises:
+            Overloaded: the job would be late, or too many pairs wait.
+            BudgetExhausted: it was admitted and could then no longer end in time.
+            ModelError: the scorer raised or miscounted, the device is stuck, or the loop has died.
+        """
+        submitted = self._clock()
+        count, job = self._admit(model, groups, deadline, min_groups)
+        self._unanswered.add(job)
+        self._queue.add(job)
+        self._work.set()
+        self._count()
+        try:
+            scores = await job.key.future
+        finally:
+            self._forget(job)
+        started = job.key.started_at or submitted
+        return Scored(scores, count, (started - submitted) * 1e3, (self._clock() - started) * 1e3)
+
+    def _admit(
+        self, model: LoadedModel, groups: Sequence[Sequence[Pair]], deadline: Deadline, min_groups: int | None
+    ) -> tuple[int, Job[Ticket]]:
+        """The largest job that would end in time behind what is queued before it, and how many groups it covers."""
+        if self._stopped:
+            raise ModelError("the scheduler has stopped") from self._stopped
+        if self.stalled:
+            raise ModelError(f"the device has not answered for more than {STALLED_AFTER_S:.0f} s")
+        self._shed_late()
+        free_at = max(self._clock(), self._free_at)
+        refusal: Fallback = Overloaded("nothing to score")
+        for count in _sizes(len(groups), min_groups):
+            pairs = [pair for group in groups[:count] for pair in group]
+            ticket = Ticket(model, pairs, asyncio.get_running_loop().create_future())
+            job = Job(ticket, model.name, [pair.tokens for pair in pairs], deadline.at, model.limits)
+            if not self._queue.has_room(len(pairs)):
+                refusal = Overloaded(f"{self._queue.pairs} pairs wait, at most {self._queue.max_pairs} may")
+            elif not self._queue.on_time(job, free_at):
+                refusal = Overloaded("the job would not end within its budget behind what is queued")
+            else:
+                return count, job
+        self._metrics.shed_pairs.labels("refused").inc(sum(map(len, groups)))
+        raise refusal
+
+    async def _serve(self) -> None:
+        while True:
+            self._shed_late()
+            batch = self._queue.take()
+            self._count()
+            if batch is None:
+                self._work.clear()
+                await self._work.wait()
+            else:
+                await self._run(batch)
+
+    async def _run(self, batch: Batch[Ticket]) -> None:
+        """Score one batch and hand out its scores; a batch that fails is tried again job by job."""
+        started = self._clock()
+        try:
+            scores = await self._forward(batch)
+        except ModelError as error:
+            await self._isolate(batch, error)
+            return
+        took_s = self._clock() - started
+        batch.pairs[0][0].key.model.cost.observe(batch.predicted_s, took_s)
+        self._metrics.observe_forward(batch.model, len(batch.pairs) * batch.length, batch.predicted_s, took_s)
+        for (job, pair), score in zip(batch.pairs, scores.tolist(), strict=True):
+            job.key.put(pair, score)
+
+    async def _forward(self, batch: Batch[Ticket]) -> Scores:
+        now = self._clock()
+        for job, _ in batch.pairs:
+            job.key.started_at = job.key.started_at or now
+        pairs = [job.key.pairs[pair] for job, pair in batch.pairs]
+        scorer = batch.pairs[0][0].key.model.scorer
+        self._busy, self._free_at = True, now + batch.predicted_s
+        try:
+            scores = await asyncio.get_running_loop().run_in_executor(self._device, scorer.score, pairs)
+        except Exception as error:
+            raise ModelError(f"the model raised {type(error).__name__}") from error
+        finally:
+            self._busy, self._free_at = False, self._clock()
+        if np.shape(scores) != (len(pairs),):
+            raise ModelError(f"the model returned scores of shape {np.shape(scores)} for {len(pairs)} pairs")
+        return scores
+
+    async def _isolate(self, batch: Batch[Ticket], error: ModelError) -> None:
+        """One bad pair must not fail the jobs that shared its batch: each is tried alone, and a lone one fails."""
+        jobs = list(dict.fromkeys(job for job, _ in batch.pairs))
+        if len(jobs) == 1:
+            self._queue.remove(jobs[0])
+            jobs[0].key.fail(error)
+            return
+        for job in jobs:
+            alone = [(other, pair) for other, pair in batch.pairs if other is job]
+            if not job.key.future.done():
+                await self._run(Batch(batch.model, alone, batch.length, batch.predicted_s))
+
+    def _forget(self, job: Job[Ticket]) -> None:
+        """Drop what still waits of a job that was answered, or whose caller has gone."""
+        self._unanswered.discard(job)
+        self._queue.remove(job)
+        if job.waiting and job.key.future.cancelled():
+            self._metrics.shed_pairs.labels("abandoned").inc(len(job.waiting))
+        self._count()
+
+    def _shed_late(self) -> None:
+        for job in self._queue.late(self._clock()):
+            self._metrics.shed_pairs.labels("late").inc(len(job.waiting))
+            job.key.fail(BudgetExhausted("the job could no longer end within its budget"))
+
+    def _count(self) -> None:
+        self._metrics.queue_pairs.set(self._queue.pairs)
+
+    def _on_end(self, task: "asyncio.Task[None]") -> None:
+        """However the loop ended, nobody waits for ever."""
+        error = None if task.cancelled() else task.exception()
+        self._stopped = error or asyncio.CancelledError()
+        for job in list(self._unanswered):
+            job.key.fail(ModelError("the scheduler has stopped"))
+        if error:
+            self.on_death()
+
+
+def _sizes(count: int, minimum: int | None) -> Iterator[int]:
+    """The window sizes to try: all ``count``, then ever fewer down to ``minimum``; only ``count`` without a minimum."""
+    yield count
+    while minimum is not None and count > minimum:
+        count = max(minimum, int(count * _SHRINK_STEP))
+        yield count

@@ -1,0 +1,44 @@
+"""What a model is to the rest of the sidecar."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Scores = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Token ids of one ``[CLS] query [SEP] passage [SEP]``; ``token_type_ids`` is None for a model that has none."""
+
+    input_ids: Sequence[int]
+    token_type_ids: Sequence[int] | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens, special ones included."""
+        return len(self.input_ids)
+
+
+class Scorer(Protocol):
+    """A cross-encoder. ``encode`` may run in any thread, ``score`` and ``warm_up`` only in the device's own."""
+
+    version: str
+    """Changes whenever the scores may change: weights, dtype, truncation."""
+    max_length: int
+    """Tokens of one pair at most."""
+
+    def encode(self, query: str, passages: Sequence[str]) -> list[Pair]:
+        """Token ids of each pair; a passage is truncated to fit, the query never.
+
+        Raises:
+            QueryTooLong: the query leaves no room for a passage.
+        """
+        ...
+
+    def score(self, pairs: Sequence[Pair]) -> Scores:
+        """Raw relevance of each pair, float32 of shape (len(pairs),); higher is better. One forward pass."""
+        ...

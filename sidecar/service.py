@@ -1,0 +1,119 @@
+"""The contract's two services: parse, hand to the pipeline, reply."""
+
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from sidecar import parsing, policy, replies, skips, window
+from sidecar.calls import Answer, Clock, SearchCall
+from sidecar.gate import Gate
+from sidecar.interceptors import request_id
+from sidecar.loaded import Models
+from sidecar.logs import log
+from sidecar.metrics import Metrics
+from sidecar.pipeline import Pipeline
+from sidecar.settings import Settings
+from sidecar.types import Outcome, Ranking, Reason
+from sidecar.v1 import rerank_pb2 as pb
+from sidecar.v1 import rerank_pb2_grpc as pb_grpc
+
+
+def _clock(context: Any) -> Clock:
+    return Clock(time.monotonic(), context.time_remaining())
+
+
+class RerankService(pb_grpc.RerankServiceServicer):
+    """Search, Rerank and SearchProgressive."""
+
+    def __init__(self, pipeline: Pipeline, metrics: Metrics) -> None:
+        self._pipeline = pipeline
+        self._metrics = metrics
+
+    async def Search(self, request: pb.SearchRequest, context: Any) -> pb.SearchResponse:
+        """See the contract."""
+        answer = await self._pipeline.search(parsing.search_call(request, _clock(context)))
+        self._report("Search", answer)
+        return replies.search_response(answer, request_id.get(), return_passages=request.options.return_passages)
+
+    async def Rerank(self, request: pb.RerankRequest, context: Any) -> pb.RerankResponse:
+        """See the contract."""
+        answer = await self._pipeline.rerank(parsing.rerank_call(request, _clock(context)))
+        self._report("Rerank", answer)
+        return replies.rerank_response(answer, request_id.get(), return_passages=request.options.return_passages)
+
+    async def SearchProgressive(
+        self, request: pb.SearchProgressiveRequest, context: Any
+    ) -> AsyncIterator[pb.SearchProgressiveResponse]:
+        """See the contract."""
+        passages = request.search.options.return_passages
+        retrieved = await self._pipeline.retrieve(parsing.search_call(request.search, _clock(context)))
+        first = Ranking.original(len(retrieved.task.candidates), Outcome.UNSPECIFIED, Reason.UNSPECIFIED, "")
+        original = replies.search_response(retrieved.answer(first), request_id.get(), return_passages=passages)
+        yield pb.SearchProgressiveResponse(stage=pb.STAGE_ORIGINAL, search=original)
+        answer = await self._pipeline.finish(retrieved)
+        self._report("SearchProgressive", answer)
+        final = replies.search_response(answer, request_id.get(), return_passages=passages)
+        yield pb.SearchProgressiveResponse(stage=pb.STAGE_FINAL, search=final)
+
+    def _report(self, method: str, answer: Answer) -> None:
+        """Count the call and write its one log line."""
+        name, ranking = answer.plan.policy if answer.plan else "", answer.ranking
+        self._metrics.requests.labels(method, name, ranking.outcome.name, ranking.reason.name).inc()
+        log.info(
+            "call",
+            policy=name,
+            outcome=ranking.outcome.name,
+            reason=ranking.reason.name,
+            candidates=len(ranking.order),
+            scored=ranking.scored,
+            total_ms=round(answer.timings.total_ms, 2),
+        )
+
+
+class PolicyService(pb_grpc.PolicyServiceServicer):
+    """List and Explain."""
+
+    def __init__(self, settings: Settings, gate: Gate, models: Models) -> None:
+        self._settings = settings
+        self._gate = gate
+        self._models = models
+
+    async def List(self, request: pb.ListRequest, context: Any) -> pb.ListResponse:  # noqa: ARG002
+        """See the contract."""
+        return pb.ListResponse(
+            policies=[self._policy(name) for name in self._settings.policies],
+            default_policy=self._settings.default_policy or "",
+            connectors=list(self._settings.connectors),
+        )
+
+    async def Explain(self, request: pb.ExplainRequest, context: Any) -> pb.ExplainResponse:
+        """See the contract."""
+        body = parsing.json_object(request.body or "{}", "body")
+        narrowing = parsing.narrowing(request.options)
+        call = SearchCall(request.connector, request.index, "", body, {}, narrowing, _clock(context))
+        connector = self._gate.for_search(call)
+        plan, why = self._gate.plan(connector.name, request.index, "", narrowing)
+        page = window.page_of(body, {})
+        skip = skips.by_policy(plan, why) or (skips.by_search(call, page, plan) if plan else None)
+        sent = window.request(body, {}, page, plan.rank_window_size if plan and not skip else None)
+        return pb.ExplainResponse(
+            policy=self._policy(plan.policy) if plan else None,
+            why=why,
+            rank_window_size=plan.rank_window_size if plan else 0,
+            budget_ms=plan.budget_ms if plan else 0,
+            engine_body=replies.to_json(sent.body),
+            changes=sent.changes,
+            skip_reason=pb.Reason.ValueType(skip[0] if skip else Reason.UNSPECIFIED),
+        )
+
+    def _policy(self, name: str) -> pb.Policy:
+        settings = self._settings.policies[name]
+        return pb.Policy(
+            name=name,
+            version=policy.version(settings, self._settings.models[settings.model]),
+            match=[f"{one.connector}:{one.index}" if one.connector else one.index for one in settings.match],
+            enabled=settings.enabled,
+            model=settings.model,
+            model_ready=self._models.is_ready(settings.model),
+            settings=settings.model_dump_json(),
+        )

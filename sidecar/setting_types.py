@@ -1,0 +1,79 @@
+"""Types of single settings that check more than their shape, and the error for what is wrong between several."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, TypeVar
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, ValidationInfo
+
+BUNDLED = "bundled"
+
+Keys = tuple[str | int, ...]
+"""Where a value stands: keys and list positions from the root, such as `("policies", "articles", "match", 0)`."""
+
+
+class Faults(ValueError):
+    """What is wrong between several keys: for each fault where it is, from this section on, and one sentence."""
+
+    def __init__(self, *faults: tuple[Keys, str]) -> None:
+        super().__init__("; ".join(f"{'.'.join(map(str, keys))}: {message}" for keys, message in faults))
+        self.faults = faults
+
+
+def is_node_url(text: str) -> bool:
+    """Whether this is `http://host:port` or `https://host:port`, a path allowed."""
+    try:
+        url = urlsplit(text)
+        return bool(
+            url.scheme in ("http", "https") and url.hostname and url.port and not url.query and not url.fragment
+        )
+    except ValueError:
+        return False
+
+
+Checked = TypeVar("Checked")
+
+
+def _in_file(check: Callable[[Path, Checked], Checked]) -> AfterValidator:
+    """A check that needs the configuration file's folder; settings made without a file are left as they are."""
+
+    def validate(value: Checked, info: ValidationInfo) -> Checked:
+        return check(info.context["folder"], value) if info.context else value
+
+    return AfterValidator(validate)
+
+
+def _existing_file(folder: Path, path: Path) -> Path:
+    if not _is(Path.is_file, folder / path):
+        raise ValueError(f"there is no file {folder / path}")
+    return folder / path
+
+
+def _local_or_hub(folder: Path, checkpoint: str) -> str:
+    """A folder next to the file wins over a hub id; what can only be a folder has to be one."""
+    if checkpoint != BUNDLED and _is(Path.is_dir, folder / checkpoint):
+        return str(folder / checkpoint)
+    if checkpoint.startswith(("./", "../", "/")):
+        raise ValueError(f"there is no folder {folder / checkpoint}")
+    return checkpoint
+
+
+def _is(kind: Callable[[Path], bool], path: Path) -> bool:
+    """`kind(path)`, and no where the path cannot be looked at (too long, no permission)."""
+    try:
+        return kind(path)
+    except OSError:
+        return False
+
+
+def _index_pattern(pattern: str) -> str:
+    if not pattern.isprintable() or re.search(r'[\s,/\\?#"<>|]', pattern):
+        raise ValueError('an index pattern holds no whitespace and none of , / \\ ? # " < > |; only `*` is special')
+    return pattern
+
+
+ExistingFile = Annotated[Path, _in_file(_existing_file)]
+Checkpoint = Annotated[str, _in_file(_local_or_hub)]
+IndexPattern = Annotated[str, Field(min_length=1), AfterValidator(_index_pattern)]

@@ -1,0 +1,44 @@
+"""When reranking does not apply: skipped, not spoilt. Pure; each reason with a sentence for people."""
+
+from collections.abc import Sequence
+
+from sidecar.calls import SearchCall
+from sidecar.policy import Plan
+from sidecar.types import Candidate, Reason
+from sidecar.window import Page, skip_reason
+
+Skip = tuple[Reason, str]
+
+_SENTENCES = {
+    Reason.NO_CANDIDATES: "fewer than two hits are asked for or found",
+    Reason.NOT_RELEVANCE_SORTED: "the hits are not sorted by relevance",
+    Reason.BEYOND_WINDOW: "the page starts behind the window that is reranked",
+}
+
+
+def by_policy(plan: Plan | None, why: str) -> Skip | None:
+    """No policy applies, or it is switched off; ``why`` is how the policy was found."""
+    if plan is None:
+        return Reason.NO_POLICY, why
+    return None if plan.enabled else (Reason.POLICY_DISABLED, f"policy {plan.policy!r} is not enabled")
+
+
+def by_search(call: SearchCall, page: Page, plan: Plan) -> Skip | None:
+    """The body asks for something other than the most relevant hits."""
+    return _skip(skip_reason(call.body, call.params, page, plan.rank_window_size))
+
+
+def by_hits(candidates: Sequence[Candidate]) -> Skip | None:
+    """The engine found too little to reorder, or gave no scores."""
+    if any(candidate.score is None for candidate in candidates):
+        return _skip(Reason.NOT_RELEVANCE_SORTED)
+    return by_count(candidates)
+
+
+def by_count(candidates: Sequence[Candidate]) -> Skip | None:
+    """There is nothing to reorder. A single candidate is still scored for a caller who brings it: see ``Rerank``."""
+    return _skip(Reason.NO_CANDIDATES) if not candidates else None
+
+
+def _skip(reason: Reason | None) -> Skip | None:
+    return None if reason is None else (reason, _SENTENCES[reason])

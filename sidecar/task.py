@@ -1,0 +1,63 @@
+"""What is left to do of a call once its candidates are known."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from connectors.base import Connector
+from connectors.hits import Hit, Hits
+from sidecar.calls import Answer, Result
+from sidecar.deadline import Deadline
+from sidecar.policy import Plan
+from sidecar.skips import Skip
+from sidecar.timing import Stopwatch
+from sidecar.types import Candidate, Ranked, Ranking
+from sidecar.window import Page
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Candidates to be ranked for a query under a plan, before a deadline; or a reason not to.
+
+    ``plan`` is None only where ``skip`` says why.
+    """
+
+    query: str
+    candidates: Sequence[Candidate]
+    pinned_ids: frozenset[str]
+    plan: Plan | None
+    skip: Skip | None
+    connector: Connector | None
+    deadline: Deadline
+    watch: Stopwatch
+
+    def keeps(self, place: Ranked) -> bool:
+        """Whether a result stays in the answer: only what was scored can fall below ``min_score``."""
+        least = self.plan.min_score if self.plan else None
+        return place.relevance_score is None or least is None or place.relevance_score >= least
+
+
+@dataclass(frozen=True, slots=True)
+class Retrieved:
+    """A search that the engine has answered. Its hits begin at ``first_rank`` of the engine's order."""
+
+    task: Task
+    hits: Hits
+    page: Page
+    first_rank: int
+
+    def answer(self, ranking: Ranking) -> Answer:
+        """The asked page of an order: the window as ranked, then the hits behind it."""
+        count = len(self.hits.hits)
+        places = [*ranking.order, *(Ranked(rank) for rank in range(len(ranking.order), count))]
+        kept = [place for place in places[self.page.cut(count)] if self.task.keeps(place)]
+        hits = [self.hits.hits[place.rank] for place in kept]
+        results = [
+            Result(candidate_of(hit, self.first_rank + place.rank), place)
+            for place, hit in zip(kept, hits, strict=True)
+        ]
+        return Answer(results, ranking, self.task.plan, self.task.watch.stop(), self.hits.with_page(hits))
+
+
+def candidate_of(hit: Hit, rank: int) -> Candidate:
+    """A hit as a candidate."""
+    return Candidate(rank, hit.ref, hit.score, source=hit.source)

@@ -1,0 +1,1 @@
+"""Offline training of the bundled cross-encoder. The server never imports this package."""

@@ -1,0 +1,62 @@
+"""Calibrating the score and writing the finished checkpoint."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sidecar.training.groups import sample_group
+from sidecar.training.objectives import pointwise_bce
+from sidecar.training.pools import PooledSet
+from sidecar.training.student import Student
+
+_ACTIVATION = "torch.nn.modules.linear.Identity"
+
+
+@torch.no_grad()
+def calibrate(student: Student, held_out: list[PooledSet], seed: int) -> tuple[float, float]:
+    """Fit sigmoid(slope * logit + offset) to held-out judgments and fold both into the head; returns (slope, offset).
+
+    One positive and six mined negatives a query, classes weighted alike (Platt, 1999): above 0 then means "more likely
+    relevant than a hard negative".
+    """
+    rng = random.Random(seed)
+    groups = [sample_group(pooled, pool, 7, 96, rng) for pooled in held_out for pool in pooled.pools]
+    pairs = [(group.query, passage) for group in groups for passage in group.passages]
+    labels = torch.tensor([label for group in groups for label in group.labels])
+    slope, offset = fit_platt(student.scores(pairs, 160).cpu(), labels)
+    head = student.model.classifier
+    head.weight.mul_(slope)
+    head.bias.mul_(slope).add_(offset)
+    return slope, offset
+
+
+@torch.enable_grad()
+def fit_platt(logits: Tensor, labels: Tensor) -> tuple[float, float]:
+    """The (slope, offset) of least class-balanced cross-entropy for float32 `logits` and `labels`, both (N,)."""
+    slope, offset = torch.ones((), requires_grad=True), torch.zeros((), requires_grad=True)
+    solver = torch.optim.LBFGS([slope, offset], max_iter=100, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        solver.zero_grad()
+        loss = pointwise_bce(slope * logits + offset, labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    solver.step(closure)  # type: ignore[no-untyped-call]
+    return slope.item(), offset.item()
+
+
+def export(student: Student, out: Path) -> None:
+    """Write config, float16 safetensors and tokenizer to `out`; loads in transformers and sentence-transformers."""
+    out.mkdir(parents=True, exist_ok=True)
+    student.model.half().save_pretrained(out)
+    student.tokenizer.save_pretrained(out)
+    file = out / "config.json"
+    config = json.loads(file.read_text())
+    config["sentence_transformers"] = {"activation_fn": _ACTIVATION}
+    file.write_text(json.dumps(config, indent=2) + "\n")

@@ -1,0 +1,93 @@
+"""The nouns that travel between the rooms. Numbers of the enums are those of the contract (proto/sidecar/v1)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+from connectors.hits import DocumentRef, Json
+
+
+class Outcome(IntEnum):
+    """What became of the reranking."""
+
+    UNSPECIFIED = 0
+    RERANKED = 1
+    PARTIAL = 2
+    ORIGINAL_ORDER = 3
+    SKIPPED = 4
+
+
+class Reason(IntEnum):
+    """Why the outcome is not RERANKED."""
+
+    UNSPECIFIED = 0
+    BUDGET_EXHAUSTED = 1
+    OVERLOADED = 2
+    MODEL_NOT_READY = 3
+    MODEL_ERROR = 4
+    NON_FINITE_SCORE = 5
+    TEXT_UNAVAILABLE = 6
+    POLICY_DISABLED = 7
+    NOT_RELEVANCE_SORTED = 8
+    NO_CANDIDATES = 9
+    NO_POLICY = 10
+    BEYOND_WINDOW = 11
+    QUERY_TOO_LONG = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One document in the engine's order. ``rank`` is its place there, from 0.
+
+    ``text`` is given by the caller and used as it is; ``source`` is the stored document as far as the hit carries it.
+    A candidate with neither is fetched by ``ref``.
+    """
+
+    rank: int
+    ref: DocumentRef | None = None
+    score: float | None = None
+    text: str | None = None
+    source: Json | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """One place of an answer: which candidate (by original rank), its raw model score and the passage that got it."""
+
+    rank: int
+    relevance_score: float | None = None
+    passage: str = ""
+
+
+@dataclass(slots=True)
+class Timings:
+    """Milliseconds a call spent in each stage; 0 for a stage that did not run."""
+
+    search_ms: float = 0.0
+    fetch_ms: float = 0.0
+    tokenize_ms: float = 0.0
+    queue_ms: float = 0.0
+    score_ms: float = 0.0
+    total_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """The order of all candidates and how it came about. ``order`` always holds every candidate exactly once."""
+
+    order: Sequence[Ranked]
+    outcome: Outcome
+    reason: Reason = Reason.UNSPECIFIED
+    detail: str = ""
+    fusion: str = ""
+    model_version: str = ""
+
+    @classmethod
+    def original(cls, count: int, outcome: Outcome, reason: Reason, detail: str) -> "Ranking":
+        """Exactly the order the candidates came in."""
+        return cls([Ranked(rank) for rank in range(count)], outcome, reason, detail)
+
+    @property
+    def scored(self) -> int:
+        """How many candidates the model scored."""
+        return sum(place.relevance_score is not None for place in self.order)

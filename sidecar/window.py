@@ -1,0 +1,109 @@
+"""Which hits are reranked and which page of them is returned. Pure.
+
+The first ``rank_window_size`` hits are ranked whatever page is asked. The body's ``from`` and ``size`` cut a page out
+of the reordered window; what lies behind it follows in the engine's order. So pages neither repeat nor lose a hit.
+"""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from connectors.hits import Json
+from sidecar.errors import InvalidRequest
+from sidecar.types import Reason
+
+_DEFAULT_SIZE = 10
+_REFUSED_PARAMS = {
+    "filter_path": "it would hide what the reply is built from",
+    "format": "the engine has to answer in JSON",
+    "source": "send the body in `body`",
+    "source_content_type": "send the body in `body`",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """The hits ``start`` to ``start + size`` of the final order."""
+
+    start: int
+    size: int
+
+    def cut(self, count: int) -> slice:
+        """The slice of a list of ``count`` places that this page is."""
+        return slice(min(self.start, count), min(self.start + self.size, count))
+
+
+_WHOLE = Page(0, sys.maxsize)
+
+
+def page_of(body: Json, params: Mapping[str, str]) -> Page:
+    """The page a search asks for; URL parameters win over the body, as in the engines.
+
+    Raises:
+        InvalidRequest: ``from`` or ``size`` is not a whole number of 0 or more, or a parameter cannot be supported.
+    """
+    for name, why in _REFUSED_PARAMS.items():
+        if name in params:
+            raise InvalidRequest(f"params: {name!r} is not supported: {why}")
+    return Page(_whole(body, params, "from", 0), _whole(body, params, "size", _DEFAULT_SIZE))
+
+
+def _whole(body: Json, params: Mapping[str, str], name: str, default: int) -> int:
+    value: Any = params.get(name, body.get(name))
+    if value is None:
+        return default
+    if isinstance(value, str) and value.isascii() and value.isdigit():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise InvalidRequest(f"body: `{name}` is not a whole number of 0 or more")
+    return value
+
+
+def skip_reason(body: Json, params: Mapping[str, str], page: Page, rank_window_size: int) -> Reason | None:
+    """Why this search is passed through as it is; None when it can be reranked."""
+    if page.size == 0:
+        return Reason.NO_CANDIDATES
+    if "search_after" in body or "slice" in body or "scroll" in params:
+        return Reason.NOT_RELEVANCE_SORTED
+    if not _by_relevance(params.get("sort", body.get("sort"))):
+        return Reason.NOT_RELEVANCE_SORTED
+    return Reason.BEYOND_WINDOW if page.start >= rank_window_size else None
+
+
+def _by_relevance(sort: Any) -> bool:
+    """Whether ``sort`` (any of the engines' spellings) puts the best score first."""
+    if isinstance(sort, list):
+        return not sort or _by_relevance(sort[0])
+    if isinstance(sort, Mapping):
+        name, how = next(iter(sort.items()), ("_score", "desc"))
+        direction = how.get("order", "desc") if isinstance(how, Mapping) else how
+        return name == "_score" and direction == "desc"
+    return sort is None or str(sort).split(",")[0] in ("_score", "_score:desc")
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRequest:
+    """What is sent to the engine for one search, and how to cut the page out of what comes back.
+
+    ``first_rank`` is the place of the first hit in the engine's whole order; only the first ``window`` hits are
+    candidates (None: all of them). ``changes`` says what differs from the app's own request, a line each.
+    """
+
+    body: Json
+    params: Mapping[str, str]
+    page: Page
+    first_rank: int
+    window: int | None
+    changes: tuple[str, ...] = ()
+
+
+def request(body: Json, params: Mapping[str, str], page: Page, rank_window_size: int | None) -> EngineRequest:
+    """The app's own request when ``rank_window_size`` is None, else the one that brings the window and the page."""
+    if rank_window_size is None:
+        return EngineRequest(body, params, _WHOLE, page.start, None)
+    asked = {"from": page.start, "size": page.size}
+    wanted = {"from": 0, "size": max(rank_window_size, page.start + page.size)}
+    changes = tuple(f"{name}: {asked[name]} -> {value}" for name, value in wanted.items() if value != asked[name])
+    others = {name: value for name, value in params.items() if name not in wanted}
+    return EngineRequest({**body, **wanted}, others, page, 0, rank_window_size, changes)
