@@ -1,6 +1,7 @@
 """Elasticsearch 8 and 9 through its official client."""
 
 import logging
+import re
 from typing import Any
 
 import elastic_transport
@@ -15,6 +16,7 @@ from connectors.options import HttpOptions
 log = logging.getLogger(__name__)
 
 HEADERS = {"accept": "application/json", "content-type": "application/json"}
+UNKNOWN_MEDIA_TYPE = 406  # what a server says that does not know the client's content type
 MEDIA_TYPES = ("application/json", "application/vnd.elasticsearch+json", "application/*", "text/*")
 
 
@@ -32,9 +34,11 @@ class ElasticsearchConnector(HttpConnector):
         super().__init__(name, options)
         if api_key is not None and options.basic_auth is not None:
             raise ValueError("give `api_key` or `basic_auth`, not both")
+        if api_key is not None and not re.fullmatch(r"[!-~]+", api_key):
+            raise ValueError("`api_key` is empty or holds a space, a line break or a letter that is not ASCII")
         self._client = AsyncElasticsearch(
             [node.url for node in options.nodes],
-            basic_auth=options.basic_auth,
+            headers=options.headers,
             api_key=api_key,
             node_class=_Node,
             serializers={media_type: _AsBytes() for media_type in MEDIA_TYPES},
@@ -52,6 +56,8 @@ class ElasticsearchConnector(HttpConnector):
         except UnsupportedProductError as error:
             raise _wrong_product(call, _answer(error)) from error
         except ApiError as error:
+            if error.meta.status == UNKNOWN_MEDIA_TYPE:
+                raise _wrong_product(call, _answer(error)) from error
             return _answer(error)
         except ConnectionTimeout as error:
             raise EngineTimeout(call.sentence(f"no complete answer within {timeout_s:.3g} s")) from error
@@ -98,7 +104,8 @@ def _answer(response: Any) -> Answer:
 
 
 def _wrong_product(call: Call, answer: Answer) -> EngineRefused:
-    """Raises ``MalformedAnswer`` instead when the answer is not even JSON."""
-    understand(call, answer)
-    cause = "the server is not Elasticsearch; if it is OpenSearch, use `type: opensearch`"
+    """Raises ``MalformedAnswer`` instead when a good answer is not even JSON."""
+    if answer.status != UNKNOWN_MEDIA_TYPE:
+        understand(call, answer)
+    cause = "the server is not Elasticsearch 8 or newer; if it is OpenSearch, use `type: opensearch`"
     return EngineRefused(call.sentence(cause), status=answer.status, error_type="unsupported_product", reason=cause)

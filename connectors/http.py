@@ -1,5 +1,6 @@
 """What the connectors over HTTP share: one search, one ``_mget``, one time limit, one reading of failures."""
 
+import os
 import ssl
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -113,7 +114,9 @@ def no_answer(call: Call, error: Exception) -> NoAnswer:
             return EngineUnavailable(call.sentence(f"no host is named {cause.host!r}"))
         if isinstance(cause, aiohttp.ClientConnectorError):
             where = f"{cause.host}:{cause.port}"
-            return EngineUnavailable(call.sentence(f"cannot connect to {where} ({cause.os_error.strerror})"))
+            return EngineUnavailable(
+                call.sentence(f"cannot connect to {where} ({os.strerror(cause.os_error.errno or 0)})")
+            )
         if isinstance(cause, (aiohttp.ClientResponseError, UnicodeError)):
             return MalformedAnswer(call.sentence("what came back is not HTTP with JSON in UTF-8"))
         if isinstance(cause, aiohttp.ClientPayloadError):

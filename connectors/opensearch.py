@@ -28,7 +28,7 @@ class OpenSearchConnector(HttpConnector):
         super().__init__(name, options)
         self._client = AsyncOpenSearch(
             [_host(node) for node in options.nodes],
-            http_auth=options.basic_auth,
+            headers=options.headers,
             connection_class=_Connection,
             serializer=_AsText(),
             pool_maxsize=options.connections,

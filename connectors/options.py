@@ -1,5 +1,6 @@
 """How a search engine is reached over HTTP."""
 
+from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,6 +56,15 @@ class HttpOptions:
         _check_range("max_attempts", self.max_attempts, 5)
         _check_range("connections", self.connections, 1024)
         self._check_certificates()
+        if self.basic_auth is not None and ":" in self.basic_auth[0]:
+            raise ValueError("the user name of `basic_auth` holds a colon, which HTTP does not allow")
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The ``Authorization`` header in UTF-8, as both engines read it (their clients know ASCII or Latin-1 only)."""
+        if self.basic_auth is None:
+            return {}
+        return {"authorization": f"Basic {b64encode(':'.join(self.basic_auth).encode()).decode()}"}
 
     @property
     def tls(self) -> bool:

@@ -124,7 +124,7 @@ def _in_words(error: ValidationError) -> list[tuple[Keys, str]]:
 
 
 def _follows(error: ErrorDetails, meant: set[tuple[Keys, str]]) -> bool:
-    """Whether this only follows from another error: a key is missing as it is misspelt, a list short of its bad entry."""
+    """Whether another error is the cause: the key missing is misspelt, or the list is short of its bad entry."""
     if error["type"] == "missing":
         return (find(error["loc"][:-1]).keys, error["loc"][-1]) in meant
     return error["type"] == "too_short" and len(error["input"]) > 0

@@ -109,7 +109,7 @@ class _Reader:
         seen: dict[str, int] = {}
         for key, value in node.value:
             line = key.start_mark.line + 1
-            if not isinstance(key, yaml.ScalarNode):
+            if not isinstance(key, yaml.ScalarNode) or not key.value.isprintable():
                 self._fault(line, keys, "a key must be plain text")
             elif key.tag == "tag:yaml.org,2002:merge":
                 self._fault(line, keys, "`<<` is not supported; use an alias for a whole value, or write the keys out")

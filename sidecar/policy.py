@@ -14,6 +14,9 @@ from typing import NamedTuple
 from sidecar.errors import InvalidRequest
 from sidecar.settings import Fusion, Limits, ModelSettings, PolicySettings, Settings, TextSettings
 
+MAX_EXPRESSION_CHARS = 4096
+"""Longest index expression; the engines take no longer URL, and what is longer would cost time before it is refused."""
+
 
 class UnknownPolicy(InvalidRequest):
     """The request names a policy that is not configured."""
@@ -80,14 +83,16 @@ def resolve(settings: Settings, connector: str | None, index: str | None, policy
     The most specific `match` wins: an exact name before a pattern, then the pattern with more literal characters,
     then one that names its connector, then the earlier in the file. The parts of a comma list must agree, or
     `default_policy` is taken, as it is where nothing matches. Parts that exclude (`-old`) have no say.
-    Raises UnknownPolicy.
+    Raises UnknownPolicy, and InvalidRequest for more than MAX_EXPRESSION_CHARS characters.
 
-    >>> resolve(settings, None, "articles-2026", None).why
-    "index 'articles-2026' matches 'articles-*' (policy articles, 9 literal characters); also matched: everything '*'"
+    A reason reads: index 'articles-2026' matches 'articles-*' (policy articles, 9 literal characters); also matched:
+    everything '*'
     """
     if policy is not None:
         _configured(settings, policy)
         return Resolution(policy, f"the request names policy {policy}")
+    if len(index or "") > MAX_EXPRESSION_CHARS:
+        raise InvalidRequest(f"index has {len(index or '')} characters; at most {MAX_EXPRESSION_CHARS} are allowed")
     parts = [part for part in (index or "").split(",") if part and not part.startswith("-")]
     if not parts:
         return _default(settings, "the request names no index")
@@ -216,9 +221,12 @@ def is_allowed(patterns: Iterable[str], index_expression: str) -> bool:
     allowed one expands to is then inside too. Of an exclusion (`-old`) the rest must fit. `_all` needs a pattern `*`
     or `_all`. No part may be empty, `.` or `..`, or hold whitespace, control characters or any of `/ \\ ? # " < > |`;
     only where everything is allowed (the list is exactly `*`) date math in angle brackets passes.
+    Nothing longer than MAX_EXPRESSION_CHARS is allowed.
     """
     allowed = tuple(patterns)
-    return all(_is_part_allowed(allowed, part.removeprefix("-")) for part in index_expression.split(","))
+    return len(index_expression) <= MAX_EXPRESSION_CHARS and all(
+        _is_part_allowed(allowed, part.removeprefix("-")) for part in index_expression.split(",")
+    )
 
 
 def _is_part_allowed(patterns: tuple[str, ...], name: str) -> bool:

@@ -81,5 +81,6 @@ def split(text: str, settings: Passages) -> list[str]:
 
 
 def _starts(count: int, settings: Passages) -> Sequence[int]:
-    last = max(0, count - settings.words)
-    return range(0, last + settings.stride, settings.stride)[: settings.max_passages]
+    if count <= settings.words:
+        return range(min(count, 1))
+    return range(0, count - settings.words + settings.stride, settings.stride)[: settings.max_passages]

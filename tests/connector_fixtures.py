@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
@@ -45,7 +46,7 @@ class Server:
 
 
 @asynccontextmanager
-async def serving(handler: Handler) -> AsyncIterator[Server]:
+async def serving(handler: Handler, tls: ssl.SSLContext | None = None) -> AsyncIterator[Server]:
     """A server that answers every request by ``handler``; ``disconnected`` is set when a client leaves early."""
     server = Server("")
 
@@ -60,9 +61,9 @@ async def serving(handler: Handler) -> AsyncIterator[Server]:
 
     runner = web.ServerRunner(web.Server(answer, handler_cancellation=True), shutdown_timeout=0.1)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
+    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
     await site.start()
-    server.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    server.url = f"{'https' if tls else 'http'}://127.0.0.1:{runner.addresses[0][1]}"
     try:
         yield server
     finally:
@@ -160,14 +161,13 @@ async def _mget_row(memory: MemoryConnector, row: Json) -> Json:
     return {"_index": ref.index, "_id": ref.id, "found": ref in found, **document}
 
 
-def connect(kind: str, url: str, *, max_attempts: int = 2) -> AbstractAsyncContextManager[Connector]:
-    """A connector of that kind to one URL, closed at the end."""
-    options = HttpOptions([url], max_attempts=max_attempts)
+def connect(kind: str, *urls: str, **options: Any) -> AbstractAsyncContextManager[Connector]:
+    """A connector of that kind to these nodes, closed at the end."""
     makers: dict[str, Callable[[str, HttpOptions], Connector]] = {
         "elasticsearch": ElasticsearchConnector,
         "opensearch": OpenSearchConnector,
     }
-    return closing(makers[kind]("test", options))
+    return closing(makers[kind]("test", HttpOptions(urls, **options)))
 
 
 @asynccontextmanager

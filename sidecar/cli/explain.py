@@ -91,7 +91,9 @@ def _print(answer: dict[str, Any]) -> None:
         return
     console.print(_table(f"Plan of policy {answer['policy']}", answer["plan"]))
     if answer["body"] is None:
-        console.print("The policy is not enabled: the engine's order is returned (SKIPPED, POLICY_DISABLED).")
+        console.print(
+            "The policy is not enabled: the engine's order is returned (SKIPPED, POLICY_DISABLED).", soft_wrap=True
+        )
     else:
         console.print(_table("Changes to the search body", answer["body"]))
 

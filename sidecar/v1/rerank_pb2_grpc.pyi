@@ -13,6 +13,7 @@ a degraded answer is data, not an error. An error status means that there is not
   UNAUTHENTICATED     the engine rejected the sidecar's credentials
   UNAVAILABLE         the engine could not be reached or answered nonsense: try again later
   DEADLINE_EXCEEDED   the engine's search did not end in time
+  FAILED_PRECONDITION the engine refused for a reason that is none of these; its own words are in the message
   RESOURCE_EXHAUSTED  more calls at once than `server.max_concurrent_calls`, or a message over the size limit
   INTERNAL            a fault of the sidecar; the message holds the request id of the log line and nothing else
 

@@ -152,6 +152,7 @@ MISTAKES = [
     ("budget_ms: 300", "budget_ms: !ms 300", "policies.articles.budget_ms", "has a tag"),
     ("budget_ms: 300", "budget_ms: !!int x", "policies.articles.budget_ms", "is not a readable int"),
     ("budget_ms: 300", "<<: {budget_ms: 300}", "policies.articles", "`<<` is not supported"),
+    ("budget_ms: 300", '"\\ud800": 1', "policies.articles", "a key must be plain text"),
     ("budget_ms: 300", "? [a]\n    : b", "policies.articles", "a key must be plain text"),
 ]  # fmt: skip
 

@@ -1,0 +1,111 @@
+"""Which pairs go next, which jobs are refused, which are shed; with a cost of 1 ms a token and 10 ms a pass."""
+
+import pytest
+
+from sidecar.batching import Job, Limits, Queue, runs
+
+
+def predict_s(pairs: int, length: int) -> float:
+    return 0.010 + 0.001 * pairs * length
+
+
+def limits(max_batch_tokens: int = 1000, max_batch_s: float = 10.0) -> Limits:
+    return Limits(max_batch_tokens, max_batch_s, predict_s)
+
+
+def job(*lengths: int, deadline: float = 100.0, model: str = "m", key: str = "") -> Job[str]:
+    return Job(key, model, lengths, deadline, limits())
+
+
+def test_a_batch_takes_the_longest_pairs_first_and_no_more_tokens_than_allowed() -> None:
+    bounded = limits(max_batch_tokens=200)
+    assert list(runs([90, 88, 85, 50], bounded)) == [[90, 88], [85], [50]]
+
+
+def test_a_short_pair_does_not_join_a_long_one_when_padding_costs_more_than_a_pass_of_its_own() -> None:
+    assert list(runs([100, 89, 50], limits())) == [[100], [89], [50]]
+    assert list(runs([100, 95, 91], limits())) == [[100, 95, 91]]
+
+
+def test_a_batch_is_bounded_in_predicted_time() -> None:
+    assert [len(run) for run in runs([10] * 10, limits(max_batch_s=0.041))] == [3, 3, 3, 1]
+
+
+def test_a_pair_over_every_limit_still_goes_alone() -> None:
+    assert list(runs([5000], limits(max_batch_tokens=100, max_batch_s=0.001))) == [[5000]]
+
+
+def test_the_earliest_deadline_goes_first_and_its_room_is_filled_from_the_next() -> None:
+    queue: Queue[str] = Queue(100)
+    late, early = job(50, 49, deadline=9, key="late"), job(52, deadline=5, key="early")
+    queue.add(late)
+    queue.add(early)
+    batch = queue.take()
+    assert batch is not None
+    assert [(one.key, pair) for one, pair in batch.pairs] == [("early", 0), ("late", 0), ("late", 1)]
+    assert batch.length == 52
+    assert queue.take() is None
+
+
+def test_a_batch_holds_one_model_only() -> None:
+    queue: Queue[str] = Queue(100)
+    queue.add(job(50, deadline=1, model="small"))
+    queue.add(job(50, deadline=2, model="large"))
+    models = [batch.model for batch in iter(queue.take, None)]
+    assert models == ["small", "large"]
+
+
+def test_longer_pairs_of_the_next_job_wait_for_their_own_batch() -> None:
+    queue: Queue[str] = Queue(100)
+    queue.add(job(50, deadline=1, key="a"))
+    queue.add(job(80, 45, deadline=2, key="b"))
+    first, second = queue.take(), queue.take()
+    assert first is not None
+    assert second is not None
+    assert [(one.key, pair) for one, pair in first.pairs] == [("a", 0), ("b", 1)]
+    assert [(one.key, pair) for one, pair in second.pairs] == [("b", 0)]
+
+
+def test_a_job_is_on_time_only_behind_those_before_it() -> None:
+    queue: Queue[str] = Queue(100)
+    assert queue.on_time(job(100, deadline=0.2), free_at=0.0)  # 0.11 s alone
+    queue.add(job(100, deadline=0.15))
+    assert not queue.on_time(job(100, deadline=0.2), free_at=0.0)
+    assert queue.on_time(job(100, deadline=0.25), free_at=0.0)
+
+
+def test_an_urgent_job_is_refused_when_it_would_make_an_admitted_one_late() -> None:
+    queue: Queue[str] = Queue(100)
+    queue.add(job(100, deadline=0.2))
+    assert not queue.on_time(job(100, deadline=0.15), free_at=0.0)
+
+
+def test_a_job_that_is_lost_anyway_does_not_keep_others_out() -> None:
+    queue: Queue[str] = Queue(100)
+    queue.add(job(100, deadline=0.05))
+    assert queue.on_time(job(10, deadline=0.04), free_at=0.0)
+
+
+def test_jobs_that_can_no_longer_end_in_time_are_taken_out() -> None:
+    queue: Queue[str] = Queue(100)
+    queue.add(job(100, deadline=1.0, key="lost"))
+    queue.add(job(100, deadline=2.0, key="fine"))
+    assert [one.key for one in queue.late(now=0.95)] == ["lost"]
+    assert queue.pairs == 1
+
+
+@pytest.mark.parametrize(("waiting", "more", "room"), [(0, 100, True), (60, 40, True), (60, 41, False)])
+def test_the_queue_is_bounded_in_pairs(waiting: int, more: int, room: bool) -> None:
+    queue: Queue[str] = Queue(100)
+    if waiting:
+        queue.add(job(*[10] * waiting))
+    assert queue.has_room(more) == room
+
+
+def test_a_forgotten_job_leaves_nothing_behind() -> None:
+    queue: Queue[str] = Queue(100)
+    gone = job(10, 10)
+    queue.add(gone)
+    queue.remove(gone)
+    queue.remove(gone)
+    assert len(queue) == queue.pairs == 0

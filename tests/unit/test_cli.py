@@ -1,0 +1,178 @@
+"""The commands that need no server: their output, exit status and how they take mistakes."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from sidecar.cli import app
+from sidecar.cli.reference import as_markdown, rows, sections
+from sidecar.configuration import load
+
+ROOT = Path(__file__).parents[2]
+runner = CliRunner()
+
+
+@pytest.fixture
+def starter(tmp_path: Path) -> Path:
+    """The starter file as `init` writes it."""
+    path = tmp_path / "rerank-sidecar.yaml"
+    assert runner.invoke(app, ["init", str(path)]).exit_code == 0
+    return path
+
+
+def test_init_writes_a_file_that_check_accepts(starter: Path) -> None:
+    result = runner.invoke(app, ["check", str(starter)])
+    assert result.exit_code == 0
+    assert result.stdout == f"{starter} is valid: 1 connector, 1 model, 2 policies\n"
+
+
+def test_init_writes_rerank_sidecar_yaml_and_overwrites_only_by_force(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "rerank-sidecar.yaml"
+    path.write_text("mine")
+    result = runner.invoke(app, ["init"])
+    assert (result.exit_code, result.stderr) == (2, "rerank-sidecar.yaml exists; --force overwrites it\n")
+    assert path.read_text() == "mine"
+    result = runner.invoke(app, ["init", "--force"])
+    assert result.exit_code == 0
+    assert result.stdout.startswith("wrote rerank-sidecar.yaml; next: rerank-sidecar check rerank-sidecar.yaml")
+    assert "policies:" in path.read_text()
+
+
+def test_init_into_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    result = runner.invoke(app, ["init", str(tmp_path / "no" / "x.yaml")])
+    assert result.exit_code == 2
+    assert "cannot be written: No such file or directory" in result.stderr
+
+
+def test_the_options_commented_out_in_the_starter_are_valid_too(starter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENGINE_PASSWORD", "secret")
+    (starter.parent / "engine-ca.pem").touch()
+    text = re.sub(r"^( +)# (?!api_key)", r"\1", starter.read_text(), flags=re.MULTILINE)
+    starter.write_text(text)
+    policy = load(starter).policies["articles"]
+    assert policy.limits.query_chars == 4096
+    assert policy.text.passages is not None
+
+
+def test_the_starter_shows_every_setting(starter: Path) -> None:
+    text = starter.read_text()
+    elsewhere = {"indices", "env", "file", "label"}  # of the memory connector, of secrets, and one shown inline
+    names = {row.key for _, section in sections() for row in rows(section)} - elsewhere
+    assert [name for name in sorted(names) if f"{name}:" not in text] == []
+
+
+def test_check_tells_every_fault_on_stderr(starter: Path) -> None:
+    text = starter.read_text().replace("method: linear ", "method: linaer ").replace("budget_ms: 300", "budget_ms: 0")
+    starter.write_text(text)
+    result = runner.invoke(app, ["check", str(starter)])
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    first, second = result.stderr.splitlines()
+    assert first.endswith(": policies.articles.budget_ms: 0 is out of range; allowed: 1..600000")
+    assert second.endswith(": policies.articles.fusion.method: 'linaer' is not allowed; allowed: linear, rrf, replace")
+
+
+def test_check_of_a_missing_file_says_so() -> None:
+    result = runner.invoke(app, ["check", "nope.yaml"])
+    assert result.exit_code == 2
+    assert result.stderr == "nope.yaml: there is no such file; `rerank-sidecar init` writes one to start from\n"
+
+
+def test_explain_shows_the_policy_why_and_the_changes(starter: Path) -> None:
+    result = runner.invoke(app, ["explain", str(starter), "--index", "articles-1"])
+    assert result.exit_code == 0
+    assert result.stdout.startswith(
+        "index 'articles-1' on connector 'main' matches 'articles-*' (policy articles, 9 literal characters)\n"
+    )
+    for row in ("Plan of policy articles", "rank_window_size", "title, body", "max(100, from + size)"):
+        assert row in result.stdout
+
+
+def test_explain_as_json(starter: Path) -> None:
+    result = runner.invoke(app, ["explain", str(starter), "--index", "books", "--connector", "main", "--json"])
+    answer = json.loads(result.stdout)
+    assert (answer["policy"], answer["allowed"]) == ("everything_else", True)
+    assert answer["plan"]["rank_window_size"] == 100
+    assert answer["body"]["size"] == "max(100, from + size)"
+
+
+def test_explain_an_index_that_is_not_reranked_or_not_allowed(starter: Path) -> None:
+    text = (
+        starter.read_text().replace("default_policy:", "# ").replace('# allow_indices: ["*"]', "allow_indices: [a-*]")
+    )
+    starter.write_text(text)
+    result = runner.invoke(app, ["explain", str(starter), "--index", "books"])
+    assert result.exit_code == 0
+    assert result.stdout == (
+        "no policy matches index 'books' on connector 'main', and there is no default_policy\n"
+        "The connector's allow_indices refuse 'books' (PERMISSION_DENIED).\n"
+        "The engine's order is returned (SKIPPED, NO_POLICY).\n"
+    )
+
+
+def test_explain_a_policy_that_is_not_enabled(starter: Path) -> None:
+    starter.write_text(starter.read_text().replace("# enabled: true ", "enabled: false "))
+    result = runner.invoke(app, ["explain", str(starter), "--index", "articles-1"])
+    assert "SKIPPED, POLICY_DISABLED" in result.stdout
+    assert "from + size" not in result.stdout
+
+
+def test_explain_with_an_unknown_connector(starter: Path) -> None:
+    result = runner.invoke(app, ["explain", str(starter), "--index", "x", "--connector", "mian"])
+    assert (result.exit_code, result.stderr) == (2, "there is no connector 'mian'; the connectors are: main\n")
+
+
+def test_explain_without_an_index_is_a_usage_error(starter: Path) -> None:
+    result = runner.invoke(app, ["explain", str(starter)])
+    assert result.exit_code == 2
+    assert "Missing option '--index'" in result.stderr
+
+
+def test_settings_are_listed_in_the_terminal() -> None:
+    result = runner.invoke(app, ["settings"])
+    assert result.exit_code == 0
+    assert "policies.<name>.limits" in result.stdout
+
+
+def test_the_settings_page_is_current() -> None:
+    assert (ROOT / "docs" / "settings.md").read_text() == as_markdown(), (
+        "run: rerank-sidecar settings --markdown > docs/settings.md"
+    )
+
+
+def test_every_setting_has_a_description() -> None:
+    rows = [line for line in as_markdown().splitlines() if line.startswith("| `")]
+    assert len(rows) > 60
+    assert all(line.rsplit("|", 2)[1].strip() for line in rows)
+
+
+def test_the_starter_loads(starter: Path) -> None:
+    assert list(load(starter).policies) == ["articles", "everything_else"]
+
+
+def run(code: str) -> "subprocess.CompletedProcess[str]":
+    """Run Python code in a process of its own."""
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+
+
+def test_nothing_slow_is_imported_at_the_start() -> None:
+    slow = ["torch", "transformers", "grpc", "numpy", "elasticsearch", "opensearchpy"]
+    result = run(f"import sys, sidecar.cli; print([name for name in {slow} if name in sys.modules])")
+    assert result.stdout == "[]\n", result.stderr
+
+
+def test_ctrl_c_and_a_closed_pipe_end_it_without_a_traceback() -> None:
+    interrupted = "import sidecar.cli as c\n@c.app.command()\ndef wait() -> None: raise KeyboardInterrupt\n"
+    result = run(interrupted + "import sys; sys.argv = ['x', 'wait']; c.main()")
+    assert (result.returncode, result.stderr) == (130, "")
+    closed = "import os, sys\nread, write = os.pipe(); os.close(read); os.dup2(write, 1)\n"
+    result = run(closed + "import sidecar.cli as c; sys.argv = ['x', 'settings', '--markdown']; c.main()")
+    assert (result.returncode, result.stderr) == (1, "")

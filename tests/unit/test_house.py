@@ -1,0 +1,53 @@
+"""The arrows of the house: who may import whom."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SOURCES = [
+    path for folder in ("sidecar", "connectors") for path in (ROOT / folder).rglob("*.py") if "v1" not in path.parts
+]
+GRPC = {"app", "interceptors", "health", "service", "client", "cli", "demo"}
+PURE = ("policy", "text", "batching", "ranking", "window", "skips", "cost", "parsing", "replies")
+
+
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+def imports(path: Path, *, top_level: bool = False) -> set[str]:
+    tree = ast.parse(path.read_text())
+    nodes = tree.body if top_level else list(ast.walk(tree))
+    found = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    return found | {str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)}
+
+
+def roots(path: Path) -> set[str]:
+    return {module.split(".")[0] for module in imports(path)}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_arrows(path: Path) -> None:
+    room = path.relative_to(ROOT).parts[1].removesuffix(".py")
+    if path.is_relative_to(ROOT / "connectors"):
+        assert "sidecar" not in roots(path), "connectors are usable alone"
+        return
+    if room not in GRPC:
+        assert not {"grpc", "grpc_health", "grpc_reflection"} & roots(path), "only the edge knows gRPC"
+    if room not in ("scoring", "training"):
+        assert "torch" not in roots(path), "torch stays under scoring"
+    if room not in ("training", "demo", "evaluation"):
+        offline = {module for module in imports(path) if module.startswith(("sidecar.training", "sidecar.demo"))}
+        assert not offline, "the server never imports offline work"
+
+
+@pytest.mark.parametrize("room", PURE)
+def test_pure_rooms_import_no_clock_and_no_io(room: str) -> None:
+    assert not {"asyncio", "time", "threading", "socket", "os", "io"} & roots(ROOT / "sidecar" / f"{room}.py")
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_modules_stay_small(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 400

@@ -1,0 +1,77 @@
+"""Which searches are widened, how, and which are left alone."""
+
+from typing import Any
+
+import pytest
+
+from sidecar.errors import InvalidRequest
+from sidecar.types import Reason
+from sidecar.window import Page, page_of, request, skip_reason
+
+
+def test_the_body_is_passed_on_untouched_but_for_from_and_size() -> None:
+    body = {"query": {"match": {"a": "b"}}, "from": 10, "size": 5, "aggs": {}, "_source": False}
+    sent = request(body, {"preference": "x"}, Page(10, 5), 100)
+    assert sent.body == {**body, "from": 0, "size": 100}
+    assert sent.params == {"preference": "x"}
+    assert sent.changes == ("from: 10 -> 0", "size: 5 -> 100")
+    assert body["from"] == 10, "the caller's own object is never changed"
+
+
+def test_a_page_across_the_end_of_the_window_is_brought_whole() -> None:
+    assert request({}, {}, Page(95, 20), 100).body == {"from": 0, "size": 115}
+
+
+def test_a_search_that_is_not_reranked_is_not_touched_at_all() -> None:
+    body = {"from": 200, "sort": ["date"]}
+    sent = request(body, {"size": "7"}, Page(200, 7), None)
+    assert sent.body is body
+    assert sent.params == {"size": "7"}
+    assert sent.first_rank == 200
+    assert sent.changes == ()
+
+
+def test_url_parameters_win_over_the_body_and_move_into_it() -> None:
+    params = {"from": "20", "size": "3", "routing": "r"}
+    page = page_of({"from": 1, "size": 1}, params)
+    assert page == Page(20, 3)
+    assert request({}, params, page, 50).params == {"routing": "r"}
+
+
+@pytest.mark.parametrize("body", [{"size": -1}, {"size": 1.5}, {"size": True}, {"size": "ten"}, {"from": [1]}])
+def test_a_page_that_is_no_page_is_refused_by_name(body: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest, match=next(iter(body))):
+        page_of(body, {})
+
+
+@pytest.mark.parametrize("name", ["filter_path", "format", "source", "source_content_type"])
+def test_parameters_that_would_hide_the_answer_are_refused(name: str) -> None:
+    with pytest.raises(InvalidRequest, match=name):
+        page_of({}, {name: "x"})
+
+
+@pytest.mark.parametrize(
+    ("body", "params", "reason"),
+    [
+        ({}, {}, None),
+        ({"sort": "_score"}, {}, None),
+        ({"sort": ["_score", "date"]}, {}, None),
+        ({"sort": [{"_score": "desc"}, {"date": "asc"}]}, {}, None),
+        ({"sort": {"_score": {"order": "desc"}}}, {}, None),
+        ({"sort": []}, {}, None),
+        ({}, {"sort": "_score:desc,date:asc"}, None),
+        ({"sort": "date"}, {}, Reason.NOT_RELEVANCE_SORTED),
+        ({"sort": [{"date": "desc"}, "_score"]}, {}, Reason.NOT_RELEVANCE_SORTED),
+        ({"sort": {"_score": "asc"}}, {}, Reason.NOT_RELEVANCE_SORTED),
+        ({"sort": [{"_score": {"order": "asc"}}]}, {}, Reason.NOT_RELEVANCE_SORTED),
+        ({}, {"sort": "date:asc"}, Reason.NOT_RELEVANCE_SORTED),
+        ({"search_after": [1]}, {}, Reason.NOT_RELEVANCE_SORTED),
+        ({}, {"scroll": "1m"}, Reason.NOT_RELEVANCE_SORTED),
+        ({"slice": {"id": 0, "max": 2}}, {}, Reason.NOT_RELEVANCE_SORTED),
+        ({"size": 0}, {}, Reason.NO_CANDIDATES),
+        ({"from": 100}, {}, Reason.BEYOND_WINDOW),
+        ({"from": 99}, {}, None),
+    ],
+)
+def test_skipped_not_spoilt(body: dict[str, Any], params: dict[str, str], reason: Reason | None) -> None:
+    assert skip_reason(body, params, page_of(body, params), 100) == reason
