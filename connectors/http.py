@@ -14,10 +14,19 @@ from connectors.errors import EngineUnavailable, MalformedAnswer, NoAnswer
 from connectors.hits import DocumentRef, Hits, Json
 from connectors.options import HttpOptions
 from connectors.refusals import refusal
-from connectors.wire import MGET, decode, encode, mget_body, read_documents, read_hits, read_info, search_target
+from connectors.wire import (
+    LONGEST_NAME,
+    MGET,
+    decode,
+    encode,
+    mget_body,
+    read_documents,
+    read_hits,
+    read_info,
+    search_target,
+)
 
 JSON_TYPES = frozenset({"application/json", "application/vnd.elasticsearch+json"})
-LONGEST_NAME = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,24 +112,21 @@ def understand(call: Call, answer: Answer) -> Json:
 
 
 def no_answer(call: Call, error: Exception) -> NoAnswer:
-    """What a client's failure to get an answer means, told by what is behind it.
-
-    Both clients wrap the failures of aiohttp; these are looked for along the chain of causes.
-    """
-    for cause in _chain(error):
-        if isinstance(cause, (ssl.SSLError, aiohttp.ClientSSLError)):
-            return EngineUnavailable(call.sentence(f"TLS failed: {_tls_reason(cause)}"), transient=False)
-        if isinstance(cause, aiohttp.ClientConnectorDNSError):
-            return EngineUnavailable(call.sentence(f"no host is named {cause.host!r}"))
-        if isinstance(cause, aiohttp.ClientConnectorError):
-            where = f"{cause.host}:{cause.port}"
-            return EngineUnavailable(
-                call.sentence(f"cannot connect to {where} ({os.strerror(cause.os_error.errno or 0)})")
-            )
-        if isinstance(cause, (aiohttp.ClientResponseError, UnicodeError)):
-            return MalformedAnswer(call.sentence("what came back is not HTTP with JSON in UTF-8"))
-        if isinstance(cause, aiohttp.ClientPayloadError):
-            return EngineUnavailable(call.sentence("the connection broke in the middle of the answer"))
+    """What a client's failure to get an answer means, told by the failure of aiohttp or of the system behind it."""
+    cause = next(
+        (link for link in _chain(error) if isinstance(link, (aiohttp.ClientError, OSError, UnicodeError))), error
+    )
+    if isinstance(cause, (ssl.SSLError, aiohttp.ClientSSLError)):
+        return EngineUnavailable(call.sentence(f"TLS failed: {_tls_reason(cause)}"), transient=False)
+    if isinstance(cause, aiohttp.ClientConnectorDNSError):
+        return EngineUnavailable(call.sentence(f"no host is named {cause.host!r}"))
+    if isinstance(cause, aiohttp.ClientConnectorError):
+        reason = os.strerror(cause.os_error.errno or 0)
+        return EngineUnavailable(call.sentence(f"cannot connect to {cause.host}:{cause.port} ({reason})"))
+    if isinstance(cause, (aiohttp.ClientResponseError, UnicodeError)):
+        return MalformedAnswer(call.sentence("what came back is not HTTP with JSON in UTF-8"))
+    if isinstance(cause, aiohttp.ClientPayloadError):
+        return EngineUnavailable(call.sentence("the connection broke in the middle of the answer"))
     return EngineUnavailable(call.sentence("the connection was closed before an answer came"))
 
 

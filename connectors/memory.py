@@ -16,7 +16,7 @@ from connectors.json_lines import read_documents
 from connectors.memory_index import MemoryIndex
 from connectors.memory_query import Refused, Search, SourceFilter, parse_search, wildcard
 from connectors.refusals import invalid_query
-from connectors.wire import ALL_INDICES, check_index, decode, encode, read_hits, read_info
+from connectors.wire import ALL_INDICES, LONGEST_NAME, check_index, decode, encode, read_hits, read_info
 from connectors.wire import read_documents as read_found
 
 __all__ = ["Fault", "MemoryConnector", "Script"]
@@ -63,7 +63,7 @@ class MemoryConnector:
         self, index: str, body: Json, *, timeout_s: float, params: Mapping[str, str] | None = None
     ) -> Hits:
         """See :meth:`connectors.base.Connector.search`."""
-        call = Call(self.name, f"search on {index!r}")
+        call = Call(self.name, f"search on {index[:LONGEST_NAME]!r}")
         check_index(call, index)
         wanted = encode(call, body)  # as it would travel, so that the same bodies are refused here as elsewhere
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import opensearchpy
 from opensearchpy import AIOHttpConnection, AsyncOpenSearch, ConnectionTimeout, OpenSearchException, TransportError
+from opensearchpy.exceptions import SerializationError
 from opensearchpy.serializer import Serializer
 
 from connectors.attempts import Call
@@ -49,12 +50,14 @@ class OpenSearchConnector(HttpConnector):
             raise no_answer(call, error) from error
         except TransportError as error:
             return Answer(int(error.status_code), "", _bytes(error.info))
+        except SerializationError as error:
+            raise MalformedAnswer(call.sentence(f"the engine's answer should be JSON ({error})")) from error
         except (OpenSearchException, ValueError, RecursionError) as error:
             raise MalformedAnswer(call.sentence("the client could not read the engine's answer")) from error
-        return answer if isinstance(answer, Answer) else Answer(200, "text/plain", b"")
+        return answer if isinstance(answer, Answer) else Answer(200, "text/plain" if answer else _AsText.mimetype, b"")
 
     async def _disconnect(self) -> None:
-        for connection in getattr(self._client.transport, "seed_connections", ()):  # the client forgets dead ones
+        for connection in self._client.transport.seed_connections:  # the client forgets dead ones
             await connection.close()
 
 

@@ -13,6 +13,7 @@ from connectors.refusals import invalid_query
 
 MGET = "/_mget"
 ALL_INDICES = "_all"
+LONGEST_NAME = 200  # of an index in a message
 
 
 def check_index(call: Call, index: str) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import asdict
 from wsgiref.simple_server import WSGIServer
 
 import grpc
@@ -13,6 +14,7 @@ from grpc_reflection.v1alpha import reflection
 
 from connectors.base import Connector
 from connectors.errors import ConnectorError
+from sidecar.advice import tight_budgets
 from sidecar.gate import Gate
 from sidecar.health import Health
 from sidecar.interceptors import Guard
@@ -156,8 +158,11 @@ class App:
         loop = asyncio.get_running_loop()
         for name, settings in self._settings.models.items():
             try:
-                self.models.put(await loop.run_in_executor(self.scheduler.device, self._load, name, settings))
-                log.info("model_ready", model=name, checkpoint=settings.checkpoint)
+                model = await loop.run_in_executor(self.scheduler.device, self._load, name, settings)
+                self.models.put(model)
+                log.info("model_ready", model=name, checkpoint=settings.checkpoint, version=model.scorer.version)
+                for advice in tight_budgets(self._settings, model):
+                    log.warning("budget_too_small_for_the_window", model=name, **asdict(advice))
             except Exception as error:  # noqa: BLE001 - a model that fails must not take search down
                 self.models.fail(name, str(error))
                 log.error("model_failed", model=name, error=str(error))
