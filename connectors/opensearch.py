@@ -57,7 +57,8 @@ class OpenSearchConnector(HttpConnector):
         return answer if isinstance(answer, Answer) else Answer(200, "text/plain" if answer else _AsText.mimetype, b"")
 
     async def _disconnect(self) -> None:
-        for connection in self._client.transport.seed_connections:  # the client forgets dead ones
+        connections: list[Any] = self._client.transport.seed_connections  # all of them; the client forgets dead ones
+        for connection in connections:
             await connection.close()
 
 

@@ -55,6 +55,26 @@ class Gate:
             self._allow(name, index)
         return self._connectors[name]
 
+    def closed_indices(self, connector: Connector | None, call: RerankCall) -> frozenset[str]:
+        """Indices named by candidates that the connector may not read, since a hit may say that it is from anywhere."""
+        if connector is None:
+            return frozenset()
+        allowed = self._settings.connectors[connector.name].allow_indices
+        named = {candidate.ref.index for candidate in call.candidates if candidate.ref}
+        return frozenset(index for index in named if not policy.is_allowed(allowed, index))
+
+    def check_counts(self, plan: Plan | None, call: RerankCall) -> None:
+        """Refuse more candidates, or more results, than the policy allows.
+
+        Raises:
+            InvalidRequest: a count is over its limit.
+        """
+        limit = (plan.limits if plan else _NO_LIMITS).candidates
+        if len(call.candidates) > limit:
+            raise InvalidRequest(f"there are {len(call.candidates)} `candidates`, at most {limit} are allowed")
+        if call.top_n is not None and call.top_n > limit:
+            raise InvalidRequest(f"`top_n` is {call.top_n}; allowed: 1..{limit}")
+
     def connector_name(self, asked: str) -> str | None:
         """The configured name: ``asked``, or the only one when nothing is asked; None when that is not clear."""
         if asked and asked not in self._connectors:

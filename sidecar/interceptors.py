@@ -9,6 +9,7 @@ from contextvars import ContextVar
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 from structlog.contextvars import bound_contextvars
 
 from connectors import errors as engine
@@ -62,23 +63,23 @@ class Guard(grpc.aio.ServerInterceptor):
             return handler
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(
-                self._stream(method, handler.unary_stream), handler.request_deserializer, handler.response_serializer
+                self._stream(method, handler), response_serializer=handler.response_serializer
             )
         return grpc.unary_unary_rpc_method_handler(
-            self._unary(method, handler.unary_unary), handler.request_deserializer, handler.response_serializer
+            self._unary(method, handler), response_serializer=handler.response_serializer
         )
 
     def _unary(self, method: str, handler: Any) -> Any:
-        async def call(request: Any, context: Any) -> Any:
+        async def call(request: bytes, context: Any) -> Any:
             async with self._guarded(method, context):
-                return await handler(request, context)
+                return await handler.unary_unary(_read(request, handler.request_deserializer), context)
 
         return call
 
     def _stream(self, method: str, handler: Any) -> Any:
-        async def call(request: Any, context: Any) -> AsyncIterator[Any]:
+        async def call(request: bytes, context: Any) -> AsyncIterator[Any]:
             async with self._guarded(method, context):
-                async for response in handler(request, context):
+                async for response in handler.unary_stream(_read(request, handler.request_deserializer), context):
                     yield response
 
         return call
@@ -112,10 +113,19 @@ class Guard(grpc.aio.ServerInterceptor):
         log.info("call", outcome="ERROR", reason=status, total_ms=round((time.monotonic() - started) * 1e3, 2))
 
 
+def _read(request: bytes, deserialize: Callable[[bytes], Any]) -> Any:
+    """The request, read here and not by grpc, which would answer an ill-formed one with UNKNOWN and no request id."""
+    try:
+        return deserialize(request)
+    except DecodeError as error:
+        raise errors.InvalidRequest(f"the request cannot be read: {error}") from None
+
+
 def _translated(error: Exception) -> tuple[grpc.StatusCode, str]:
     """Status and message for the client; of an unforeseen error it learns the request id and nothing else."""
     code = status_of(error)
     if code is None:
         log.exception("unforeseen_error", error=type(error).__name__)
         return grpc.StatusCode.INTERNAL, f"an unforeseen fault; request id {request_id.get()}"
-    return code, str(error)[:_MAX_MESSAGE_CHARS]
+    said = f"{error}: {error.reason}" if isinstance(error, engine.EngineRefused) and error.reason else str(error)
+    return code, said[:_MAX_MESSAGE_CHARS].encode(errors="replace").decode()

@@ -55,6 +55,10 @@ def narrowing(options: pb.Options) -> Narrowing:
     return Narrowing(options.policy or None, overrides, frozenset(options.pinned_ids))
 
 
+MAX_DEPTH = 200
+"""Levels of nesting in a JSON object; what is deeper would outgrow the stack of whoever walks it."""
+
+
 def json_object(text: str, field: str) -> Json:
     """The JSON object in a field.
 
@@ -62,24 +66,51 @@ def json_object(text: str, field: str) -> Json:
         InvalidRequest: the text is not JSON, holds NaN or infinity, is nested too deeply, or is no object.
     """
     try:
-        value = json.loads(text, parse_constant=_refuse_constant)
+        value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno} column {error.colno}"
         raise InvalidRequest(f"`{field}` is not valid JSON: {error.msg} at {where}") from None
     except RecursionError:
-        raise InvalidRequest(f"`{field}` is nested too deeply") from None
-    except ValueError as error:
+        raise _too_deep(field) from None
+    except _NotJson as error:
         raise InvalidRequest(f"`{field}` is not valid JSON: {error}") from None
+    except ValueError:
+        raise InvalidRequest(f"`{field}` holds a whole number with too many digits") from None
     if not isinstance(value, dict):
         raise InvalidRequest(f"`{field}` is a JSON {_KINDS.get(type(value), 'value')}; an object is needed")
+    if text.count("[") + text.count("{") > MAX_DEPTH and _is_too_deep(value):
+        raise _too_deep(field)
     return value
 
 
 _KINDS = {list: "array", str: "string", int: "number", float: "number", bool: "boolean", type(None): "null"}
 
 
+class _NotJson(ValueError):
+    """A number that JSON does not know."""
+
+
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON value")
+    raise _NotJson(f"{name} is no JSON value")
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if not math.isfinite(value):
+        raise _NotJson("a number is too large")
+    return value
+
+
+def _too_deep(field: str) -> InvalidRequest:
+    return InvalidRequest(f"`{field}` is nested too deeply; at most {MAX_DEPTH} levels are allowed")
+
+
+def _is_too_deep(value: Json) -> bool:
+    level: list[Any] = [value]
+    for _ in range(MAX_DEPTH):
+        children = (child for one in level for child in (one.values() if isinstance(one, dict) else one))
+        level = [child for child in children if isinstance(child, (dict, list))]
+    return bool(level)
 
 
 def _query(query: str) -> str:
@@ -102,7 +133,10 @@ def _candidate(given: pb.Candidate, rank: int, default_index: str) -> Candidate:
     ref = _ref(given, hit, default_index)
     if text is None and hit is None and (ref is None or not ref.index):
         raise InvalidRequest(f"candidates[{rank}] needs `text`, `hit`, or an `id` together with an `index`")
-    return Candidate(rank, ref, hit.score if score is None and hit else score, text, hit.source if hit else None)
+    candidate = Candidate(rank, ref, hit.score if score is None and hit else score, text, hit.source if hit else None)
+    if candidate.text is None and candidate.source is None and ref and not ref.index:
+        raise InvalidRequest(f"candidates[{rank}] has no text, and no `index` says where to fetch it")
+    return candidate
 
 
 def _ref(given: pb.Candidate, hit: Hit | None, default_index: str) -> DocumentRef | None:

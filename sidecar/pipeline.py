@@ -55,7 +55,10 @@ class Pipeline:
         request = window.request(call.body, call.params, page, plan.rank_window_size if plan and not skip else None)
         with watch.stage("search"):
             hits = await connector.search(
-                call.index, request.body, timeout_s=self._search_timeout_s(call.clock, connector), params=request.params
+                "" if "pit" in call.body else call.index,  # a point in time names its own, and bears no other beside it
+                request.body,
+                timeout_s=self._search_timeout_s(call.clock, connector),
+                params=request.params,
             )
         candidates = [candidate_of(hit, rank) for rank, hit in enumerate(hits.hits[: request.window])]
         skip = skip or skips.by_hits(candidates)
@@ -76,10 +79,12 @@ class Pipeline:
         watch = Stopwatch(call.clock.received_at, self._metrics)
         connector = self._gate.for_rerank(call)
         plan, why = self._gate.plan(connector.name if connector else None, call.index, call.query, call.narrowing)
+        self._gate.check_counts(plan, call)
         considered = call.candidates[: plan.rank_window_size] if plan else call.candidates
         skip = skips.by_policy(plan, why) or skips.by_count(considered)
         deadline = self._deadline(call.clock, plan)
-        task = Task(call.query, considered, call.narrowing.pinned_ids, plan, skip, connector, deadline, watch)
+        closed = self._gate.closed_indices(connector, call)
+        task = Task(call.query, considered, call.narrowing.pinned_ids, plan, skip, connector, deadline, watch, closed)
         ranked = await self._rank(task)
         places = [*ranked.order, *(Ranked(rank) for rank in range(len(considered), len(call.candidates)))]
         kept = [place for place in places if task.keeps(place)][: call.top_n]

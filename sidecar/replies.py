@@ -44,14 +44,19 @@ def to_json(value: Any) -> str:
 def _result(result: Result, return_passages: bool) -> pb.Result:
     candidate, score = result.candidate, result.ranked.relevance_score
     return pb.Result(
-        id=candidate.ref.id if candidate.ref else "",
-        index=candidate.ref.index if candidate.ref else "",
+        id=_utf8(candidate.ref.id) if candidate.ref else "",
+        index=_utf8(candidate.ref.index) if candidate.ref else "",
         original_rank=candidate.rank,
         original_score=candidate.score,
         relevance_score=score,
         normalized_score=None if score is None else sigmoid(score),
         passage=result.ranked.passage if return_passages else "",
     )
+
+
+def _utf8(text: str) -> str:
+    """The text with a question mark for each lone surrogate, which no protobuf string can hold."""
+    return text.encode(errors="replace").decode()
 
 
 def _meta(answer: Answer, ranking: Ranking, request_id: str) -> pb.Meta:

@@ -18,7 +18,7 @@ from sidecar.deadline import Deadline
 from sidecar.errors import BudgetExhausted, Fallback, ModelError, Overloaded
 from sidecar.loaded import LoadedModel
 from sidecar.metrics import Metrics
-from sidecar.scoring.base import Pair, Scores
+from sidecar.scoring.base import Pair, Scorer, Scores
 
 STALLED_AFTER_S = 10.0
 """A forward pass that takes this long beyond its prediction is taken for stuck; new jobs are refused at once."""
@@ -183,14 +183,9 @@ class Scheduler:
         scorer = batch.pairs[0][0].key.model.scorer
         self._busy, self._free_at = True, now + batch.predicted_s
         try:
-            scores = await asyncio.get_running_loop().run_in_executor(self._device, scorer.score, pairs)
-        except Exception as error:
-            raise ModelError(f"the model raised {type(error).__name__}") from error
+            return await asyncio.get_running_loop().run_in_executor(self._device, _score, scorer, pairs)
         finally:
             self._busy, self._free_at = False, self._clock()
-        if np.shape(scores) != (len(pairs),):
-            raise ModelError(f"the model returned scores of shape {np.shape(scores)} for {len(pairs)} pairs")
-        return scores
 
     async def _isolate(self, batch: Batch[Ticket], error: ModelError) -> None:
         """One bad pair must not fail the jobs that shared its batch: each is tried alone, and a lone one fails."""
@@ -202,7 +197,8 @@ class Scheduler:
         for job in jobs:
             alone = [(other, pair) for other, pair in batch.pairs if other is job]
             if not job.key.future.done():
-                await self._run(Batch(batch.model, alone, batch.length, batch.predicted_s))
+                predicted_s = job.limits.predict_s(len(alone), batch.length)
+                await self._run(Batch(batch.model, alone, batch.length, predicted_s))
 
     def _forget(self, job: Job[Ticket]) -> None:
         """Drop what still waits of a job that was answered, or whose caller has gone."""
@@ -228,6 +224,21 @@ class Scheduler:
             job.key.fail(ModelError("the scheduler has stopped"))
         if error:
             self.on_death()
+
+
+def _score(scorer: Scorer, pairs: Sequence[Pair]) -> Scores:
+    """One forward pass, in the device's thread: whatever goes wrong in it leaves the thread as a :class:`ModelError`.
+
+    Not only for the message: a StopIteration would never reach the event loop, and its future would wait for ever.
+    """
+    try:
+        with np.errstate(over="ignore"):
+            scores = np.asarray(scorer.score(pairs), np.float32)
+    except Exception as error:
+        raise ModelError(f"the model raised {type(error).__name__}") from error
+    if scores.shape != (len(pairs),):
+        raise ModelError(f"the model returned scores of shape {scores.shape} for {len(pairs)} pairs")
+    return scores
 
 
 def _sizes(count: int, minimum: int | None) -> Iterator[int]:

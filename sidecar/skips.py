@@ -32,7 +32,7 @@ def by_hits(candidates: Sequence[Candidate]) -> Skip | None:
     """The engine found too little to reorder, or gave no scores."""
     if any(candidate.score is None for candidate in candidates):
         return _skip(Reason.NOT_RELEVANCE_SORTED)
-    return by_count(candidates)
+    return _skip(Reason.NO_CANDIDATES) if len(candidates) < 2 else None
 
 
 def by_count(candidates: Sequence[Candidate]) -> Skip | None:

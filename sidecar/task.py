@@ -18,7 +18,7 @@ from sidecar.window import Page
 class Task:
     """Candidates to be ranked for a query under a plan, before a deadline; or a reason not to.
 
-    ``plan`` is None only where ``skip`` says why.
+    ``plan`` is None only where ``skip`` says why. From ``closed_indices`` no document is ever fetched.
     """
 
     query: str
@@ -29,6 +29,7 @@ class Task:
     connector: Connector | None
     deadline: Deadline
     watch: Stopwatch
+    closed_indices: frozenset[str] = frozenset()
 
     def keeps(self, place: Ranked) -> bool:
         """Whether a result stays in the answer: only what was scored can fall below ``min_score``."""

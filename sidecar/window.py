@@ -14,6 +14,7 @@ from sidecar.errors import InvalidRequest
 from sidecar.types import Reason
 
 _DEFAULT_SIZE = 10
+_LARGEST = 2**31 - 1
 _REFUSED_PARAMS = {
     "filter_path": "it would hide what the reply is built from",
     "format": "the engine has to answer in JSON",
@@ -53,10 +54,11 @@ def _whole(body: Json, params: Mapping[str, str], name: str, default: int) -> in
     value: Any = params.get(name, body.get(name))
     if value is None:
         return default
-    if isinstance(value, str) and value.isascii() and value.isdigit():
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= len(str(_LARGEST)):
         value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise InvalidRequest(f"body: `{name}` is not a whole number of 0 or more")
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _LARGEST:
+        where = "params" if name in params else "body"
+        raise InvalidRequest(f"{where}: `{name}` is not a whole number of 0 to {_LARGEST}")
     return value
 
 

@@ -30,6 +30,7 @@ def load(name: str, settings: ModelSettings) -> LoadedModel:
     scorer = CrossEncoder(model, tokenizer, settings)
     loaded = LoadedModel.of(name, scorer, calibrate(scorer, settings), settings)
     run_largest(loaded)
+    hardware.release_unused_memory()
     return loaded
 
 

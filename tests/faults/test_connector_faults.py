@@ -96,6 +96,13 @@ class TestNoAnswer:
             error = await failure(connector, EngineUnavailable)
             assert "Connection refused" in str(error)
 
+    async def test_what_the_caller_was_handling_is_not_taken_for_the_cause(self, kind: str) -> None:
+        async with serving_bytes([b""]) as server, connect(kind, server.url) as connector:
+            try:
+                b"\xff".decode()
+            except UnicodeError:
+                await failure(connector, EngineUnavailable)
+
     async def test_no_such_host(self, kind: str) -> None:
         async with connect(kind, "http://no-such-host.invalid:9200") as connector:
             with pytest.raises(EngineUnavailable, match=r"no host is named 'no-such-host\.invalid'"):

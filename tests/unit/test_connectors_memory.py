@@ -26,6 +26,11 @@ DOCUMENTS: dict[str, Json] = {
     "1": {"title": "Car repair", "tags": ["car", "tool"], "parts": [{"name": "wheel"}, {"name": "brake"}]},
     "2": {"title": "Apple pie", "year": 1984, "odd": "the of and"},
 }
+OPTIONS = st.none() | st.integers() | st.text() | st.lists(st.text() | st.integers(), max_size=3)
+CLAUSES = st.dictionaries(st.text() | st.sampled_from(["query", "fields", "values"]), OPTIONS, max_size=3)
+QUERIES = st.dictionaries(st.sampled_from(["match", "ids", "multi_match", "query_string"]), OPTIONS | CLAUSES)
+KEYS = st.sampled_from(["query", "from", "size", "sort", "_source", "track_total_hits"])
+BODIES = st.dictionaries(KEYS, OPTIONS | QUERIES)
 
 
 @pytest.fixture
@@ -87,7 +92,7 @@ class TestQueries:
         assert hint in caught.value.reason
         assert caught.value.status == 400
 
-    @given(st.dictionaries(st.sampled_from(["query", "from", "size", "sort", "_source", "track_total_hits"]), st.none() | st.integers() | st.text() | st.lists(st.text()) | st.dictionaries(st.sampled_from(["match", "ids", "multi_match"]), st.none() | st.dictionaries(st.text(), st.text() | st.integers()))))  # fmt: skip  # noqa: E501
+    @given(BODIES)
     def test_any_body_is_understood_or_refused(self, body: Json) -> None:
         with suppress(Refused):
             assert parse_search(body).size >= 0

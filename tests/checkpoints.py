@@ -1,0 +1,174 @@
+"""Tiny checkpoints with random weights, built offline in a folder: files as those of a model that was downloaded."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import (
+    BertConfig,
+    DebertaV2Config,
+    ElectraConfig,
+    ModernBertConfig,
+    PreTrainedConfig,
+    RobertaConfig,
+    XLMRobertaConfig,
+)
+from transformers import AutoModel, AutoModelForSequenceClassification
+
+WORDS = (
+    "the apple company sells many phones every winter while orchard keepers store late apple varieties in cool cellars "
+    "how to fix a car engine automobile repair procedures without losing the warranty of the maker "
+    "green tea is steamed and rolled before it dries in small baskets over a slow fire of oak and cherry wood"
+).split()
+_CORPUS = [" ".join(WORDS), " ".join(WORDS[::-1]), "Öl für Äpfel, 東京 и Москва; x=3.14! [brackets] naïve café"]
+
+_BERT = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+_ROBERTA = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+_DEBERTA = ("[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]")
+
+
+def _wordpiece() -> Tokenizer:
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.train_from_iterator(_CORPUS, trainers.WordPieceTrainer(vocab_size=220, special_tokens=[*_BERT]))
+    return _with_template(tokenizer, "[CLS] $A [SEP] $B:1 [SEP]:1")
+
+
+def _byte_bpe(special: Sequence[str], template: str) -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE(unk_token=special[3]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=[*special], initial_alphabet=alphabet)
+    tokenizer.train_from_iterator(_CORPUS, trainer)
+    return _with_template(tokenizer, template)
+
+
+def _unigram(special: Sequence[str], template: str) -> Tokenizer:
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace("\n", " ")])
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    trainer = trainers.UnigramTrainer(vocab_size=120, special_tokens=[*special], unk_token=special[3])
+    tokenizer.train_from_iterator(_CORPUS, trainer)
+    return _with_template(tokenizer, template)
+
+
+def _with_template(tokenizer: Tokenizer, template: str) -> Tokenizer:
+    special = [word.split(":")[0] for word in template.split() if not word.startswith("$")]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=template.split(" $B")[0],
+        pair=template,
+        special_tokens=[(token, tokenizer.token_to_id(token)) for token in sorted(set(special))],
+    )
+    return tokenizer
+
+
+_SHAPE: Mapping[str, Any] = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "initializer_range": 0.4,
+    "max_position_embeddings": 512,
+}
+
+
+@dataclass(frozen=True)
+class Family:
+    """An architecture as its published checkpoints come: its config, its tokenizer, and the names in their files."""
+
+    config: type[PreTrainedConfig]
+    tokenizer: Tokenizer
+    tokenizer_class: str
+    specials: Mapping[str, str]
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    input_names: Sequence[str] = ("input_ids", "token_type_ids", "attention_mask")
+
+
+def _square(unk: str = "[UNK]") -> dict[str, str]:
+    return {"cls": "[CLS]", "sep": "[SEP]", "pad": "[PAD]", "unk": unk, "mask": "[MASK]"}
+
+
+_ANGLE = {"bos": "<s>", "eos": "</s>", "cls": "<s>", "sep": "</s>", "pad": "<pad>", "unk": "<unk>", "mask": "<mask>"}
+_NO_TYPES = ("input_ids", "attention_mask")
+_SHIFTED = {"max_position_embeddings": 514, "type_vocab_size": 1, "pad_token_id": 1}
+
+FAMILIES: Mapping[str, Family] = {
+    "bert": Family(BertConfig, _wordpiece(), "BertTokenizer", _square()),
+    "electra": Family(ElectraConfig, _wordpiece(), "ElectraTokenizer", _square(), {"embedding_size": 16}),
+    "roberta": Family(
+        RobertaConfig,
+        _byte_bpe(_ROBERTA, "<s> $A </s> </s> $B </s>"),
+        "RobertaTokenizer",
+        _ANGLE,
+        _SHIFTED,
+        _NO_TYPES,
+    ),
+    "xlm-roberta": Family(
+        XLMRobertaConfig,
+        _unigram(_ROBERTA, "<s> $A </s> </s> $B </s>"),
+        "XLMRobertaTokenizer",
+        _ANGLE,
+        _SHIFTED,
+        _NO_TYPES,
+    ),
+    "deberta-v2": Family(
+        DebertaV2Config,
+        _unigram(_DEBERTA, "[CLS] $A [SEP] $B:1 [SEP]:1"),
+        "DebertaV2Tokenizer",
+        _square(),
+        {
+            "relative_attention": True,
+            "position_buckets": 16,
+            "norm_rel_ebd": "layer_norm",
+            "share_att_key": True,
+            "pos_att_type": ["p2c", "c2p"],
+            "position_biased_input": False,
+            "type_vocab_size": 0,
+        },
+    ),
+    "modernbert": Family(
+        ModernBertConfig,
+        _byte_bpe(("[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"), "[CLS] $A [SEP] $B [SEP]"),
+        "PreTrainedTokenizerFast",
+        _square(),
+        {
+            "max_position_embeddings": 2048,
+            "local_attention": 16,
+            "global_attn_every_n_layers": 2,
+            "pad_token_id": 0,
+            "cls_token_id": 1,
+            "bos_token_id": 1,
+            "sep_token_id": 2,
+            "eos_token_id": 2,
+        },
+        _NO_TYPES,
+    ),
+}
+
+
+def build(
+    folder: Path, family: str = "bert", *, labels: int = 1, head: bool = True, seed: int = 0, **changes: Any
+) -> Path:
+    """A checkpoint of ``family`` in ``folder``; without ``head`` a bare encoder, as ``AutoModel`` saves it."""
+    kind = FAMILIES[family]
+    config = kind.config(
+        **{**_SHAPE, "vocab_size": kind.tokenizer.get_vocab_size(), "num_labels": labels, **kind.changes, **changes}
+    )
+    torch.manual_seed(seed)
+    (AutoModelForSequenceClassification if head else AutoModel).from_config(config).save_pretrained(folder)
+    save_tokenizer(folder, family)
+    return folder
+
+
+def save_tokenizer(folder: Path, family: str, **changes: Any) -> None:
+    """The tokenizer's files, with a tokenizer_config.json as the family's published checkpoints have it."""
+    kind = FAMILIES[family]
+    kind.tokenizer.save(str(folder / "tokenizer.json"))
+    named = {f"{name}_token": token for name, token in kind.specials.items()}
+    config = {"tokenizer_class": kind.tokenizer_class, "model_input_names": [*kind.input_names], **named}
+    (folder / "tokenizer_config.json").write_text(json.dumps({**config, "model_max_length": 512, **changes}))
