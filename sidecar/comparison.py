@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -10,24 +11,26 @@ from sidecar.client import Page
 from sidecar.v1 import rerank_pb2 as pb
 
 _TITLE_FIELDS = ("title", "name", "headline", "subject")
-_WIDTH = 44
+_WIDTH = 110
+"""Columns at most, however wide the terminal is."""
 
 
 def show(query: str, original: Page, final: Page, console: Console | None = None) -> None:
     """Print the engine's order beside the final one, with moves, scores and where the time went."""
     console = console or Console()
-    table = Table(title=Text(f"“{query}”", style="bold"), title_justify="left", pad_edge=False)
-    table.add_column("#", justify="right")
-    table.add_column("engine's order", max_width=_WIDTH, no_wrap=True)
-    table.add_column("score", justify="right")
-    table.add_column("sidecar's order", max_width=_WIDTH, no_wrap=True)
-    table.add_column("was", justify="right")
-    table.add_column("move", justify="right")
-    table.add_column("relevance", justify="right")
+    title = Text(f"“{query}”", style="bold")
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, expand=True, padding=0)
+    table.add_column("#", justify="right", min_width=1)
+    table.add_column("engine's order", ratio=1, no_wrap=True)
+    table.add_column("score", justify="right", min_width=5)
+    table.add_column("sidecar's order", ratio=1, no_wrap=True)
+    table.add_column("was", justify="right", min_width=3)
+    table.add_column("move", justify="right", min_width=4)
+    table.add_column("model", justify="right", min_width=5)
     for place in range(max(len(original.hits), len(final.hits))):
         table.add_row(str(place), *_original(original, place), *_final(final, place))
-    console.print(table)
-    console.print(verdict(final.message), highlight=False)
+    console.print(table, width=min(_WIDTH, console.width))
+    console.print(verdict(final.message), highlight=False, markup=False)
 
 
 def verdict(message: pb.SearchResponse) -> str:

@@ -3,14 +3,28 @@
 import hashlib
 from collections.abc import Collection
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.utils import validate_repo_id
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
 
 from sidecar.settings import BUNDLED, ModelSettings
 
+_DEFAULT_MAX_LENGTH = 512
 _SAMPLE = 1024
+_SAMPLE_TEXT = "The quick brown Fox; naïve Äpfel, 東京 и Москва, x=3.14!"
+_HUB_TIMEOUT_S = 5.0
 
 
 class CheckpointError(Exception):
@@ -25,40 +39,82 @@ def location(checkpoint: str) -> str:
 def load(
     settings: ModelSettings, device: torch.device, dtype: torch.dtype
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model, ready for inference on ``device``, and its tokenizer.
+    """The model, ready for inference on ``device``, and its tokenizer. Code that a checkpoint brings is never run.
 
     Raises:
         CheckpointError: there is no such checkpoint, or it has no trained head with one label (or two, with ``label``).
     """
-    where = location(settings.checkpoint)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(where, revision=settings.revision)
-        model, info = AutoModelForSequenceClassification.from_pretrained(
-            where, revision=settings.revision, dtype=dtype, output_loading_info=True
-        )
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
-        raise CheckpointError(f"checkpoint {settings.checkpoint!r} cannot be loaded: {_first_line(error)}") from error
-    _check_head(settings, model.config.num_labels, [*info["missing_keys"], *_names(info["mismatched_keys"])])
-    if not tokenizer.is_fast:
-        raise CheckpointError(f"checkpoint {settings.checkpoint!r} has no fast tokenizer (tokenizer.json)")
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()  # what it would warn of is refused below
+    offline = _is_offline(settings)
+    config = _read(AutoConfig, settings, offline)
+    _check_labels(settings, config.num_labels)
+    tokenizer = _read(AutoTokenizer, settings, offline)
+    model, info = _read(
+        AutoModelForSequenceClassification,
+        settings,
+        offline,
+        dtype=dtype,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are refused below, with a better message
+    )
+    _check_trained(settings, [*info["missing_keys"], *_names(info["mismatched_keys"])])
+    _check_vocabulary(settings, model, tokenizer)
     return model.to(device).eval(), tokenizer
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+def _is_offline(settings: ModelSettings) -> bool:
+    """Whether to look on this machine only: for a folder, and for a hub id when the hub does not answer at once.
+
+    Asked first because transformers alone repeats each request for 23 s, file after file, even for a cached model.
+    """
+    where = location(settings.checkpoint)
+    if Path(where).is_dir():
+        return True
+    try:
+        validate_repo_id(where)
+        HfApi().model_info(where, revision=settings.revision, timeout=_HUB_TIMEOUT_S)
+    except HFValidationError as error:
+        raise CheckpointError(f"checkpoint {where!r} is neither a folder on this machine nor a hub id") from error
+    except HfHubHTTPError:
+        return False  # the hub answers, and what it says is said again below
+    except Exception:  # noqa: BLE001 - no name, no route, no answer, offline by environment: each client has its own
+        return True
+    return False
+
+
+def _read(kind: Any, settings: ModelSettings, offline: bool, **options: Any) -> Any:
+    """``kind.from_pretrained`` with what is common to all, and one error for all that a foreign file can provoke."""
+    where = location(settings.checkpoint)
+    common = {"revision": settings.revision, "local_files_only": offline, "trust_remote_code": False}
+    try:
+        return kind.from_pretrained(where, **common, **options)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        raise CheckpointError(
+            f"checkpoint {settings.checkpoint!r} cannot be loaded: {_reason(error, where)}"
+        ) from error
+
+
+def _reason(error: Exception, where: str) -> str:
+    """One sentence in our words for what is common, else the first line of theirs."""
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if "trust_remote_code" in str(error):
+        return "it needs code of its own, which is never run; use a model that transformers knows by itself"
+    if not Path(where).is_dir() and "connect" in line:
+        return "no such folder, not among the downloaded models, and the hub cannot be reached"
+    if not isinstance(error, (OSError, ValueError)):
+        return f"a file is damaged or of an unknown kind ({type(error).__name__}: {line})"
+    return line
 
 
 def _names(keys: Collection[Any]) -> list[str]:
     return [str(key[0]) if isinstance(key, tuple) else str(key) for key in keys]
 
 
-def _check_head(settings: ModelSettings, labels: int, untrained: list[str]) -> None:
+def _check_labels(settings: ModelSettings, labels: int) -> None:
     name = repr(settings.checkpoint)
-    if untrained:
-        raise CheckpointError(
-            f"checkpoint {name} holds no trained weights for {', '.join(sorted(untrained)[:4])}: it is not a "
-            "sequence-classification model, and random weights would score at random"
-        )
     if labels not in (1, 2):
         raise CheckpointError(f"checkpoint {name} has {labels} labels; a cross-encoder has one, or two")
     if labels == 2 and settings.label is None:
@@ -67,30 +123,63 @@ def _check_head(settings: ModelSettings, labels: int, untrained: list[str]) -> N
         raise CheckpointError(f"checkpoint {name} has one label: remove `label`")
 
 
-def max_length(settings: ModelSettings, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Tokens that the model takes: as the settings say, but no more than its tokenizer and its positions allow.
+def _check_trained(settings: ModelSettings, untrained: list[str]) -> None:
+    if untrained:
+        raise CheckpointError(
+            f"checkpoint {settings.checkpoint!r} holds no fitting weights for {', '.join(sorted(untrained)[:4])}: it is "
+            "not a sequence-classification model as its config.json says, and random weights would score at random"
+        )
 
-    RoBERTa-like models number positions from ``pad_token_id + 1``, so that many fewer tokens fit.
+
+def _check_vocabulary(settings: ModelSettings, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    name = repr(settings.checkpoint)
+    if not tokenizer.is_fast:
+        raise CheckpointError(f"checkpoint {name} has no fast tokenizer (tokenizer.json)")
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        raise CheckpointError(f"checkpoint {name} has no tokenizer: its files (tokenizer.json) are missing")
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise CheckpointError(
+            f"checkpoint {name} has a tokenizer of {len(tokenizer)} tokens and a model of {rows}: they are not of one kind"
+        )
+
+
+def max_length(settings: ModelSettings, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Tokens that the model takes: as the settings say, else what it allows, up to 512.
 
     Raises:
-        CheckpointError: the settings ask for more than that.
+        CheckpointError: the settings ask for more than its tokenizer and its positions allow.
     """
-    config = model.config
-    offset = (config.pad_token_id or 0) + 1 if "roberta" in config.model_type else 0
-    positions = (getattr(config, "max_position_embeddings", None) or 512) - offset
-    relative = getattr(config, "position_biased_input", True) is False
-    allowed = tokenizer.model_max_length if relative else min(positions, tokenizer.model_max_length)
+    allowed = min(tokenizer.model_max_length, _positions(model))
     if settings.max_length is not None and settings.max_length > allowed:
         raise CheckpointError(
             f"`max_length` is {settings.max_length}, but checkpoint {settings.checkpoint!r} takes at most {allowed}"
         )
-    return int(settings.max_length or min(allowed, 512))
+    return int(settings.max_length or min(allowed, _DEFAULT_MAX_LENGTH))
 
 
-def fingerprint(model: PreTrainedModel, max_tokens: int, label: int | None) -> str:
-    """12 hex digits that change with weights, dtype, label and truncation; reads a sample of each weight."""
-    digest = hashlib.sha256(f"{model.config.model_type} {model.dtype} {max_tokens} {label}".encode())
+def _positions(model: PreTrainedModel) -> float:
+    """How many tokens have a position; infinite where positions are relative.
+
+    RoBERTa and its kin number positions from the padding's own place in the table, so that many fewer tokens fit.
+    """
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding):
+            return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
+    positions = getattr(model.config, "max_position_embeddings", None) or 0
+    relative = getattr(model.config, "relative_attention", False)
+    return positions if positions > 0 and not relative else float("inf")
+
+
+def fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_tokens: int, label: int | None) -> str:
+    """12 hex digits that change with weights, dtype, tokenizer, label and truncation.
+
+    Reads a sample of each weight, spread over all of it, and the token ids of a sample text.
+    """
+    tokens = tokenizer.backend_tokenizer.encode(_SAMPLE_TEXT).ids
+    digest = hashlib.sha256(f"{model.config.model_type} {model.dtype} {max_tokens} {label} {tokens}".encode())
     for name, weight in model.state_dict().items():
         digest.update(f"{name} {tuple(weight.shape)}".encode())
-        digest.update(weight.flatten()[:_SAMPLE].float().cpu().numpy().tobytes())
+        step = max(1, weight.numel() // _SAMPLE)
+        digest.update(weight.flatten()[::step].float().cpu().numpy().tobytes())
     return digest.hexdigest()[:12]

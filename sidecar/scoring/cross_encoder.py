@@ -1,5 +1,6 @@
 """A sequence-classification model that scores pairs of query and passage."""
 
+import inspect
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,11 +21,12 @@ class CrossEncoder:
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: ModelSettings) -> None:
         self.max_length = max_length(settings, model, tokenizer)
-        self.version = fingerprint(model, self.max_length, settings.label)
+        self.version = fingerprint(model, tokenizer, self.max_length, settings.label)
         self._model = model
         self._label = settings.label
         self._pad_id = int(tokenizer.pad_token_id or 0)
-        self._encoder = PairEncoder(tokenizer, self.max_length)
+        takes_types = "token_type_ids" in inspect.signature(model.forward).parameters
+        self._encoder = PairEncoder(tokenizer, self.max_length, token_types=takes_types)
 
     def encode(self, query: str, passages: Sequence[str]) -> list[Pair]:
         """See :class:`sidecar.scoring.base.Scorer`."""
@@ -34,12 +36,12 @@ class CrossEncoder:
         """Raw scores, float32 of shape (len(pairs),). Out of memory, the batch is halved and tried again.
 
         Raises:
-            torch.OutOfMemoryError: not even a single pair fits.
+            RuntimeError: not even a single pair fits the memory; on CUDA it is a ``torch.OutOfMemoryError``.
         """
         try:
             return self._forward(pairs)
-        except torch.OutOfMemoryError:
-            if len(pairs) == 1:
+        except RuntimeError as error:
+            if len(pairs) == 1 or not _is_out_of_memory(error):
                 raise
         torch.cuda.empty_cache()
         middle = len(pairs) // 2
@@ -66,3 +68,8 @@ class CrossEncoder:
         if pairs[0].token_type_ids is not None:
             arrays["token_type_ids"] = types
         return {name: torch.from_numpy(array).to(self._model.device) for name, array in arrays.items()}
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """CUDA has a class for it; the CPU's allocator says it in words only."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)

@@ -26,7 +26,8 @@ def pick_device(settings: ModelSettings) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(settings.device)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise HardwareError(f"device {settings.device!r} is not there: {torch.cuda.device_count()} CUDA devices found")
+        found = torch.cuda.device_count()
+        raise HardwareError(f"device {settings.device!r} is not there: {found} CUDA devices found; set `auto` or `cpu`")
     return device
 
 

@@ -1,9 +1,12 @@
-"""Brings a configured model to life: load, warm up, calibrate. Runs in the device's thread."""
+"""Brings a configured model to life: load, calibrate, warm up. Runs in the device's thread."""
 
 import time
+from collections.abc import Iterator
 
+import numpy as np
 import torch
 
+from sidecar.batching import Limits
 from sidecar.cost import CostModel, Measured
 from sidecar.loaded import LoadedModel
 from sidecar.scoring import checkpoint, hardware
@@ -11,9 +14,13 @@ from sidecar.scoring.base import Pair, Scorer
 from sidecar.scoring.cross_encoder import CrossEncoder
 from sidecar.settings import ModelSettings
 
-_SHAPES = ((1, 32), (1, 128), (8, 64), (16, 128), (4, 256), (2, 512), (32, 64))
-"""(pairs, tokens) that the cost model is fitted on."""
+_PAIRS = (1, 4, 16, 64, 256)
+_LENGTHS = (32, 128, 512)
 _REPEATS = 2
+_ENOUGH = 3
+"""With so many shapes measured, slower ones than a batch may be are left out."""
+_SLOW_S = 1.0
+"""A shape that takes longer is run once only."""
 
 
 def load(name: str, settings: ModelSettings) -> LoadedModel:
@@ -28,38 +35,63 @@ def load(name: str, settings: ModelSettings) -> LoadedModel:
         torch.set_num_threads(settings.threads or hardware.usable_cpus())
     model, tokenizer = checkpoint.load(settings, device, hardware.pick_dtype(settings, device))
     scorer = CrossEncoder(model, tokenizer, settings)
+    _check_finite(scorer, settings, model.dtype)
     loaded = LoadedModel.of(name, scorer, calibrate(scorer, settings), settings)
     run_largest(loaded)
-    hardware.release_unused_memory()
     return loaded
 
 
+def _check_finite(scorer: Scorer, settings: ModelSettings, dtype: torch.dtype) -> None:
+    """Weights trained in one number type may overflow in another, and a checkpoint may be broken."""
+    if not np.isfinite(scorer.score(dummies(scorer, 2, scorer.max_length))).all():
+        raise checkpoint.CheckpointError(
+            f"checkpoint {settings.checkpoint!r} gives scores that are not finite in {dtype}; try `dtype: float32`"
+        )
+
+
 def calibrate(scorer: Scorer, settings: ModelSettings) -> CostModel:
-    """Measure a few shapes and fit the cost model; each shape runs once unmeasured, then the fastest run counts."""
-    shapes = [(pairs, length) for pairs, length in _SHAPES if length <= scorer.max_length]
-    shapes = [shape for shape in shapes if shape[0] * shape[1] <= settings.max_batch_tokens]
-    return CostModel.fit([Measured(*shape, seconds=_seconds(scorer, *shape)) for shape in shapes or [(1, 16)]])
+    """Measure batches of growing size, as far as the settings allow them, and fit the cost model."""
+    measured: list[Measured] = []
+    for pairs, length in _shapes(scorer.max_length):
+        cost = CostModel.fit(measured) if len(measured) >= _ENOUGH else CostModel()
+        if Limits(settings.max_batch_tokens, settings.max_batch_ms / 1e3, cost.predict_s).fits(pairs, length):
+            measured.append(Measured(pairs, length, _seconds(scorer, pairs, length)))
+    return CostModel.fit(measured)
+
+
+def _shapes(max_length: int) -> list[tuple[int, int]]:
+    """(pairs, tokens) to measure, fewest tokens first."""
+    lengths = {min(length, max_length) for length in (*_LENGTHS, max_length)}
+    return sorted(((pairs, length) for pairs in _PAIRS for length in lengths), key=lambda shape: shape[0] * shape[1])
 
 
 def _seconds(scorer: Scorer, pairs: int, length: int) -> float:
-    batch = dummies(pairs, length)
-    scorer.score(batch)
-    seconds = []
-    for _ in range(_REPEATS):
+    """The fastest of a few runs, after one that warms up; of a slow shape that one alone."""
+    runs = _timed_runs(scorer, dummies(scorer, pairs, length))
+    first = next(runs)
+    return first if first > _SLOW_S else min(next(runs) for _ in range(_REPEATS))
+
+
+def _timed_runs(scorer: Scorer, batch: list[Pair]) -> Iterator[float]:
+    while True:
         started = time.perf_counter()
         scorer.score(batch)
-        seconds.append(time.perf_counter() - started)
-    return min(seconds)
+        yield time.perf_counter() - started
 
 
 def run_largest(loaded: LoadedModel) -> None:
     """Run the largest batch that the limits allow, so that its memory is taken before the first call."""
-    length, limits, pairs = loaded.scorer.max_length, loaded.limits, 1
-    while limits.fits(pairs * 2, length):
-        pairs *= 2
-    loaded.scorer.score(dummies(pairs, length))
+    length, limits = loaded.scorer.max_length, loaded.limits
+    at_most = max(1, limits.max_batch_tokens // length)
+    pairs = next(count for count in range(at_most, 0, -1) if limits.fits(count, length))
+    loaded.scorer.score(dummies(loaded.scorer, pairs, length))
 
 
-def dummies(pairs: int, length: int) -> list[Pair]:
-    """Pairs of ``length`` tokens that every vocabulary has; only their shape matters."""
-    return [Pair([1] * length) for _ in range(pairs)]
+def dummies(scorer: Scorer, pairs: int, length: int) -> list[Pair]:
+    """Pairs of ``length`` tokens, made of a real one so that they take the way of real ones through the model."""
+    real = scorer.encode("a", ["a " * length])[0]
+    times = -(-length // real.tokens)
+    types = real.token_type_ids
+    dummy = Pair([*real.input_ids] * times, None if types is None else [*types] * times)
+    ids, kinds = dummy.input_ids[:length], None if dummy.token_type_ids is None else dummy.token_type_ids[:length]
+    return [Pair(ids, kinds)] * pairs

@@ -105,9 +105,8 @@ class TestSearchStage:
         delay_s = BUDGET_S + 0.1
         scorer = WordOverlapScorer()
         slow = engine(Fault(delay_s=delay_s, on="search"))
-        async with serve(scorer, connector=slow, configured=quick()) as (client, _):
-            async with within(delay_s):
-                got = await way(client)
+        async with serve(scorer, connector=slow, configured=quick()) as (client, _), within(delay_s):
+            got = await way(client)
         await assert_engines_order(got, "ORIGINAL_ORDER", "BUDGET_EXHAUSTED")
         assert scorer.calls == 0
 
@@ -146,9 +145,8 @@ class TestFetchStage:
     )
     async def test_no_text_at_all_is_the_callers_order(self, serve: Serve, fault: Fault) -> None:
         scorer = WordOverlapScorer()
-        async with serve(scorer, connector=engine(fault), configured=quick()) as (client, _):
-            async with within(BUDGET_S):
-                got = await rerank_by_id(client)
+        async with serve(scorer, connector=engine(fault), configured=quick()) as (client, _), within(BUDGET_S):
+            got = await rerank_by_id(client)
         assert (got.outcome, got.reason, got.ids) == ("ORIGINAL_ORDER", "TEXT_UNAVAILABLE", list(DOCUMENTS))
         assert got.meta.detail
         assert scorer.calls == 0
@@ -295,9 +293,8 @@ class TestTokenizeStage:
     @pytest.mark.parametrize("way", WAYS)
     @pytest.mark.parametrize("how", ["raises", "counts wrong"])
     async def test_a_broken_tokenizer(self, serve: Serve, way: Way, how: str) -> None:
-        async with serve(TokenizerFails(version=how), configured=quick()) as (client, _):
-            async with within(BUDGET_S):
-                got = await way(client)
+        async with serve(TokenizerFails(version=how), configured=quick()) as (client, _), within(BUDGET_S):
+            got = await way(client)
         await assert_engines_order(got, "ORIGINAL_ORDER", "MODEL_ERROR")
 
     @pytest.mark.parametrize("way", WAYS)
