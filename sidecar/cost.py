@@ -2,11 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 
 import numpy as np
+from numpy.typing import NDArray
 
 _SMOOTHING = 0.1
 """Weight of the newest observation in the running correction."""
+_DOUBT = 0.95
+"""Share of its prediction that a refusal on an idle device leaves."""
+_LEAST, _MOST = 0.05, 20.0
+"""Bounds of the correction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,21 +47,28 @@ class CostModel:
         if predicted_s > 0:
             ratio = min(5.0, max(0.2, actual_s / predicted_s))
             self.correction *= 1 + _SMOOTHING * (ratio - 1)
-            self.correction = min(20.0, max(0.05, self.correction))
+            self.correction = min(_MOST, max(_LEAST, self.correction))
+
+    def doubt(self) -> None:
+        """Predict a little less: an idle device refused a job, and without a try no observation would ever come."""
+        self.correction = max(_LEAST, self.correction * _DOUBT)
 
     @classmethod
     def fit(cls, measured: Sequence[Measured]) -> "CostModel":
         """The model that fits the measurements best by relative least squares; no coefficient is negative.
 
-        Coefficients that would be negative are dropped one by one, the most negative first.
+        That best fit is an ordinary one on some of the three terms, so each choice of terms is tried.
         """
         rows = np.array([[1.0, m.pairs * m.length, m.pairs * m.length**2] for m in measured])
-        seconds = np.array([m.seconds for m in measured])
-        active = [0, 1, 2]
-        while active:
-            solved, *_ = np.linalg.lstsq(rows[:, active] / seconds[:, None], np.ones(len(seconds)), rcond=None)
-            if solved.min() >= 0:
-                coefficients = dict(zip(active, solved.tolist(), strict=True))
-                return cls(*(coefficients.get(column, 0.0) for column in range(3)))
-            active.pop(int(solved.argmin()))
-        return cls()
+        relative = rows / np.array([[m.seconds] for m in measured])
+        choices = [list(chosen) for count in (1, 2, 3) for chosen in combinations(range(3), count)]
+        fits = (_fit(relative, chosen) for chosen in choices)
+        _, best = min(((error, found) for error, found in fits if min(found) >= 0), key=lambda fit: fit[0])
+        return cls(*best)
+
+
+def _fit(relative: NDArray[np.float64], chosen: list[int]) -> tuple[float, list[float]]:
+    """Squared relative error and all three coefficients, with those that are not ``chosen`` at 0."""
+    found = np.zeros(3)
+    found[chosen] = np.linalg.lstsq(relative[:, chosen], np.ones(len(relative)), rcond=None)[0]
+    return float(np.sum((relative @ found - 1) ** 2)), found.tolist()

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import traceback
 
 import structlog
 
@@ -14,7 +15,7 @@ def configure(level: str = "info", *, pretty: bool = False) -> None:
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.format_exc_info,
+        _frames_only,
     ]
     last = structlog.dev.ConsoleRenderer() if pretty else structlog.processors.JSONRenderer()
     structlog.configure(
@@ -22,3 +23,11 @@ def configure(level: str = "info", *, pretty: bool = False) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
     )
+
+
+def _frames_only(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Where an error was raised and its kind, but not its message: that may quote a query or a document."""
+    if event.pop("exc_info", None):
+        kind, _error, trace = sys.exc_info()
+        event["exception"] = [line.strip() for line in traceback.format_tb(trace)] + [kind.__name__ if kind else ""]
+    return event

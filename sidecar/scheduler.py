@@ -22,6 +22,8 @@ from sidecar.scoring.base import Pair, Scorer, Scores
 
 STALLED_AFTER_S = 10.0
 """A forward pass that takes this long beyond its prediction is taken for stuck; new jobs are refused at once."""
+_MARGIN = 0.1
+"""This share of the time left is kept free at admission: a full queue whose jobs all end just in time misses them all."""
 _SHRINK_STEP = 0.8
 """Each smaller window that is tried has this share of the one before."""
 
@@ -135,7 +137,8 @@ class Scheduler:
         if self.stalled:
             raise ModelError(f"the device has not answered for more than {STALLED_AFTER_S:.0f} s")
         self._shed_late()
-        free_at = max(self._clock(), self._free_at)
+        now = self._clock()
+        free_at = max(now, self._free_at) + _MARGIN * max(0.0, deadline.at - now)
         refusal: Fallback = Overloaded("nothing to score")
         for count in _sizes(len(groups), min_groups):
             pairs = [pair for group in groups[:count] for pair in group]
@@ -148,6 +151,8 @@ class Scheduler:
             else:
                 return count, job
         self._metrics.shed_pairs.labels("refused").inc(sum(map(len, groups)))
+        if not self._busy and not len(self._queue):
+            model.cost.doubt()
         raise refusal
 
     async def _serve(self) -> None:

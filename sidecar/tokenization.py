@@ -12,10 +12,9 @@ MIN_PASSAGE_TOKENS = 16
 """A query that leaves less room than this for a passage is refused: the scores would mean nothing.
 
 Where ``max_length`` is less than twice as much, half of it is kept for the passage."""
-_CHARS_PER_TOKEN = (8, 64, 512)
-"""A passage is first cut to ``max_length`` times this many characters, and read on only where that gave too few tokens.
-
-A 5 MB document costs what one of 4 kB does; what lies beyond the last cut is not read."""
+_CHARS_PER_TOKEN = (8, 64)
+"""A passage is first cut to ``max_length`` times so many characters, and read up to the second cut where that gave too
+few tokens: a 5 MB document costs what one of 4 kB does. What lies beyond the last cut is not read."""
 
 
 class PairEncoder:
@@ -71,4 +70,4 @@ def _core_of(tokenizer: Any) -> Tokenizer:
 
 def _head(passage: str, chars: int) -> str:
     """At most the first ``chars`` characters, whole words where there are any: half a word has other tokens."""
-    return passage if len(passage) <= chars else passage[:chars].rsplit(None, 1)[0] if passage[:chars].strip() else ""
+    return passage if len(passage) <= chars else (passage[:chars].rsplit(None, 1) or [""])[0]

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
+    AutoModel,
+    AutoModelForSequenceClassification,
     BertConfig,
     DebertaV2Config,
     ElectraConfig,
@@ -17,13 +19,17 @@ from transformers import (
     RobertaConfig,
     XLMRobertaConfig,
 )
-from transformers import AutoModel, AutoModelForSequenceClassification
 
-WORDS = (
+from sidecar.scoring import checkpoint
+from sidecar.scoring.cross_encoder import CrossEncoder
+from sidecar.settings import ModelSettings
+
+_TEXT = (
     "the apple company sells many phones every winter while orchard keepers store late apple varieties in cool cellars "
     "how to fix a car engine automobile repair procedures without losing the warranty of the maker "
     "green tea is steamed and rolled before it dries in small baskets over a slow fire of oak and cherry wood"
-).split()
+)
+WORDS = _TEXT.split()
 _CORPUS = [" ".join(WORDS), " ".join(WORDS[::-1]), "Öl für Äpfel, 東京 и Москва; x=3.14! [brackets] naïve café"]
 
 _BERT = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -160,7 +166,8 @@ def build(
         **{**_SHAPE, "vocab_size": kind.tokenizer.get_vocab_size(), "num_labels": labels, **kind.changes, **changes}
     )
     torch.manual_seed(seed)
-    (AutoModelForSequenceClassification if head else AutoModel).from_config(config).save_pretrained(folder)
+    kind_of_model: Any = AutoModelForSequenceClassification if head else AutoModel
+    kind_of_model.from_config(config).save_pretrained(folder)
     save_tokenizer(folder, family)
     return folder
 
@@ -172,3 +179,21 @@ def save_tokenizer(folder: Path, family: str, **changes: Any) -> None:
     named = {f"{name}_token": token for name, token in kind.specials.items()}
     config = {"tokenizer_class": kind.tokenizer_class, "model_input_names": [*kind.input_names], **named}
     (folder / "tokenizer_config.json").write_text(json.dumps({**config, "model_max_length": 512, **changes}))
+
+
+def edit(folder: Path, file: str = "config.json", **changes: Any) -> Path:
+    """The checkpoint with other values in one of its JSON files; None removes a key."""
+    config = {**json.loads((folder / file).read_text()), **changes}
+    (folder / file).write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
+    return folder
+
+
+def settings(folder: Path | str, **changes: Any) -> ModelSettings:
+    """Settings that run a checkpoint on the CPU in float32."""
+    return ModelSettings(**{"checkpoint": str(folder), "device": "cpu", "dtype": "float32", **changes})
+
+
+def scorer(folder: Path, dtype: torch.dtype = torch.float32, device: str = "cpu", **changes: Any) -> CrossEncoder:
+    """The checkpoint as a scorer."""
+    chosen = settings(folder, **changes)
+    return CrossEncoder(*checkpoint.load(chosen, torch.device(device), dtype), chosen)

@@ -62,7 +62,7 @@ def configuration(engine_url: str) -> dict[str, Any]:
                 "match": [{"index": "demo-*"}],
                 "text": {"fields": ["title", "text"]},
                 "rank_window_size": 40,
-                "budget_ms": 3000,
+                "budget_ms": 5000,
             }
         },
     }

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from huggingface_hub.utils import validate_repo_id
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -44,8 +43,8 @@ def load(
     Raises:
         CheckpointError: there is no such checkpoint, or it has no trained head with one label (or two, with ``label``).
     """
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()  # what it would warn of is refused below
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call] # it warns of what is refused below
     offline = _is_offline(settings)
     config = _read(AutoConfig, settings, offline)
     _check_labels(settings, config.num_labels)
@@ -72,7 +71,6 @@ def _is_offline(settings: ModelSettings) -> bool:
     if Path(where).is_dir():
         return True
     try:
-        validate_repo_id(where)
         HfApi().model_info(where, revision=settings.revision, timeout=_HUB_TIMEOUT_S)
     except HFValidationError as error:
         raise CheckpointError(f"checkpoint {where!r} is neither a folder on this machine nor a hub id") from error
@@ -85,7 +83,7 @@ def _is_offline(settings: ModelSettings) -> bool:
 
 def _read(kind: Any, settings: ModelSettings, offline: bool, **options: Any) -> Any:
     """``kind.from_pretrained`` with what is common to all, and one error for all that a foreign file can provoke."""
-    where = location(settings.checkpoint)
+    name, where = settings.checkpoint, location(settings.checkpoint)
     common = {"revision": settings.revision, "local_files_only": offline, "trust_remote_code": False}
     try:
         return kind.from_pretrained(where, **common, **options)
@@ -126,8 +124,8 @@ def _check_labels(settings: ModelSettings, labels: int) -> None:
 def _check_trained(settings: ModelSettings, untrained: list[str]) -> None:
     if untrained:
         raise CheckpointError(
-            f"checkpoint {settings.checkpoint!r} holds no fitting weights for {', '.join(sorted(untrained)[:4])}: it is "
-            "not a sequence-classification model as its config.json says, and random weights would score at random"
+            f"checkpoint {settings.checkpoint!r} holds no fitting weights for {', '.join(sorted(untrained)[:4])}: it "
+            "is not a trained sequence-classification model, and random weights would score at random"
         )
 
 
@@ -137,10 +135,10 @@ def _check_vocabulary(settings: ModelSettings, model: PreTrainedModel, tokenizer
         raise CheckpointError(f"checkpoint {name} has no fast tokenizer (tokenizer.json)")
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise CheckpointError(f"checkpoint {name} has no tokenizer: its files (tokenizer.json) are missing")
-    rows = model.get_input_embeddings().weight.shape[0]
-    if len(tokenizer) > rows:
+    embeddings: Any = model.get_input_embeddings()
+    if len(tokenizer) > (rows := embeddings.num_embeddings):
         raise CheckpointError(
-            f"checkpoint {name} has a tokenizer of {len(tokenizer)} tokens and a model of {rows}: they are not of one kind"
+            f"checkpoint {name} has a tokenizer of {len(tokenizer)} tokens and a model of {rows}: one of them is another's"
         )
 
 

@@ -1,7 +1,8 @@
 """Brings a configured model to life: load, calibrate, warm up. Runs in the device's thread."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import cycle, islice
 
 import numpy as np
 import torch
@@ -43,7 +44,7 @@ def load(name: str, settings: ModelSettings) -> LoadedModel:
 
 def _check_finite(scorer: Scorer, settings: ModelSettings, dtype: torch.dtype) -> None:
     """Weights trained in one number type may overflow in another, and a checkpoint may be broken."""
-    if not np.isfinite(scorer.score(dummies(scorer, 2, scorer.max_length))).all():
+    if not np.isfinite(scorer.score(dummies(scorer, 2, min(_LENGTHS[0], scorer.max_length)))).all():
         raise checkpoint.CheckpointError(
             f"checkpoint {settings.checkpoint!r} gives scores that are not finite in {dtype}; try `dtype: float32`"
         )
@@ -90,8 +91,9 @@ def run_largest(loaded: LoadedModel) -> None:
 def dummies(scorer: Scorer, pairs: int, length: int) -> list[Pair]:
     """Pairs of ``length`` tokens, made of a real one so that they take the way of real ones through the model."""
     real = scorer.encode("a", ["a " * length])[0]
-    times = -(-length // real.tokens)
     types = real.token_type_ids
-    dummy = Pair([*real.input_ids] * times, None if types is None else [*types] * times)
-    ids, kinds = dummy.input_ids[:length], None if dummy.token_type_ids is None else dummy.token_type_ids[:length]
-    return [Pair(ids, kinds)] * pairs
+    return [Pair(_stretched(real.input_ids, length), types and _stretched(types, length))] * pairs
+
+
+def _stretched(ids: Sequence[int], length: int) -> list[int]:
+    return list(islice(cycle(ids), length))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +17,15 @@ from sidecar.training.pools import PooledSet
 from sidecar.training.student import Student
 
 _ACTIVATION = "torch.nn.modules.linear.Identity"
+_TOKENIZER_LEFTOVERS = (
+    "is_local",
+    "local_files_only",
+    "max_length",
+    "pad_to_multiple_of",
+    "pad_token_type_id",
+    "stride",
+    "truncation_strategy",
+)
 
 
 @torch.no_grad()
@@ -52,11 +63,27 @@ def fit_platt(logits: Tensor, labels: Tensor) -> tuple[float, float]:
 
 
 def export(student: Student, out: Path) -> None:
-    """Write config, float16 safetensors and tokenizer to `out`; loads in transformers and sentence-transformers."""
+    """Write config, float16 safetensors and tokenizer to `out`; loads in transformers and sentence-transformers.
+
+    The base tokenizer cuts and pads to 128 tokens by itself; that is taken out, so that whoever loads it decides.
+    """
     out.mkdir(parents=True, exist_ok=True)
     student.model.half().save_pretrained(out)
     student.tokenizer.save_pretrained(out)
-    file = out / "config.json"
-    config = json.loads(file.read_text())
-    config["sentence_transformers"] = {"activation_fn": _ACTIVATION}
-    file.write_text(json.dumps(config, indent=2) + "\n")
+    weights = out / "model.safetensors"
+    weights.chmod(0o644)
+    revision = hashlib.sha256(weights.read_bytes()).hexdigest()[:12]
+    # Stored in float16, computed in float32 unless the loader asks for something else: float16 is slow on CPU.
+    added = {
+        "dtype": "float32",
+        "sentence_transformers": {"activation_fn": _ACTIVATION},
+        "sidecar": {"revision": revision},
+    }
+    _rewrite(out / "config.json", added, ())
+    _rewrite(out / "tokenizer.json", {"truncation": None, "padding": None}, ())
+    _rewrite(out / "tokenizer_config.json", {}, _TOKENIZER_LEFTOVERS)
+
+
+def _rewrite(file: Path, added: dict[str, Any], removed: tuple[str, ...]) -> None:
+    content = {key: value for key, value in json.loads(file.read_text()).items() if key not in removed}
+    file.write_text(json.dumps(content | added, indent=2, ensure_ascii=False) + "\n")

@@ -225,12 +225,12 @@ class TestStop:
 
     async def test_with_an_open_health_watch_ends_within_the_grace(self, serve: Serve) -> None:
         """A health watcher that never leaves cannot hold the shutdown either."""
-        async with serve(configured=quick(server={"shutdown_grace_s": 0.5})) as (_, app):
-            async with health_watch(app) as watch:
-                await anext(watch)
-                started = time.monotonic()
-                await app.stop()
-                assert time.monotonic() - started < 2.5
+        configured = quick(server={"shutdown_grace_s": 0.5})
+        async with serve(configured=configured) as (_, app), health_watch(app) as watch:
+            await anext(watch)
+            started = time.monotonic()
+            await app.stop()
+            assert time.monotonic() - started < 2.5
 
     async def test_when_idle_is_quick_and_can_be_repeated(self, serve: Serve) -> None:
         """There is nothing to wait for, and a second stop does no harm."""

@@ -150,7 +150,7 @@ async def test_overload_is_answered_in_time_and_refused_quickly(serve: Serve) ->
     refused = sorted(got.meta.timings.total_ms for got in replies if got.reason == "OVERLOADED")
     assert refused[len(refused) // 2] < budget_s * 1e3 / 5
     answered = reasons["UNSPECIFIED"] * PASSAGES
-    assert scorer.pairs_scored - answered <= answered / 2  # hardly any work for those who no longer wait
+    assert scorer.pairs_scored < 2 * answered  # most of the work is for those who still wait
 
 
 async def test_more_calls_at_once_than_the_server_serves(serve: Serve) -> None:

@@ -79,9 +79,11 @@ class TestSearchStage:
     async def test_an_error_of_the_engine_is_a_status(
         self, serve: Serve, way: Way, error: ConnectorError, code: str
     ) -> None:
-        async with serve(connector=engine(Fault(error=error, on="search")), configured=quick()) as (client, _):
-            async with within(BUDGET_S):
-                failed = await status(way(client))
+        async with (
+            serve(connector=engine(Fault(error=error, on="search")), configured=quick()) as (client, _),
+            within(BUDGET_S),
+        ):
+            failed = await status(way(client))
         assert failed.code() is grpc.StatusCode[code]
         assert str(error) in (failed.details() or "")
         assert getattr(error, "reason", "") in (failed.details() or "")
@@ -112,9 +114,11 @@ class TestSearchStage:
 
     @pytest.mark.parametrize("way", SEARCHES)
     async def test_slower_than_the_search_timeout_is_a_status(self, serve: Serve, way: Way) -> None:
-        async with serve(connector=engine(Fault(delay_s=30, on="search")), configured=quick()) as (client, _):
-            async with within(SEARCH_TIMEOUT_S):
-                failed = await status(way(client))
+        async with (
+            serve(connector=engine(Fault(delay_s=30, on="search")), configured=quick()) as (client, _),
+            within(SEARCH_TIMEOUT_S),
+        ):
+            failed = await status(way(client))
         assert failed.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         assert "no complete answer within" in (failed.details() or "")
 
@@ -152,9 +156,11 @@ class TestFetchStage:
         assert scorer.calls == 0
 
     async def test_slower_than_the_budget_is_the_callers_order(self, serve: Serve) -> None:
-        async with serve(connector=engine(Fault(delay_s=30, on="fetch")), configured=quick()) as (client, _):
-            async with within(BUDGET_S):
-                got = await rerank_by_id(client)
+        async with (
+            serve(connector=engine(Fault(delay_s=30, on="fetch")), configured=quick()) as (client, _),
+            within(BUDGET_S),
+        ):
+            got = await rerank_by_id(client)
         assert got.outcome == "ORIGINAL_ORDER"
         assert got.reason in ("BUDGET_EXHAUSTED", "TEXT_UNAVAILABLE")
         assert got.ids == list(DOCUMENTS)

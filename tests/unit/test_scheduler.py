@@ -1,0 +1,103 @@
+"""The scheduler by itself, with a scorer that has no model."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+
+import numpy as np
+import pytest
+
+from sidecar.cost import CostModel
+from sidecar.deadline import Deadline
+from sidecar.errors import ModelError, Overloaded
+from sidecar.loaded import LoadedModel
+from sidecar.metrics import Metrics
+from sidecar.scheduler import Scheduler
+from sidecar.scoring.base import Pair, Scores
+from sidecar.scoring.fake import WordOverlapScorer
+from sidecar.settings import ModelSettings
+
+
+@pytest.fixture
+async def scheduler() -> AsyncIterator[Scheduler]:
+    one = Scheduler(1000, Metrics())
+    one.start()
+    yield one
+    await one.stop()
+
+
+def model(scorer: WordOverlapScorer, overhead_s: float = 1e-4) -> LoadedModel:
+    return LoadedModel.of("default", scorer, CostModel(overhead_s=overhead_s), ModelSettings())
+
+
+def groups(scorer: WordOverlapScorer, *passages: str) -> list[list[Pair]]:
+    return [[pair] for pair in scorer.encode("red apple", passages)]
+
+
+def within(seconds: float) -> Deadline:
+    return Deadline.earliest(time.monotonic(), seconds)
+
+
+async def test_scores_come_back_in_the_order_of_the_pairs(scheduler: Scheduler) -> None:
+    scorer = WordOverlapScorer()
+    pairs = groups(scorer, "green pear", "a long text about one red apple " * 5, "apple")
+    scored = await scheduler.score(model(scorer), pairs, within(5))
+    assert scored.scores.tolist() == [0.0, 1.0, 0.5]
+    assert scored.groups == 3
+
+
+async def test_a_prediction_that_is_far_too_high_does_not_refuse_for_ever(scheduler: Scheduler) -> None:
+    """A device that was slow for a while must not stay switched off: nothing admitted means nothing learnt."""
+    scorer = WordOverlapScorer()
+    slow = model(scorer, overhead_s=3.0)
+    refused = 0
+    for _ in range(100):
+        try:
+            await scheduler.score(slow, groups(scorer, "apple"), within(0.5))
+            break
+        except Overloaded:
+            refused += 1
+    assert 0 < refused < 50
+    await scheduler.score(slow, groups(scorer, "apple"), within(0.5))
+
+
+async def test_the_window_shrinks_from_its_end_until_the_rest_fits(scheduler: Scheduler) -> None:
+    scorer = WordOverlapScorer()
+    costly = LoadedModel.of("default", scorer, CostModel(overhead_s=0, token_s=0.01), ModelSettings())
+    pairs = groups(scorer, *["apple"] * 50)  # 4 tokens, 40 ms each
+    with pytest.raises(Overloaded):
+        await scheduler.score(costly, pairs, within(1.0), min_groups=None)
+    scored = await scheduler.score(costly, pairs, within(1.0), min_groups=5)
+    assert 5 <= scored.groups <= 30
+    assert len(scored.scores) == scored.groups
+
+
+async def test_one_bad_pair_fails_its_own_job_alone(scheduler: Scheduler) -> None:
+    poison = 6
+
+    def fault(_: int, pairs: Sequence[Pair]) -> Scores | None:
+        time.sleep(0.02)
+        if any(pair.tokens == poison for pair in pairs):
+            raise RuntimeError("bad pair")
+        return np.zeros(len(pairs), np.float32)
+
+    scorer = WordOverlapScorer(fault=fault)
+    loaded = model(scorer)
+    texts = [["one"], ["one", "one two three"], ["one two"], ["two"]]
+    calls = [scheduler.score(loaded, groups(scorer, *one), within(5)) for one in texts]
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    assert isinstance(results[1], ModelError)
+    assert [getattr(result, "groups", None) for result in results] == [1, None, 1, 1]
+
+
+async def test_after_the_loop_has_died_every_call_is_refused_at_once(scheduler: Scheduler) -> None:
+    died = []
+    scheduler.on_death = lambda: died.append(True)
+    scorer = WordOverlapScorer()
+    broken = model(scorer)
+    object.__setattr__(broken, "cost", None)  # no forward can be observed any more
+    with pytest.raises(ModelError, match="stopped"):
+        await scheduler.score(broken, groups(scorer, "apple"), within(5))
+    assert died == [True]
+    with pytest.raises(ModelError, match="stopped"):
+        await scheduler.score(model(scorer), groups(scorer, "apple"), within(5))
