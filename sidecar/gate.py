@@ -11,6 +11,7 @@ from sidecar.settings import Limits, Settings
 from sidecar.types import Candidate
 
 _NO_LIMITS = Limits()
+_SHOWN_CHARS = 200
 
 
 class Gate:
@@ -103,7 +104,8 @@ class Gate:
 
     def _allow(self, connector: str, index: str) -> None:
         if not policy.is_allowed(self._settings.connectors[connector].allow_indices, index):
-            raise NotAllowed(f"index {index!r} is not allowed on connector {connector!r}")
+            shown = index if len(index) <= _SHOWN_CHARS else f"{index[:_SHOWN_CHARS]}..."
+            raise NotAllowed(f"index {shown!r} is not allowed on connector {connector!r}")
 
 
 def needs_fetch(candidate: Candidate) -> bool:

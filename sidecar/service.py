@@ -13,7 +13,7 @@ from sidecar.logs import log
 from sidecar.metrics import Metrics
 from sidecar.pipeline import Pipeline
 from sidecar.settings import Settings
-from sidecar.types import Outcome, Ranking, Reason
+from sidecar.types import Reason
 from sidecar.v1 import rerank_pb2 as pb
 from sidecar.v1 import rerank_pb2_grpc as pb_grpc
 
@@ -47,8 +47,7 @@ class RerankService(pb_grpc.RerankServiceServicer):
         """See the contract."""
         passages = request.search.options.return_passages
         retrieved = await self._pipeline.retrieve(parsing.search_call(request.search, _clock(context)))
-        first = Ranking.original(len(retrieved.task.candidates), Outcome.UNSPECIFIED, Reason.UNSPECIFIED, "")
-        original = replies.search_response(retrieved.answer(first), request_id.get(), return_passages=passages)
+        original = replies.search_response(retrieved.original(), request_id.get(), return_passages=passages)
         yield pb.SearchProgressiveResponse(stage=pb.STAGE_ORIGINAL, search=original)
         answer = await self._pipeline.finish(retrieved)
         self._report("SearchProgressive", answer)

@@ -10,7 +10,7 @@ from sidecar.deadline import Deadline
 from sidecar.policy import Plan
 from sidecar.skips import Skip
 from sidecar.timing import Stopwatch
-from sidecar.types import Candidate, Ranked, Ranking
+from sidecar.types import Candidate, Outcome, Ranked, Ranking, Reason, Timings
 from sidecar.window import Page
 
 
@@ -46,8 +46,16 @@ class Retrieved:
     page: Page
     first_rank: int
 
+    def original(self) -> Answer:
+        """The asked page in the engine's order, while its ranking is still under way."""
+        unranked = Ranking.original(len(self.task.candidates), Outcome.UNSPECIFIED, Reason.UNSPECIFIED, "")
+        return self._answer(unranked, self.task.watch.so_far())
+
     def answer(self, ranking: Ranking) -> Answer:
-        """The asked page of an order: the window as ranked, then the hits behind it."""
+        """The asked page of the final order: the window as ranked, then the hits behind it."""
+        return self._answer(ranking, self.task.watch.stop())
+
+    def _answer(self, ranking: Ranking, timings: Timings) -> Answer:
         count = len(self.hits.hits)
         places = [*ranking.order, *(Ranked(rank) for rank in range(len(ranking.order), count))]
         kept = [place for place in places[self.page.cut(count)] if self.task.keeps(place)]
@@ -56,7 +64,7 @@ class Retrieved:
             Result(candidate_of(hit, self.first_rank + place.rank), place)
             for place, hit in zip(kept, hits, strict=True)
         ]
-        return Answer(results, ranking, self.task.plan, self.task.watch.stop(), self.hits.with_page(hits))
+        return Answer(results, ranking, self.task.plan, timings, self.hits.with_page(hits))
 
 
 def candidate_of(hit: Hit, rank: int) -> Candidate:

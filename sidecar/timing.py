@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from sidecar.metrics import Metrics
 from sidecar.types import Timings
@@ -30,8 +31,12 @@ class Stopwatch:
         setattr(self.timings, f"{name}_ms", getattr(self.timings, f"{name}_ms") + milliseconds)
         self._metrics.stage_seconds.labels(name).observe(milliseconds / 1e3)
 
+    def so_far(self) -> Timings:
+        """A copy of the timings, with the total up to now."""
+        return replace(self.timings, total_ms=(time.monotonic() - self._received_at) * 1e3)
+
     def stop(self) -> Timings:
-        """The timings, with the total up to now."""
-        self.timings.total_ms = (time.monotonic() - self._received_at) * 1e3
+        """The final timings; the total enters the histogram."""
+        self.timings = self.so_far()
         self._metrics.stage_seconds.labels("total").observe(self.timings.total_ms / 1e3)
         return self.timings

@@ -188,6 +188,13 @@ def edit(folder: Path, file: str = "config.json", **changes: Any) -> Path:
     return folder
 
 
+def keep_case(folder: Path) -> Path:
+    """The BERT checkpoint with a tokenizer that tells `Fox` from `fox`."""
+    file = folder / "tokenizer.json"
+    file.write_text(file.read_text().replace('"lowercase": true', '"lowercase": false'))
+    return folder
+
+
 def settings(folder: Path | str, **changes: Any) -> ModelSettings:
     """Settings that run a checkpoint on the CPU in float32."""
     return ModelSettings(**{"checkpoint": str(folder), "device": "cpu", "dtype": "float32", **changes})

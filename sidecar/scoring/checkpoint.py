@@ -90,9 +90,7 @@ def _read(kind: Any, settings: ModelSettings, offline: bool, **options: Any) -> 
     except torch.OutOfMemoryError:
         raise
     except Exception as error:
-        raise CheckpointError(
-            f"checkpoint {settings.checkpoint!r} cannot be loaded: {_reason(error, where)}"
-        ) from error
+        raise CheckpointError(f"checkpoint {name!r} cannot be loaded: {_reason(error, where)}") from error
 
 
 def _reason(error: Exception, where: str) -> str:
@@ -138,7 +136,7 @@ def _check_vocabulary(settings: ModelSettings, model: PreTrainedModel, tokenizer
     embeddings: Any = model.get_input_embeddings()
     if len(tokenizer) > (rows := embeddings.num_embeddings):
         raise CheckpointError(
-            f"checkpoint {name} has a tokenizer of {len(tokenizer)} tokens and a model of {rows}: one of them is another's"
+            f"checkpoint {name} has a tokenizer of {len(tokenizer)} tokens but a model of {rows}: they do not match"
         )
 
 

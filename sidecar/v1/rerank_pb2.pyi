@@ -94,7 +94,7 @@ class _ReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTyp
     REASON_NOT_RELEVANCE_SORTED: _Reason.ValueType  # 8
     """The app asked for another order than relevance (`sort`, scroll, `search_after`), or hits have no score."""
     REASON_NO_CANDIDATES: _Reason.ValueType  # 9
-    """Fewer than two hits or candidates, or `size: 0`."""
+    """Search: fewer than two hits, or `size: 0`. Rerank: no candidates."""
     REASON_NO_POLICY: _Reason.ValueType  # 10
     """No policy matches the index and there is no default policy."""
     REASON_BEYOND_WINDOW: _Reason.ValueType  # 11
@@ -124,7 +124,7 @@ REASON_POLICY_DISABLED: Reason.ValueType  # 7
 REASON_NOT_RELEVANCE_SORTED: Reason.ValueType  # 8
 """The app asked for another order than relevance (`sort`, scroll, `search_after`), or hits have no score."""
 REASON_NO_CANDIDATES: Reason.ValueType  # 9
-"""Fewer than two hits or candidates, or `size: 0`."""
+"""Search: fewer than two hits, or `size: 0`. Rerank: no candidates."""
 REASON_NO_POLICY: Reason.ValueType  # 10
 """No policy matches the index and there is no default policy."""
 REASON_BEYOND_WINDOW: Reason.ValueType  # 11

@@ -2,16 +2,20 @@
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
 import pytest
 
+from connectors.memory import MemoryConnector
+from sidecar.app import App
 from sidecar.client import RerankClient, rerank_request, search_request
+from sidecar.scoring.fake import WordOverlapScorer
 from sidecar.v1 import rerank_pb2 as pb
 from tests.calls import BODY, PATIENCE_S, QUERY, reply, request_id_of, status
-from tests.conftest import DOCUMENTS, Serve, settings
+from tests.conftest import DOCUMENTS, Serve, loader, settings
 
 INVALID, NOT_FOUND, DENIED = "INVALID_ARGUMENT", "NOT_FOUND", "PERMISSION_DENIED"
 
@@ -144,9 +148,7 @@ TABLE = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("call", "code", "said"), TABLE, ids=lambda value: None if callable(value) else str(value)[:60]
-)
+@pytest.mark.parametrize(("call", "code", "said"), TABLE)
 async def test_a_mistake_gets_a_status_and_a_sentence(serve: Serve, call: Call, code: str, said: list[str]) -> None:
     async with serve() as (client, _):
         failed = await status(call(client))
@@ -166,13 +168,42 @@ def assert_readable(failed: grpc.aio.AioRpcError, *said: str) -> None:
     assert len(request_id_of(failed)) == 32
 
 
-async def test_no_connector_to_fetch_with(serve: Serve) -> None:
-    configured = settings(connectors={})
-    async with serve(configured=configured) as (client, _):
+@asynccontextmanager
+async def with_connectors(*names: str) -> AsyncIterator[RerankClient]:
+    configured = settings(connectors={name: {"type": "memory", "indices": {"docs": "unused"}} for name in names})
+    connectors = {name: MemoryConnector(name, {"docs": DOCUMENTS}) for name in names}
+    app = App(configured, load=loader(WordOverlapScorer()), connectors=connectors)
+    await app.start()
+    await app.ready()
+    try:
+        async with RerankClient(f"127.0.0.1:{app.port}") as client:
+            yield client
+    finally:
+        await app.stop()
+
+
+async def test_no_connector_is_configured() -> None:
+    async with with_connectors() as client:
         assert (await client.rerank(QUERY, ["apple", "pear"])).outcome == pb.OUTCOME_RERANKED
-    two = {name: {"type": "memory", "indices": {"docs": "unused"}} for name in ("main", "other")}
-    async with serve(configured=settings(connectors=two)) as (client, _):
-        assert (await client.search("docs", QUERY, BODY, connector="main")).outcome == "RERANKED"
+        failed = await status(rerank([pb.Candidate(id="d1", index="docs")])(client))
+        assert failed.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert_readable(failed, "candidate 0", "`connector`")
+        failed = await status(search()(client))
+        assert failed.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert_readable(failed, "`connector` is empty")
+        failed = await status(search(connector="main")(client))
+        assert failed.code() is grpc.StatusCode.NOT_FOUND
+        assert_readable(failed, "no connector 'main'", "known: none")
+
+
+async def test_two_connectors_and_none_is_named() -> None:
+    async with with_connectors("main", "other") as client:
+        for call in (search(), progressive(), explain(), rerank([pb.Candidate(id="d1", index="docs")])):
+            failed = await status(call(client))
+            assert failed.code() is grpc.StatusCode.INVALID_ARGUMENT
+            assert_readable(failed, "`connector`")
+        assert (await client.search("docs", QUERY, BODY, connector="other")).outcome == "RERANKED"
+        assert (await client.rerank(QUERY, ["apple", "pear"])).outcome == pb.OUTCOME_RERANKED
 
 
 @pytest.mark.parametrize(
@@ -205,8 +236,8 @@ async def test_a_message_of_70_mb_is_refused_and_one_of_20_mb_is_not(serve: Serv
             failed = await status(call(large))
             assert failed.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
             assert "67108864" in (failed.details() or "")
-        options_of_client = await client.rerank(QUERY, ["apple\n" + " " * 20 * 2**20, "pear"], timeout_s=PATIENCE_S)
-        assert len(options_of_client.results) == 2
+        allowed = await client.rerank(QUERY, ["apple\n" + " " * 20 * 2**20, "pear"], timeout_s=PATIENCE_S)
+        assert len(allowed.results) == 2
 
 
 async def test_a_document_of_5_mb(serve: Serve) -> None:
@@ -230,8 +261,11 @@ async def test_a_client_deadline_already_past(serve: Serve) -> None:
         for timeout_s in (0.0, -1.0, 1e-9):
             failed = await status(client.search("docs", QUERY, BODY, timeout_s=timeout_s))
             assert failed.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-            failed = await status(client.rerank(QUERY, ["a", "b"], timeout_s=timeout_s))
-            assert failed.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            try:  # grpc may look at the clock only after it has sent the request
+                late = reply(await client.rerank(QUERY, ["a", "b"], timeout_s=timeout_s))
+                assert (late.outcome, late.reason) == ("ORIGINAL_ORDER", "BUDGET_EXHAUSTED")
+            except grpc.aio.AioRpcError as error:
+                assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED  # noqa: PT017
         assert (await client.search("docs", QUERY, BODY)).outcome == "RERANKED"
 
 
@@ -300,8 +334,6 @@ class TestNoMistake:
             assert page.outcome == "RERANKED"
 
     async def test_stored_surrogates_come_back_as_they_are(self, serve: Serve) -> None:
-        from connectors.memory import MemoryConnector
-
         odd = {**DOCUMENTS, "odd": {"title": "apple \ud800", "body": "apple \x00 winter 🚗"}}
         async with serve(connector=MemoryConnector("main", {"docs": odd})) as (client, _):
             page = await client.search("docs", QUERY, BODY)
@@ -320,7 +352,3 @@ class TestNoMistake:
             ends = await asyncio.gather(*calls, return_exceptions=True)
             assert {end.code() for end in ends} == {grpc.StatusCode.INVALID_ARGUMENT}
             assert (await client.search("docs", QUERY, BODY)).outcome == "RERANKED"
-
-
-def passages() -> pb.Options:
-    return pb.Options(return_passages=True)

@@ -1,11 +1,8 @@
 """Search and SearchProgressive through a real gRPC server."""
 
-import json
 from typing import Any
 
-from sidecar.client import RerankClient
-from sidecar.v1 import rerank_pb2 as pb
-from tests.conftest import Serve, settings
+from tests.conftest import Serve
 
 QUERY = "apple varieties for winter storage"
 BODY: dict[str, Any] = {"query": {"match": {"body": "apple winter"}}}

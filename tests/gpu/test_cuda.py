@@ -1,0 +1,70 @@
+"""On a CUDA device: half precision keeps the order, and a batch too large for the memory is halved."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sidecar.scoring import loader
+from sidecar.settings import ModelSettings
+from tests.checkpoints import FAMILIES, WORDS, build, scorer
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, and this machine has none"),
+]
+
+QUERY = "how to fix an apple phone"
+PASSAGES = [" ".join(WORDS[start : start + 3 + start % 17]) for start in range(40)]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_float32_scores_equal_those_of_the_cpu(tmp_path: Path, family: str) -> None:
+    build(tmp_path, family)
+    cpu, cuda = scorer(tmp_path), scorer(tmp_path, device="cuda")
+    pairs = cpu.encode(QUERY, PASSAGES)
+    np.testing.assert_allclose(cuda.score(pairs), cpu.score(pairs), atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_half_precision_keeps_the_order_but_for_near_ties(tmp_path: Path, family: str, dtype: torch.dtype) -> None:
+    build(tmp_path, family, initializer_range=0.1)
+    exact, rounded = scorer(tmp_path), scorer(tmp_path, dtype, "cuda")
+    pairs = exact.encode(QUERY, PASSAGES)
+    want, got = exact.score(pairs), rounded.score(pairs)
+    order = np.argsort(-got, kind="stable")
+    tie = 0.15 * want.std()
+    assert all(want[a] > want[b] - tie for a, b in zip(order, order[1:], strict=False))
+
+
+def test_a_batch_too_large_for_the_memory_is_halved_and_every_pair_scored(tmp_path: Path) -> None:
+    build(tmp_path)
+    model = scorer(tmp_path, device="cuda")
+    pairs = model.encode(QUERY, [" ".join(WORDS * 20)] * 512)
+    want = model.score(pairs)
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    model.score(pairs[:64])
+    room = torch.cuda.max_memory_reserved() + 2**25
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(room / torch.cuda.get_device_properties(0).total_memory)
+    sizes: list[int] = []
+    hook = model._model.register_forward_pre_hook(
+        lambda module, args, kwargs: sizes.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    try:
+        np.testing.assert_allclose(model.score(pairs), want, atol=1e-4)
+    finally:
+        hook.remove()
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert sizes[:2] == [512, 256]
+
+
+def test_a_model_loads_calibrates_and_warms_up_in_half_precision(tmp_path: Path) -> None:
+    build(tmp_path)
+    loaded = loader.load("m", ModelSettings(checkpoint=str(tmp_path), device="cuda"))
+    scores = loaded.scorer.score(loaded.scorer.encode(QUERY, PASSAGES))
+    assert np.isfinite(scores).all()
+    assert loaded.cost.predict_s(1, 32) > 0

@@ -1,0 +1,264 @@
+"""Scores equal those of sentence-transformers on the same weights; running out of memory halves a batch, loses nothing."""
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from sentence_transformers import CrossEncoder as Reference
+
+from sidecar.scoring import loader
+from sidecar.scoring.base import Pair
+from sidecar.scoring.cross_encoder import CrossEncoder
+from sidecar.settings import ModelSettings
+from tests import checkpoints
+from tests.checkpoints import FAMILIES, WORDS, build, scorer, settings
+
+MAX_LENGTH = 64
+QUERY = "how to fix an apple phone"
+PASSAGES = [
+    "apple",
+    "",
+    " ".join(WORDS[:9]),
+    " ".join(WORDS * 20),
+    "Öl für 東京 <tags> x=3.14",
+    "\n\n".join(WORDS[9:15]),
+    " ".join(WORDS * 2000),
+    "Аппле" * 300,
+]
+
+
+def reference(folder: Path, queries: Sequence[str], passages: Sequence[str], **options: Any) -> NDArray[np.float32]:
+    """What sentence-transformers predicts, raw."""
+    model = Reference(str(folder), device="cpu", activation_fn=torch.nn.Identity(), max_length=MAX_LENGTH)
+    predicted: NDArray[np.float32] = model.predict(list(zip(queries, passages, strict=True)), **options)
+    return predicted
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint with one label, of each family."""
+    return build(tmp_path_factory.mktemp(request.param), request.param)
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BERT checkpoint with one label."""
+    return build(tmp_path_factory.mktemp("bert"), "bert")
+
+
+def test_scores_equal_the_reference_for_short_empty_and_truncated_passages(folder: Path) -> None:
+    model = scorer(folder, max_length=MAX_LENGTH)
+    pairs = model.encode(QUERY, PASSAGES)
+    assert {pairs[3].tokens, pairs[6].tokens} == {MAX_LENGTH}
+    assert pairs[1].tokens < pairs[0].tokens < MAX_LENGTH
+    expected = reference(folder, [QUERY] * len(PASSAGES), PASSAGES)
+    assert np.ptp(expected) > 0.05  # random weights that tell passages apart
+    np.testing.assert_allclose(model.score(pairs), expected, atol=1e-5)
+
+
+def test_a_pair_scores_the_same_alone_in_any_order_and_beside_other_queries(folder: Path) -> None:
+    model = scorer(folder, max_length=MAX_LENGTH)
+    pairs = [*model.encode(QUERY, PASSAGES), *model.encode("green tea", PASSAGES)]
+    together = model.score(pairs)
+    np.testing.assert_allclose(model.score(pairs[::-1])[::-1], together, atol=1e-5)
+    np.testing.assert_allclose([model.score([pair])[0] for pair in pairs], together, atol=1e-5)
+
+
+@pytest.mark.parametrize("label", [0, 1])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_with_two_labels_the_sigmoid_of_the_score_is_the_softmax_of_the_chosen_one(
+    tmp_path: Path, family: str, label: int
+) -> None:
+    build(tmp_path, family, labels=2)
+    model = scorer(tmp_path, max_length=MAX_LENGTH, label=label)
+    scores = model.score(model.encode(QUERY, PASSAGES[:6]))
+    logits = reference(tmp_path, [QUERY] * 6, PASSAGES[:6])
+    softmax = reference(tmp_path, [QUERY] * 6, PASSAGES[:6], apply_softmax=True)
+    np.testing.assert_allclose(scores, logits[:, label] - logits[:, 1 - label], atol=1e-5)
+    np.testing.assert_allclose(1 / (1 + np.exp(-scores.astype(np.float64))), softmax[:, label], atol=1e-5)
+
+
+def test_token_types_are_left_out_where_the_model_takes_none(tmp_path: Path) -> None:
+    build(tmp_path, "modernbert")
+    names = ["input_ids", "token_type_ids", "attention_mask"]
+    checkpoints.edit(tmp_path, "tokenizer_config.json", model_input_names=names)
+    model = scorer(tmp_path, max_length=MAX_LENGTH)
+    pairs = model.encode(QUERY, PASSAGES)
+    assert {pair.token_type_ids for pair in pairs} == {None}
+    np.testing.assert_allclose(model.score(pairs), reference(tmp_path, [QUERY] * 8, PASSAGES), atol=1e-5)
+
+
+def test_bfloat16_keeps_the_order_but_for_near_ties(bert: Path) -> None:
+    exact, rounded = scorer(bert), scorer(bert, torch.bfloat16)
+    pairs = exact.encode(QUERY, [" ".join(WORDS[start : start + 12]) for start in range(40)])
+    want, got = exact.score(pairs), rounded.score(pairs)
+    assert got.dtype == np.float32
+    tie = 0.1 * want.std()
+    order = np.argsort(-got, kind="stable")
+    assert all(want[a] > want[b] - tie for a, b in zip(order, order[1:], strict=False))
+
+
+def test_scores_are_float32_one_a_pair(bert: Path) -> None:
+    model = scorer(bert)
+    scores = model.score(model.encode(QUERY, ["apple", "tea", "car"]))
+    assert (scores.dtype, scores.shape) == (np.float32, (3,))
+
+
+# --- version ----------------------------------------------------------------------------------------------------------
+
+
+def test_two_loads_of_one_checkpoint_have_the_same_version(bert: Path) -> None:
+    assert scorer(bert).version == scorer(bert).version
+
+
+def test_the_version_changes_with_weights_dtype_tokenizer_and_truncation(bert: Path, tmp_path: Path) -> None:
+    other_weights = build(tmp_path / "weights", seed=1)
+    other_tokenizer = checkpoints.keep_case(Path(shutil.copytree(bert, tmp_path / "tokenizer")))
+    models = [
+        scorer(bert),
+        scorer(other_weights),
+        scorer(other_tokenizer),
+        scorer(bert, torch.bfloat16),
+        scorer(bert, max_length=MAX_LENGTH),
+    ]
+    assert len({model.version for model in models}) == len(models)
+
+
+def test_the_version_changes_with_the_label_that_means_relevant(tmp_path: Path) -> None:
+    build(tmp_path, labels=2)
+    assert scorer(tmp_path, label=0).version != scorer(tmp_path, label=1).version
+
+
+def test_the_version_changes_when_only_the_last_rows_of_one_weight_do(bert: Path) -> None:
+    model, other = scorer(bert), scorer(bert)
+    with torch.no_grad():
+        other._model.get_input_embeddings().weight[-40:] += 1  # type: ignore[operator, union-attr]
+    assert loader.CrossEncoder(other._model, _tokenizer(bert), settings(bert)).version != model.version
+
+
+def _tokenizer(folder: Path) -> Any:
+    return checkpoints.checkpoint.load(settings(folder), torch.device("cpu"), torch.float32)[1]
+
+
+# --- out of memory ----------------------------------------------------------------------------------------------------
+
+
+def limited(model: CrossEncoder, most: int, error: Callable[[], RuntimeError]) -> list[int]:
+    """Let ``model`` run out of memory above ``most`` pairs; the list fills with the sizes of the passes tried."""
+    sizes: list[int] = []
+
+    def before(module: torch.nn.Module, args: object, kwargs: dict[str, torch.Tensor]) -> None:
+        sizes.append(len(kwargs["input_ids"]))
+        if sizes[-1] > most:
+            raise error()
+
+    model._model.register_forward_pre_hook(before, with_kwargs=True)
+    return sizes
+
+
+def cpu_error() -> RuntimeError:
+    """What torch really raises when the CPU has no memory left."""
+    try:
+        torch.empty(2**60, dtype=torch.uint8)
+    except RuntimeError as error:
+        return error
+    raise AssertionError("an exbibyte was allocated")
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, cpu_error])
+@pytest.mark.parametrize("pairs", [1, 2, 7, 16])
+def test_out_of_memory_halves_the_batch_and_scores_every_pair_in_its_place(
+    bert: Path, error: Callable[[], RuntimeError], pairs: int
+) -> None:
+    model = scorer(bert)
+    batch = model.encode(QUERY, [" ".join(WORDS[start : start + 8]) for start in range(pairs)])
+    want = model.score(batch)
+    sizes = limited(model, 3, error)
+    np.testing.assert_allclose(model.score(batch), want, atol=1e-5)
+    assert sum(size for size in sizes if size <= 3) == pairs
+    assert sizes[0] == pairs
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, cpu_error])
+def test_a_single_pair_that_does_not_fit_raises(bert: Path, error: Callable[[], RuntimeError]) -> None:
+    model = scorer(bert)
+    sizes = limited(model, 0, error)
+    with pytest.raises(RuntimeError):
+        model.score(model.encode(QUERY, ["apple"] * 4))
+    assert sizes == [4, 2, 1]
+
+
+def test_another_runtime_error_is_raised_at_once_not_retried(bert: Path) -> None:
+    model = scorer(bert)
+    sizes = limited(model, 0, lambda: RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    with pytest.raises(RuntimeError, match="mat1"):
+        model.score(model.encode(QUERY, ["apple"] * 4))
+    assert sizes == [4]
+
+
+# --- loading, calibrating and warming up ------------------------------------------------------------------------------
+
+
+class Recorder:
+    """A scorer that takes no time and remembers the shapes of its passes."""
+
+    version = "recorder"
+
+    def __init__(self, max_length: int) -> None:
+        self.max_length = max_length
+        self.shapes: list[tuple[int, int]] = []
+
+    def encode(self, query: str, passages: Sequence[str]) -> list[Pair]:
+        """Three tokens a pair."""
+        return [Pair([1, 2, 3], [0, 0, 1]) for _ in passages]
+
+    def score(self, pairs: Sequence[Pair]) -> NDArray[np.float32]:
+        """All alike."""
+        assert len({pair.tokens for pair in pairs}) == 1
+        self.shapes.append((len(pairs), pairs[0].tokens))
+        return np.zeros(len(pairs), np.float32)
+
+
+@pytest.mark.parametrize(("max_length", "most_tokens"), [(512, 16_384), (512, 64), (16, 64), (100, 999), (8192, 4096)])
+def test_no_pass_before_readiness_is_larger_than_the_settings_allow(max_length: int, most_tokens: int) -> None:
+    recorder = Recorder(max_length)
+    chosen = ModelSettings(max_batch_tokens=most_tokens, max_batch_ms=10_000)
+    cost = loader.calibrate(recorder, chosen)
+    loader.run_largest(loader.LoadedModel.of("m", recorder, cost, chosen))
+    assert all(pairs == 1 or pairs * length <= most_tokens for pairs, length in recorder.shapes)
+    assert all(length <= max_length for _, length in recorder.shapes)
+    assert recorder.shapes[-1] == (max(1, most_tokens // max_length), max_length)
+
+
+def test_the_largest_batch_stays_within_its_predicted_time(bert: Path) -> None:
+    recorder = Recorder(512)
+    chosen = ModelSettings(max_batch_tokens=16_384, max_batch_ms=50)
+    cost = loader.CostModel(overhead_s=0.0, token_s=1e-5)  # 50 ms are 5000 tokens: 9 pairs of 512
+    loader.run_largest(loader.LoadedModel.of("m", recorder, cost, chosen))
+    assert recorder.shapes == [(9, 512)]
+
+
+def test_a_loaded_model_predicts_a_later_batch_within_a_factor_of_three(tmp_path: Path) -> None:
+    build(tmp_path, hidden_size=128, num_hidden_layers=4, num_attention_heads=4, intermediate_size=512)
+    loaded = loader.load("m", settings(tmp_path, max_length=256))
+    for pairs, length in ((2, 200), (12, 64), (24, 100)):
+        batch = loader.dummies(loaded.scorer, pairs, length)
+        measured_s = min(next(loader._timed_runs(loaded.scorer, batch)) for _ in range(5))
+        assert 1 / 3 < loaded.cost.predict_s(pairs, length) / measured_s < 3, (pairs, length)
+
+
+def test_a_model_whose_scores_are_not_finite_is_refused(tmp_path: Path) -> None:
+    build(tmp_path, initializer_range=float("inf"))
+    with pytest.raises(checkpoints.checkpoint.CheckpointError, match="not finite in torch.float32; try"):
+        loader.load("m", settings(tmp_path))
+
+
+def test_a_loaded_model_scores_as_the_reference_does(bert: Path) -> None:
+    loaded = loader.load("m", settings(bert, max_length=MAX_LENGTH))
+    scores = loaded.scorer.score(loaded.scorer.encode(QUERY, PASSAGES))
+    np.testing.assert_allclose(scores, reference(bert, [QUERY] * len(PASSAGES), PASSAGES), atol=1e-5)

@@ -1,0 +1,80 @@
+"""Device, number type and threads are chosen from what the machine has."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from sidecar.scoring.hardware import HardwareError, has_amx, pick_device, pick_dtype, usable_cpus
+from sidecar.settings import ModelSettings
+
+without_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
+
+
+@pytest.mark.parametrize(
+    ("flags", "amx"),
+    [
+        ("fpu avx512f amx_bf16 avx512_fp16 amx_tile amx_int8", True),
+        ("fpu avx512f amx_tile amx_int8", False),
+        ("fpu avx512f avx512_bf16", False),
+        ("", False),
+    ],
+)
+def test_amx_is_read_from_the_processor_flags(tmp_path: Path, flags: str, amx: bool) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(f"processor\t: 0\nmodel name\t: A CPU\nflags\t\t: {flags}\n")
+    assert has_amx(cpuinfo) is amx
+
+
+def test_no_cpuinfo_means_no_amx(tmp_path: Path) -> None:
+    assert has_amx(tmp_path / "none") is False
+
+
+@pytest.mark.parametrize(
+    ("content", "cpus"),
+    [
+        ("max 100000\n", 64),
+        ("200000 100000\n", 2),
+        ("150000 100000\n", 1),
+        ("50000 100000\n", 1),
+        ("6400000 10000", 64),
+    ],
+)
+def test_the_containers_quota_bounds_the_cpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, cpus: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
+    (tmp_path / "cpu.max").write_text(content)
+    assert usable_cpus(tmp_path / "cpu.max") == cpus
+
+
+def test_without_a_quota_the_affinity_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5, 7}, raising=False)
+    assert usable_cpus(tmp_path / "none") == 3
+
+
+@without_cuda
+@pytest.mark.parametrize("device", ["cuda", "cuda:0", "cuda:7"])
+def test_cuda_asked_for_and_absent_is_refused_in_a_sentence(device: str) -> None:
+    with pytest.raises(HardwareError, match=rf"device '{device}' is not there: 0 CUDA devices found; set `auto` or"):
+        pick_device(ModelSettings(device=device))
+
+
+@without_cuda
+def test_auto_is_the_cpu_where_there_is_no_cuda() -> None:
+    assert pick_device(ModelSettings()) == torch.device("cpu")
+
+
+def test_the_cpu_is_taken_when_asked_for() -> None:
+    assert pick_device(ModelSettings(device="cpu")) == torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", ["float32", "bfloat16", "float16"])
+def test_a_named_number_type_is_taken_as_it_is(name: str) -> None:
+    assert str(pick_dtype(ModelSettings.model_validate({"dtype": name}), torch.device("cpu"))) == f"torch.{name}"
+
+
+def test_on_a_cpu_auto_is_bfloat16_with_amx_and_float32_without() -> None:
+    chosen = pick_dtype(ModelSettings(), torch.device("cpu"))
+    assert chosen == (torch.bfloat16 if has_amx() else torch.float32)
