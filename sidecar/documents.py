@@ -15,9 +15,11 @@ async def passages_of(task: Task, plan: Plan) -> dict[int, list[str]]:
     """The passages of each candidate that has text, by rank. Pinned candidates are left out: they are not scored.
 
     Raises:
-        TextUnavailable: no candidate has text.
+        TextUnavailable: no candidate has text, or all are pinned.
     """
     wanted = [candidate for candidate in task.candidates if not _is_pinned(candidate, task.pinned_ids)]
+    if not wanted:
+        raise TextUnavailable("every candidate is pinned, and none is scored")
     fetched, problem = await _fetch_missing(task, plan, wanted)
     found = {candidate.rank: text.passages(candidate, _source(candidate, fetched), plan.text) for candidate in wanted}
     passages = {rank: texts for rank, texts in found.items() if texts}

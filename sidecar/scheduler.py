@@ -23,7 +23,7 @@ from sidecar.scoring.base import Pair, Scorer, Scores
 STALLED_AFTER_S = 10.0
 """A forward pass that takes this long beyond its prediction is taken for stuck; new jobs are refused at once."""
 _MARGIN = 0.1
-"""This share of the time left is kept free at admission: a full queue whose jobs all end just in time misses them all."""
+"""Share of the time left that is kept free at admission: jobs admitted to end just in time would all be late."""
 _SHRINK_STEP = 0.8
 """Each smaller window that is tried has this share of the one before."""
 
@@ -234,12 +234,13 @@ class Scheduler:
 def _score(scorer: Scorer, pairs: Sequence[Pair]) -> Scores:
     """One forward pass, in the device's thread: whatever goes wrong in it leaves the thread as a :class:`ModelError`.
 
-    Not only for the message: a StopIteration would never reach the event loop, and its future would wait for ever.
+    Not only for the message: a StopIteration would never reach the event loop, and its future would wait for ever; a
+    CancelledError or SystemExit would end the batch loop.
     """
     try:
         with np.errstate(over="ignore"):
             scores = np.asarray(scorer.score(pairs), np.float32)
-    except Exception as error:
+    except BaseException as error:
         raise ModelError(f"the model raised {type(error).__name__}") from error
     if scores.shape != (len(pairs),):
         raise ModelError(f"the model returned scores of shape {scores.shape} for {len(pairs)} pairs")

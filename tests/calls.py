@@ -117,6 +117,14 @@ def request_id_of(error: grpc.aio.AioRpcError) -> str:
 
 
 @asynccontextmanager
+async def raw_channel(app: App) -> AsyncIterator[Any]:
+    """A channel without limits, for messages as bytes; it is typed for messages of the contract only."""
+    options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{app.port}", options=options) as channel:
+        yield channel
+
+
+@asynccontextmanager
 async def within(seconds: float) -> AsyncIterator[None]:
     """The block takes no longer than that and SLACK_S."""
     started = time.monotonic()

@@ -16,6 +16,7 @@ from sidecar.training.objectives import pointwise_bce
 from sidecar.training.pools import PooledSet
 from sidecar.training.student import Student
 
+_QUERIES_PER_SET = 10
 _ACTIVATION = "torch.nn.modules.linear.Identity"
 _TOKENIZER_LEFTOVERS = (
     "is_local",
@@ -32,11 +33,11 @@ _TOKENIZER_LEFTOVERS = (
 def calibrate(student: Student, held_out: list[PooledSet], seed: int) -> tuple[float, float]:
     """Fit sigmoid(slope * logit + offset) to held-out judgments and fold both into the head; returns (slope, offset).
 
-    One positive and six mined negatives a query, classes weighted alike (Platt, 1999): above 0 then means "more likely
-    relevant than a hard negative".
+    Ten queries a set, one positive and six mined negatives each, both classes weighted alike (Platt, 1999): above 0
+    means "more likely relevant than a hard negative".
     """
     rng = random.Random(seed)
-    groups = [sample_group(pooled, pool, 7, 96, rng) for pooled in held_out for pool in pooled.pools]
+    groups = [sample_group(pooled, pool, 7, 96, rng) for pooled in held_out for pool in pooled.pools[:_QUERIES_PER_SET]]
     pairs = [(group.query, passage) for group in groups for passage in group.passages]
     labels = torch.tensor([label for group in groups for label in group.labels])
     slope, offset = fit_platt(student.scores(pairs, 160).cpu(), labels)

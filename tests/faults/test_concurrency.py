@@ -7,10 +7,13 @@ from collections.abc import Sequence
 
 from sidecar.client import RerankClient
 from sidecar.cost import CostModel
+from sidecar.loaded import LoadedModel
 from sidecar.scoring.base import Pair, Scores
 from sidecar.scoring.fake import WordOverlapScorer
+from sidecar.settings import ModelSettings
+from sidecar.v1 import rerank_pb2 as pb
 from tests.calls import BODY, PATIENCE_S, QUERY, SLACK_S, Held, Reply, engine_ids, queued_pairs, quick, reply, until
-from tests.conftest import Serve
+from tests.conftest import Serve, loader, settings
 
 CALLS = 200
 PASSAGES = 6
@@ -117,10 +120,10 @@ async def test_callers_that_cancel_spoil_nothing_for_those_that_stay(serve: Serv
                 call.cancel()
             hanging.release()
             ends = await _ends(calls)
-    for call, end in enumerate(ends):
-        if call % 2 == 0:
+    for number, end in enumerate(ends):
+        if number % 2 == 0:
             assert isinstance(end, Reply)
-            assert (end.outcome, end.results[0].original_rank) == ("RERANKED", call % PASSAGES)
+            assert (end.outcome, end.results[0].original_rank) == ("RERANKED", number % PASSAGES)
 
 
 async def test_overload_is_answered_in_time_and_refused_quickly(serve: Serve) -> None:
@@ -168,3 +171,34 @@ async def test_more_calls_at_once_than_the_server_serves(serve: Serve) -> None:
             assert codes == {"StatusCode.RESOURCE_EXHAUSTED": 7}
             assert {(await task).outcome for task in [first, *waiting]} == {"RERANKED"}
             assert (await own_call(client, 1)).outcome == "RERANKED"
+
+
+async def test_two_models_share_the_device_and_never_their_batches(serve: Serve) -> None:
+    """One of them raises all the time; the other one's calls do not notice."""
+
+    def broken(_: int, __: Sequence[Pair]) -> Scores:
+        raise RuntimeError("the other model")
+
+    scorers = {"good": WordOverlapScorer(version="good"), "bad": WordOverlapScorer(version="bad", fault=broken)}
+
+    def load(name: str, model: ModelSettings) -> LoadedModel:
+        return loader(scorers[name])(name, model)
+
+    policy = {"text": {"fields": ["body"]}, "budget_ms": 5000, "fusion": {"method": "replace"}}
+    policies = {name: {**policy, "model": name} for name in scorers}
+    configured = settings(policies=policies, models={name: {} for name in scorers}, default_policy="good")
+    async with serve(load=load, configured=configured) as (client, app):
+        await app.ready()
+        names = ["good", "bad"] * 50
+        calls = [
+            client.rerank(f"word{call}", passages(call), options=pb.Options(policy=name), timeout_s=PATIENCE_S)
+            for call, name in enumerate(names)
+        ]
+        replies = [reply(message) for message in await asyncio.gather(*calls)]
+    for call, (name, got) in enumerate(zip(names, replies, strict=True)):
+        assert got.meta.model == name
+        if name == "good":
+            assert (got.outcome, got.meta.model_version) == ("RERANKED", "good")
+            assert got.results[0].original_rank == call % PASSAGES
+        else:
+            assert (got.outcome, got.reason) == ("ORIGINAL_ORDER", "MODEL_ERROR")

@@ -209,6 +209,8 @@ SCORER_FAULTS = {
     "out of memory": (raising(MemoryError()), "MODEL_ERROR"),
     "stops an iteration": (raising(StopIteration()), "MODEL_ERROR"),
     "is cancelled": (raising(CancelledError()), "MODEL_ERROR"),
+    "is cancelled by asyncio": (raising(asyncio.CancelledError()), "MODEL_ERROR"),
+    "ends the process": (raising(SystemExit(1)), "MODEL_ERROR"),
     "NaN": (returning(lambda count: np.full(count, np.nan)), "NON_FINITE_SCORE"),
     "one NaN": (returning(lambda count: np.array([np.nan, *range(count - 1)])), "NON_FINITE_SCORE"),
     "one infinity": (returning(lambda count: np.array([*range(count - 1), np.inf])), "NON_FINITE_SCORE"),

@@ -14,7 +14,7 @@ from sidecar.app import App
 from sidecar.client import RerankClient, rerank_request, search_request
 from sidecar.scoring.fake import WordOverlapScorer
 from sidecar.v1 import rerank_pb2 as pb
-from tests.calls import BODY, PATIENCE_S, QUERY, reply, request_id_of, status
+from tests.calls import BODY, PATIENCE_S, QUERY, raw_channel, reply, request_id_of, status
 from tests.conftest import DOCUMENTS, Serve, loader, settings
 
 INVALID, NOT_FOUND, DENIED = "INVALID_ARGUMENT", "NOT_FOUND", "PERMISSION_DENIED"
@@ -215,7 +215,7 @@ async def test_two_connectors_and_none_is_named() -> None:
     ],
 )
 async def test_a_message_that_is_none(serve: Serve, message: bytes, said: str) -> None:
-    async with serve() as (_, app), grpc.aio.insecure_channel(f"127.0.0.1:{app.port}") as channel:
+    async with serve() as (_, app), raw_channel(app) as channel:
         for method in ("Search", "Rerank"):
             failed = await status(channel.unary_unary(f"/sidecar.v1.RerankService/{method}")(message))
             assert failed.code() is grpc.StatusCode.INVALID_ARGUMENT
@@ -229,8 +229,7 @@ async def test_a_message_that_is_none(serve: Serve, message: bytes, said: str) -
 
 async def test_a_message_of_70_mb_is_refused_and_one_of_20_mb_is_not(serve: Serve) -> None:
     async with serve() as (client, app):
-        options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{app.port}", options=options) as channel:
+        async with raw_channel(app) as channel:
             call = channel.unary_unary("/sidecar.v1.RerankService/Rerank")
             large = rerank_request(QUERY, ["apple " * (70 * 2**20 // 6), "pear"]).SerializeToString()
             failed = await status(call(large))
@@ -322,11 +321,8 @@ class TestNoMistake:
         hit = '{"_id": "\\ud800a", "_index": "docs", "_source": {"title": "apple \\u0000 \\udfff winter"}}'
         async with serve() as (client, _):
             for query in ("apple\x00winter", QUERY):
-                got = reply(
-                    await client.rerank(
-                        query, [pb.Candidate(text="pear\x00"), pb.Candidate(hit=hit)], options=passages()
-                    )
-                )
+                candidates = [pb.Candidate(text="pear\x00"), pb.Candidate(hit=hit)]
+                got = reply(await client.rerank(query, candidates, options=pb.Options(return_passages=True)))
                 assert (got.outcome, got.ids) == ("RERANKED", ["?a", ""])
                 assert got.results[0].passage.split() == ["apple", "winter"]
             body = {"query": {"match": {"body": "apple \ud800 winter \x00"}}}
@@ -342,13 +338,13 @@ class TestNoMistake:
 
     async def test_unknown_fields_of_a_newer_contract_are_passed_over(self, serve: Serve) -> None:
         newer = search_request("docs", QUERY, BODY).SerializeToString() + b"\xfa\x07\x03new"
-        async with serve() as (_, app), grpc.aio.insecure_channel(f"127.0.0.1:{app.port}") as channel:
+        async with serve() as (_, app), raw_channel(app) as channel:
             answer = await channel.unary_unary("/sidecar.v1.RerankService/Search")(newer)
         assert pb.SearchResponse.FromString(answer).outcome == pb.OUTCOME_RERANKED
 
     async def test_many_mistakes_at_once_leave_nothing_behind(self, serve: Serve) -> None:
         async with serve() as (client, _):
             calls = [search(body="{")(client) for _ in range(100)] + [rerank(top_n=0)(client) for _ in range(100)]
-            ends = await asyncio.gather(*calls, return_exceptions=True)
+            ends = await asyncio.gather(*(status(call) for call in calls))
             assert {end.code() for end in ends} == {grpc.StatusCode.INVALID_ARGUMENT}
             assert (await client.search("docs", QUERY, BODY)).outcome == "RERANKED"

