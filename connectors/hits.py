@@ -1,5 +1,6 @@
 """An engine's answer, kept whole: typed views beside the untouched JSON."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -68,7 +69,14 @@ def _hit(row: object, place: int) -> Hit:
         raise MalformedAnswer(f"hit {place} of the engine's answer has a `_score` that is not a number")
     routing = row.get("_routing")
     ref = DocumentRef(row["_index"], row["_id"], routing if isinstance(routing, str) else None)
+    return Hit(ref, None if score is None else _finite(score, place), dict(row))
+
+
+def _finite(score: float, place: int) -> float:
     try:
-        return Hit(ref, None if score is None else float(score), dict(row))
-    except OverflowError as error:
-        raise MalformedAnswer(f"hit {place} of the engine's answer has a `_score` too large for a number") from error
+        number = float(score)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise MalformedAnswer(f"hit {place} of the engine's answer has a `_score` that is not a finite number")
+    return number

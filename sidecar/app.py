@@ -69,7 +69,7 @@ class App:
     def _build_server(self) -> grpc.aio.Server:
         settings = self._settings.server
         gate = Gate(self._settings, self._connectors)
-        pipeline = Pipeline(gate, self.models, self.scheduler, self.metrics, reserve_s=settings.reserve_ms / 1e3)
+        self._pipeline = Pipeline(gate, self.models, self.scheduler, self.metrics, reserve_s=settings.reserve_ms / 1e3)
         limit = settings.max_message_mib * 2**20
         server = grpc.aio.server(
             interceptors=[Guard(settings.max_concurrent_calls, self.metrics)],
@@ -79,7 +79,7 @@ class App:
                 ("grpc.so_reuseport", 0),  # or a second sidecar would silently share the port
             ],
         )
-        pb_grpc.add_RerankServiceServicer_to_server(RerankService(pipeline, self.metrics), server)
+        pb_grpc.add_RerankServiceServicer_to_server(RerankService(self._pipeline, self.metrics), server)
         pb_grpc.add_PolicyServiceServicer_to_server(PolicyService(self._settings, gate, self.models), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)
         own = [service.full_name for service in pb.DESCRIPTOR.services_by_name.values()]
@@ -119,6 +119,7 @@ class App:
         for task in self._tasks:
             task.cancel()
         await self.scheduler.stop()
+        self._pipeline.close()
         for connector in self._connectors.values():
             await connector.close()
         if self._metrics_server:
@@ -164,9 +165,9 @@ class App:
                 for advice in tight_budgets(self._settings, model):
                     log.warning("budget_too_small_for_the_window", model=name, **asdict(advice))
             except Exception as error:  # noqa: BLE001 - a model that fails must not take search down
-                self.models.fail(name, str(error))
+                self.models.fail(name, "it could not be loaded; the log of the sidecar says why")
                 log.error("model_failed", model=name, error=str(error))
-        await self._health.started(reranking=self.models.all_ready)
+        await self._health.started(reranking=self.models.all_ready and self.scheduler.alive)
 
     async def _greet(self, connector: Connector) -> None:
         """Say in the log which engine answers; one that does not may still come."""

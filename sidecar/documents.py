@@ -41,8 +41,8 @@ async def _fetch_missing(
     task: Task, plan: Plan, candidates: Sequence[Candidate]
 ) -> tuple[Mapping[DocumentRef, Json], str]:
     """What the engine still has of the candidates without text; its failure costs only those, and is told."""
-    lacking = [c.ref for c in candidates if c.ref and c.text is None and not text.has_text(c.source, plan.text)]
-    missing = [ref for ref in lacking if ref.index not in task.closed_indices]
+    lacking = (c for c in candidates if c.text is None and not (c.whole and text.has_text(c.source, plan.text)))
+    missing = [c.ref for c in lacking if c.ref and c.ref.index not in task.closed_indices]
     if not missing or task.connector is None:
         return {}, ""
     fields = [field.name for field in plan.text.fields]

@@ -16,6 +16,7 @@ from sidecar.metrics import Metrics
 from sidecar.policy import Plan
 from sidecar.scheduler import Scheduler
 from sidecar.scoring.base import Pair
+from sidecar.source_filter import carries
 from sidecar.task import Retrieved, Task, candidate_of
 from sidecar.timing import Stopwatch
 from sidecar.types import Outcome, Ranked, Ranking, Reason
@@ -35,6 +36,10 @@ class Pipeline:
         self._metrics = metrics
         self._reserve_s = reserve_s
         self._tokenizers = ThreadPoolExecutor(_TOKENIZER_THREADS, thread_name_prefix="tokenizer")
+
+    def close(self) -> None:
+        """Let go of the tokenizer's threads."""
+        self._tokenizers.shutdown(wait=False, cancel_futures=True)
 
     async def search(self, call: SearchCall) -> Answer:
         """Search the engine and rerank its hits.
@@ -60,7 +65,9 @@ class Pipeline:
                 timeout_s=self._search_timeout_s(call.clock, connector),
                 params=request.params,
             )
-        candidates = [candidate_of(hit, rank) for rank, hit in enumerate(hits.hits[: request.window])]
+        whole = plan is None or carries(call.body, call.params, (field.name for field in plan.text.fields))
+        considered = hits.hits[: request.window]
+        candidates = [candidate_of(hit, rank, whole=whole) for rank, hit in enumerate(considered)]
         skip = skip or skips.by_hits(candidates)
         deadline = self._deadline(call.clock, plan)
         task = Task(call.query, candidates, call.narrowing.pinned_ids, plan, skip, connector, deadline, watch)

@@ -88,6 +88,11 @@ class Scheduler:
         return self._device
 
     @property
+    def alive(self) -> bool:
+        """Whether the loop serves; it never comes back."""
+        return self._stopped is None
+
+    @property
     def stalled(self) -> bool:
         """Whether the batch on the device is overdue by more than :data:`STALLED_AFTER_S`."""
         return self._busy and self._clock() > self._free_at + STALLED_AFTER_S

@@ -79,7 +79,7 @@ class ServerSettings(Section):
         description="Pairs waiting at most; a job that would exceed it is refused (OVERLOADED).",
     )
     reserve_ms: int = Field(
-        5, ge=0, le=1000, description="Kept of every deadline for building and sending the reply, in ms."
+        10, ge=0, le=1000, description="Kept of every deadline for building and sending the reply, in ms."
     )
     shutdown_grace_s: float = Field(10, ge=0, le=600, description="How long calls in flight may finish after SIGTERM.")
 
@@ -190,7 +190,10 @@ class ModelSettings(Section):
         "auto", description="`auto`: bfloat16 or float16 on CUDA, bfloat16 on a CPU with AMX, else float32."
     )
     max_length: int | None = Field(
-        None, ge=16, le=32_768, description="Tokens of query and passage together at most; null: as the model allows."
+        None,
+        ge=16,
+        le=32_768,
+        description="Tokens of query and passage together at most; null: as the model allows, at most 512.",
     )
     label: Literal[0, 1] | None = Field(None, description="For a model with two labels: which one means relevant.")
     threads: int | None = Field(None, ge=1, le=1024, description="CPU threads; null: as many as this process may use.")

@@ -67,6 +67,6 @@ class Retrieved:
         return Answer(results, ranking, self.task.plan, timings, self.hits.with_page(hits))
 
 
-def candidate_of(hit: Hit, rank: int) -> Candidate:
-    """A hit as a candidate."""
-    return Candidate(rank, hit.ref, hit.score, source=hit.source)
+def candidate_of(hit: Hit, rank: int, *, whole: bool = True) -> Candidate:
+    """A hit as a candidate; ``whole`` is whether its source holds all the text that the document has."""
+    return Candidate(rank, hit.ref, hit.score, source=hit.source, whole=whole)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from sidecar.settings import Passages, TextField, TextSettings
@@ -74,7 +75,8 @@ def split(text: str, settings: Passages) -> list[str]:
     >>> split("a b c d e", Passages.model_construct(words=3, stride=2, max_passages=4))
     ['a b c', 'c d e']
     """
-    words = [match.span() for match in _WORD.finditer(text)]
+    needed = (settings.max_passages - 1) * settings.stride + settings.words
+    words = [match.span() for match in islice(_WORD.finditer(text), needed)]
     starts = _starts(len(words), settings)
     ends = (min(start + settings.words, len(words)) for start in starts)
     return [text[words[start][0] : words[end - 1][1]] for start, end in zip(starts, ends, strict=True)]

@@ -40,7 +40,7 @@ class Candidate:
     """One document in the engine's order. ``rank`` is its place there, from 0.
 
     ``text`` is given by the caller and used as it is; ``source`` is the stored document as far as the hit carries it.
-    A candidate with neither is fetched by ``ref``.
+    A candidate with neither, or whose source is not ``whole`` because the app filtered it, is fetched by ``ref``.
     """
 
     rank: int
@@ -48,6 +48,7 @@ class Candidate:
     score: float | None = None
     text: str | None = None
     source: Json | None = None
+    whole: bool = True
 
 
 @dataclass(frozen=True, slots=True)

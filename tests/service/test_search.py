@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+import pytest
+
 from connectors.hits import Json
 from connectors.memory import MemoryConnector
 from sidecar.v1 import rerank_pb2 as pb
@@ -101,3 +103,16 @@ async def test_numbers_come_back_as_they_were(serve: Serve) -> None:
     async with serve(connector=MemoryConnector("main", {"docs": odd})) as (client, _):
         page = await client.search("docs", "apple", {})
     assert {hit["_id"]: hit["_source"] for hit in page.hits} == odd
+
+
+@pytest.mark.parametrize("source", [False, ["title"], {"excludes": ["body"]}])
+async def test_text_that_the_app_filtered_away_is_read_by_the_model_and_not_given_back(
+    serve: Serve, source: Any
+) -> None:
+    async with serve() as (client, _):
+        whole = await client.search("docs", QUERY, BODY)
+        filtered = await client.search("docs", QUERY, {**BODY, "_source": source})
+    assert filtered.outcome == "RERANKED"
+    assert ids(filtered.hits) == ids(whole.hits)
+    assert [one.relevance_score for one in filtered.results] == [one.relevance_score for one in whole.results]
+    assert not any("body" in (hit.get("_source") or {}) for hit in filtered.hits)

@@ -1,0 +1,41 @@
+"""Whether the hits of a search carry all the text that a policy reads, or the app filtered some of it away. Pure."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from connectors.hits import Json
+from sidecar.policy import matches
+
+_PARAMS = ("_source", "_source_includes", "_source_excludes")
+
+
+def carries(body: Json, params: Mapping[str, str], fields: Iterable[str]) -> bool:
+    """Whether the ``_source`` of each hit will hold every one of ``fields`` that its document has.
+
+    Any URL parameter about the source counts as a filter; so do ``stored_fields``, which leave the source out.
+
+    >>> carries({"_source": ["title", "author.*"]}, {}, ["title", "author.name"])
+    True
+    >>> carries({"_source": ["title"]}, {}, ["title", "body"])
+    False
+    """
+    if any(name in params for name in _PARAMS) or "stored_fields" in body:
+        return False
+    included = _included(body.get("_source", True))
+    return all(any(_covers(pattern, field) for pattern in included) for field in fields)
+
+
+def _included(source: Any) -> list[str]:
+    """The patterns of what is kept; none when something is excluded, since that is not worth working out."""
+    if isinstance(source, Mapping):
+        if source.get("excludes") or source.get("exclude"):
+            return []
+        return _included(source.get("includes", source.get("include", True)))
+    if isinstance(source, bool):
+        return ["*"] if source else []
+    return [source] if isinstance(source, str) else [one for one in source if isinstance(one, str)]
+
+
+def _covers(pattern: str, field: str) -> bool:
+    """Whether a pattern keeps a field: by its whole name, or by an object that it lies in."""
+    return matches(pattern, field) or field.startswith(f"{pattern}.")
