@@ -92,9 +92,7 @@ def load_pools(data: Path, work: Path, seed: int, names: Sequence[str]) -> list[
         file = folder / f"{name}-{seed}.pickle"
         if not file.exists():
             teacher = teacher or Teacher(max_tokens=96)
-            collection = load_collection(
-                data / name, "train", repeats="keep first"
-            )  # 18 ids of squad-train occur twice
+            collection = load_collection(data / name, "train", tolerant=True)  # 18 ids of squad-train occur twice
             pooled = build_set(collection, RECIPES[name], teacher.embed, seed)
             file.write_bytes(pickle.dumps(pooled))
         sets.append(pickle.loads(file.read_bytes()))  # noqa: S301 - written by this module
