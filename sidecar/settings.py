@@ -187,7 +187,7 @@ class ModelSettings(Section):
         description="`auto` (CUDA if present), `cpu`, `cuda` or `cuda:N`.",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="`auto`: bfloat16 or float16 on CUDA, bfloat16 on a CPU with AMX, else float32."
+        "auto", description="`auto`: bfloat16 or float16 on CUDA, bfloat16 on a CPU that multiplies it, else float32."
     )
     max_length: int | None = Field(
         None,

@@ -1,5 +1,6 @@
 """`make demo`, or `python -m sidecar.demo [--query "..."]`."""
 
+import statistics
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -66,18 +67,28 @@ def _both(client: BlockingRerankClient, query: str, budget_ms: int | None = None
 def _evaluate(client: BlockingRerankClient, data: corpus.Corpus) -> None:
     """nDCG@10 of both orders over all queries; a query that fell back is counted and said, not hidden."""
     runs: tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]] = {}, {}
+    times: list[pb.Timings] = []
     outcomes: Counter[str] = Counter()
     with Progress(console=console, transient=True) as progress:
         for query_id, query in progress.track(data.queries.items(), description="all queries"):
             pages = _both(client, query)
             outcomes[pages[1].outcome] += 1
+            times.append(pages[1].message.meta.timings)
             for run, page in zip(runs, pages, strict=True):
                 run[query_id] = {hit["_id"]: float(_SIZE - place) for place, hit in enumerate(page.hits)}
     measure = ir_measures.nDCG @ 10
     original, final = (ir_measures.calc_aggregate([measure], data.judgments, run)[measure] for run in runs)
     told = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items())
     console.print(f"nDCG@10 over {len(data.queries)} queries ({told}):", highlight=False)
-    console.print(f"  engine's order   {original:.3f}\n  sidecar's order  {final:.3f}\n", highlight=False)
+    searches, totals = _quantiles([one.search_ms for one in times]), _quantiles([one.total_ms for one in times])
+    console.print(
+        f"  engine's order   {original:.3f}   {searches}\n  sidecar's order  {final:.3f}   {totals}\n", highlight=False
+    )
+
+
+def _quantiles(milliseconds: list[float]) -> str:
+    cuts = statistics.quantiles(milliseconds, n=20, method="inclusive")
+    return f"p50 {cuts[9]:5.1f} ms, p95 {cuts[18]:5.1f} ms"
 
 
 def _show_fallback(client: BlockingRerankClient, query: str) -> None:

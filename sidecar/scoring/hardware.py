@@ -37,12 +37,17 @@ def pick_dtype(settings: ModelSettings, device: torch.device) -> torch.dtype:
         return _DTYPES[settings.dtype]
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    return torch.bfloat16 if has_amx() else torch.float32
+    return torch.bfloat16 if has_bfloat16() else torch.float32
 
 
-def has_amx(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether the processor multiplies bfloat16 matrices in hardware (Intel AMX)."""
-    return cpuinfo.is_file() and " amx_bf16" in cpuinfo.read_text()
+def has_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether the processor multiplies bfloat16 in hardware: Intel AMX, or AVX-512 BF16.
+
+    Without either it is emulated, and slower than float32. Measured on two AVX-512 BF16 cores of an AMD EPYC with the
+    bundled model, 100 pairs of 85 tokens: 1.66 s in float32, 0.67 s in bfloat16.
+    """
+    flags = set(cpuinfo.read_text().split()) if cpuinfo.is_file() else set()
+    return bool(flags & {"amx_bf16", "avx512_bf16"})
 
 
 def usable_cpus(cpu_max: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:

@@ -91,6 +91,6 @@ def _engine_columns(output: str) -> list[tuple[str, ...]]:
 
 
 def _ndcg(output: str, label: str) -> float:
-    found = re.search(rf"^  {label} +(\d\.\d+)$", output, re.MULTILINE)
+    found = re.search(rf"^  {label} +(\d\.\d+) ", output, re.MULTILINE)
     assert found, output
     return float(found[1])

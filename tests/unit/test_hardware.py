@@ -6,29 +6,30 @@ from pathlib import Path
 import pytest
 import torch
 
-from sidecar.scoring.hardware import HardwareError, has_amx, pick_device, pick_dtype, usable_cpus
+from sidecar.scoring.hardware import HardwareError, has_bfloat16, pick_device, pick_dtype, usable_cpus
 from sidecar.settings import ModelSettings
 
 without_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
 
 
 @pytest.mark.parametrize(
-    ("flags", "amx"),
+    ("flags", "fast"),
     [
         ("fpu avx512f amx_bf16 avx512_fp16 amx_tile amx_int8", True),
         ("fpu avx512f amx_tile amx_int8", False),
-        ("fpu avx512f avx512_bf16", False),
+        ("fpu avx512f avx512_bf16 avx512_vnni", True),
+        ("fpu avx512f avx512_vnni amx_int8", False),
         ("", False),
     ],
 )
-def test_amx_is_read_from_the_processor_flags(tmp_path: Path, flags: str, amx: bool) -> None:
+def test_bfloat16_is_read_from_the_processor_flags(tmp_path: Path, flags: str, fast: bool) -> None:
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text(f"processor\t: 0\nmodel name\t: A CPU\nflags\t\t: {flags}\n")
-    assert has_amx(cpuinfo) is amx
+    assert has_bfloat16(cpuinfo) is fast
 
 
-def test_no_cpuinfo_means_no_amx(tmp_path: Path) -> None:
-    assert has_amx(tmp_path / "none") is False
+def test_no_cpuinfo_means_no_bfloat16(tmp_path: Path) -> None:
+    assert has_bfloat16(tmp_path / "none") is False
 
 
 @pytest.mark.parametrize(
@@ -75,6 +76,6 @@ def test_a_named_number_type_is_taken_as_it_is(name: str) -> None:
     assert str(pick_dtype(ModelSettings.model_validate({"dtype": name}), torch.device("cpu"))) == f"torch.{name}"
 
 
-def test_on_a_cpu_auto_is_bfloat16_with_amx_and_float32_without() -> None:
+def test_on_a_cpu_auto_is_bfloat16_where_it_is_multiplied_and_float32_elsewhere() -> None:
     chosen = pick_dtype(ModelSettings(), torch.device("cpu"))
-    assert chosen == (torch.bfloat16 if has_amx() else torch.float32)
+    assert chosen == (torch.bfloat16 if has_bfloat16() else torch.float32)
