@@ -5,6 +5,7 @@ lost to padding; what room is left is filled from the next jobs of the same mode
 """
 
 import bisect
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -39,13 +40,17 @@ class Limits:
 
 @dataclass(eq=False)
 class Job(Generic[Key]):
-    """All pairs of one request. ``lengths[i]`` is the token count of pair ``i``; ``deadline`` a monotonic time in s."""
+    """All pairs of one request. ``lengths[i]`` is the token count of pair ``i``; ``deadline`` a monotonic time in s.
+
+    A ``probe`` was admitted although it is predicted to be late, to learn whether the prediction still holds.
+    """
 
     key: Key
     model: str
     lengths: Sequence[int]
     deadline: float
     limits: Limits
+    probe: bool = False
     waiting: list[int] = field(init=False)
     """Pairs not yet given to the device, longest first."""
     remaining_s: float = field(init=False)
@@ -106,16 +111,9 @@ class Queue(Generic[Key]):
         return self.pairs + pairs <= self.max_pairs
 
     def on_time(self, job: Job[Key], free_at: float) -> bool:
-        """Whether ``job`` would end in time if the device is free at ``free_at``, and make no job behind it late."""
+        """Whether ``job`` would end in time behind those before its deadline, with the device free at ``free_at``."""
         place = bisect.bisect_right(self._jobs, job.deadline, key=lambda other: other.deadline)
-        end = free_at + sum(other.remaining_s for other in self._jobs[:place]) + job.remaining_s
-        if end > job.deadline:
-            return False
-        for other in self._jobs[place:]:
-            end += other.remaining_s
-            if end - job.remaining_s <= other.deadline < end:
-                return False
-        return True
+        return free_at + sum(other.remaining_s for other in self._jobs[:place]) + job.remaining_s <= job.deadline
 
     def add(self, job: Job[Key]) -> None:
         """Let a job wait for its turn."""
@@ -128,31 +126,39 @@ class Queue(Generic[Key]):
 
     def late(self, now: float) -> list[Job[Key]]:
         """Take out the jobs that can no longer end in time even if served next; the device does no wasted work."""
-        late = [job for job in self._jobs if now + _OPTIMISM * job.remaining_s >= job.deadline]
+        late = [job for job in self._jobs if now + (0 if job.probe else _OPTIMISM * job.remaining_s) >= job.deadline]
         for job in late:
             self._jobs.remove(job)
         return late
 
-    def take(self) -> Batch[Key] | None:
-        """The next batch, or None when nobody waits. Jobs whose last pair was taken leave the queue."""
+    def take(self, now: float) -> Batch[Key] | None:
+        """The next batch, or None when nobody waits. Jobs whose last pair was taken leave the queue.
+
+        The pairs of a later job fill the batch only as far as that makes no job before it late.
+        """
         if not self._jobs:
             return None
         head = self._jobs[0]
         length, limits = head.lengths[head.waiting[0]], head.limits
         taken: list[tuple[Job[Key], int]] = []
-        for job in [job for job in self._jobs if job.model == head.model]:
-            _fill(taken, job, length, limits)
+        slack_s, end = math.inf, now
+        for job in self._jobs:
+            end += job.remaining_s
+            before_s = limits.predict_s(len(taken), length)
+            if job.model == head.model:
+                _fill(taken, job, length, limits, before_s + slack_s)
+            slack_s = min(slack_s - (limits.predict_s(len(taken), length) - before_s), max(0.0, job.deadline - end))
         self._jobs = [job for job in self._jobs if job.waiting]
         return Batch(head.model, taken, length, limits.predict_s(len(taken), length))
 
 
-def _fill(taken: list[tuple[Job[Key], int]], job: Job[Key], length: int, limits: Limits) -> None:
-    """Move pairs of ``job`` into the batch while they fit it and are worth its padding."""
+def _fill(taken: list[tuple[Job[Key], int]], job: Job[Key], length: int, limits: Limits, longest_s: float) -> None:
+    """Move pairs of ``job`` into the batch while they fit, are worth its padding, and it takes at most ``longest_s``."""
     left: list[int] = []
     for pair in job.waiting:
         tokens = job.lengths[pair]
         joins = tokens <= length and (not taken or _joins(len(taken), length, tokens, limits))
-        if joins:
+        if joins and limits.predict_s(len(taken) + 1, length) <= longest_s:
             taken.append((job, pair))
         else:
             left.append(pair)

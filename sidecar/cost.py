@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 
 _SMOOTHING = 0.1
 """Weight of the newest observation in the running correction."""
-_DOUBT = 0.95
-"""Share of its prediction that a refusal on an idle device leaves."""
 _LEAST, _MOST = 0.05, 20.0
 """Bounds of the correction."""
 
@@ -48,10 +46,6 @@ class CostModel:
             ratio = min(5.0, max(0.2, actual_s / predicted_s))
             self.correction *= 1 + _SMOOTHING * (ratio - 1)
             self.correction = min(_MOST, max(_LEAST, self.correction))
-
-    def doubt(self) -> None:
-        """Predict a little less: an idle device refused a job, and without a try no observation would ever come."""
-        self.correction = max(_LEAST, self.correction * _DOUBT)
 
     @classmethod
     def fit(cls, measured: Sequence[Measured]) -> "CostModel":

@@ -6,6 +6,7 @@ cancelling it.
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ import numpy as np
 
 from sidecar.batching import Batch, Job, Queue
 from sidecar.deadline import Deadline
-from sidecar.errors import BudgetExhausted, Fallback, ModelError, Overloaded
+from sidecar.errors import BudgetExhausted, ModelError, Overloaded
 from sidecar.loaded import LoadedModel
 from sidecar.metrics import Metrics
 from sidecar.scoring.base import Pair, Scorer, Scores
@@ -24,6 +25,8 @@ STALLED_AFTER_S = 10.0
 """A forward pass that takes this long beyond its prediction is taken for stuck; new jobs are refused at once."""
 _MARGIN = 0.1
 """Share of the time left that is kept free at admission: jobs admitted to end just in time would all be late."""
+_PROBE_EVERY_S = 1.0
+"""At most one job in this time is tried although it is predicted to be late."""
 _SHRINK_STEP = 0.8
 """Each smaller window that is tried has this share of the one before."""
 
@@ -79,6 +82,7 @@ class Scheduler:
         self._unanswered: set[Job[Ticket]] = set()
         self._busy = False
         self._free_at = 0.0
+        self._probed_at = -math.inf
         self._serving: asyncio.Task[None] | None = None
         self._stopped: BaseException | None = None
 
@@ -144,26 +148,38 @@ class Scheduler:
         self._shed_late()
         now = self._clock()
         free_at = max(now, self._free_at) + _MARGIN * max(0.0, deadline.at - now)
-        refusal: Fallback = Overloaded("nothing to score")
         for count in _sizes(len(groups), min_groups):
             pairs = [pair for group in groups[:count] for pair in group]
             ticket = Ticket(model, pairs, asyncio.get_running_loop().create_future())
             job = Job(ticket, model.name, [pair.tokens for pair in pairs], deadline.at, model.limits)
-            if not self._queue.has_room(len(pairs)):
-                refusal = Overloaded(f"{self._queue.pairs} pairs wait, at most {self._queue.max_pairs} may")
-            elif not self._queue.on_time(job, free_at):
-                refusal = Overloaded("the job would not end within its budget behind what is queued")
-            else:
+            has_room = self._queue.has_room(len(pairs))
+            if has_room and self._queue.on_time(job, free_at):
                 return count, job
+        if has_room and self._probes(job):
+            return count, job
         self._metrics.shed_pairs.labels("refused").inc(sum(map(len, groups)))
-        if not self._busy and not len(self._queue):
-            model.cost.doubt()
-        raise refusal
+        if has_room:
+            raise Overloaded("the job would not end within its budget behind what is queued")
+        waiting, most = self._queue.pairs, self._queue.max_pairs
+        raise Overloaded(f"{waiting} pairs wait and {len(pairs)} more came; at most {most} may wait")
+
+    def _probes(self, job: Job[Ticket]) -> bool:
+        """Whether to try a job that is predicted to be late, since nothing else would ever correct the prediction.
+
+        On an idle device only, and once in :data:`_PROBE_EVERY_S`: a device that was slow for a while must not stay
+        switched off, and a budget that is truly too small must not keep it busy.
+        """
+        now = self._clock()
+        if self._busy or len(self._queue) or now < self._probed_at + _PROBE_EVERY_S:
+            return False
+        self._probed_at = now
+        job.probe = True
+        return True
 
     async def _serve(self) -> None:
         while True:
             self._shed_late()
-            batch = self._queue.take()
+            batch = self._queue.take(self._clock())
             self._count()
             if batch is None:
                 self._work.clear()

@@ -19,7 +19,7 @@ def test_every_pair_is_taken_exactly_once(jobs: list[tuple[list[int], float, str
     queue: Queue[int] = Queue(10_000)
     for number, (lengths, deadline, model) in enumerate(jobs):
         queue.add(Job(number, model, lengths, deadline, LIMITS))
-    taken = Counter((job.key, pair) for batch in iter(queue.take, None) for job, pair in batch.pairs)
+    taken = Counter((job.key, pair) for batch in iter(lambda: queue.take(0.0), None) for job, pair in batch.pairs)
     assert taken == Counter((number, pair) for number, job in enumerate(jobs) for pair in range(len(job[0])))
     assert len(queue) == queue.pairs == 0
 
@@ -29,7 +29,24 @@ def test_every_batch_keeps_its_limits(jobs: list[tuple[list[int], float, str]]) 
     queue: Queue[int] = Queue(10_000)
     for number, (lengths, deadline, model) in enumerate(jobs):
         queue.add(Job(number, model, lengths, deadline, LIMITS))
-    for batch in iter(queue.take, None):
+    for batch in iter(lambda: queue.take(0.0), None):
         assert {job.model for job, _ in batch.pairs} == {batch.model}
         assert max(job.lengths[pair] for job, pair in batch.pairs) == batch.length
         assert LIMITS.fits(len(batch.pairs), batch.length)
+
+
+@given(st.lists(st.tuples(st.lists(st.integers(1, 600), min_size=1, max_size=30), st.floats(0.01, 5)), max_size=8))
+def test_on_an_exact_device_no_admitted_job_is_late(arrivals: list[tuple[list[int], float]]) -> None:
+    """All arrive at once; what is behind an earlier deadline is counted, and no filler eats its time."""
+    queue: Queue[int] = Queue(10_000)
+    for number, (lengths, deadline) in enumerate(sorted(arrivals, key=lambda arrival: arrival[1])):
+        job = Job(number, "m", lengths, deadline, LIMITS)
+        if queue.on_time(job, free_at=0.0):
+            queue.add(job)
+    clock, waiting = 0.0, len(queue)
+    while batch := queue.take(clock):
+        clock += batch.predicted_s
+        ended = [job for job in {id(job): job for job, _ in batch.pairs}.values() if not job.waiting]
+        assert all(clock <= job.deadline + 1e-9 for job in ended)
+        waiting -= len(ended)
+    assert waiting == 0

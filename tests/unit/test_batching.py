@@ -40,18 +40,18 @@ def test_the_earliest_deadline_goes_first_and_its_room_is_filled_from_the_next()
     late, early = job(50, 49, deadline=9, key="late"), job(52, deadline=5, key="early")
     queue.add(late)
     queue.add(early)
-    batch = queue.take()
+    batch = queue.take(0.0)
     assert batch is not None
     assert [(one.key, pair) for one, pair in batch.pairs] == [("early", 0), ("late", 0), ("late", 1)]
     assert batch.length == 52
-    assert queue.take() is None
+    assert queue.take(0.0) is None
 
 
 def test_a_batch_holds_one_model_only() -> None:
     queue: Queue[str] = Queue(100)
     queue.add(job(50, deadline=1, model="small"))
     queue.add(job(50, deadline=2, model="large"))
-    models = [batch.model for batch in iter(queue.take, None)]
+    models = [batch.model for batch in iter(lambda: queue.take(0.0), None)]
     assert models == ["small", "large"]
 
 
@@ -59,7 +59,7 @@ def test_longer_pairs_of_the_next_job_wait_for_their_own_batch() -> None:
     queue: Queue[str] = Queue(100)
     queue.add(job(50, deadline=1, key="a"))
     queue.add(job(80, 45, deadline=2, key="b"))
-    first, second = queue.take(), queue.take()
+    first, second = queue.take(0.0), queue.take(0.0)
     assert first is not None
     assert second is not None
     assert [(one.key, pair) for one, pair in first.pairs] == [("a", 0), ("b", 1)]
@@ -74,16 +74,28 @@ def test_a_job_is_on_time_only_behind_those_before_it() -> None:
     assert queue.on_time(job(100, deadline=0.25), free_at=0.0)
 
 
-def test_an_urgent_job_is_refused_when_it_would_make_an_admitted_one_late() -> None:
-    queue: Queue[str] = Queue(100)
-    queue.add(job(100, deadline=0.2))
-    assert not queue.on_time(job(100, deadline=0.15), free_at=0.0)
+def test_a_job_with_a_loose_deadline_does_not_keep_urgent_ones_out() -> None:
+    queue: Queue[str] = Queue(1000)
+    queue.add(job(*[100] * 40, deadline=4.5))
+    assert queue.on_time(job(100, deadline=0.2), free_at=0.0)
 
 
-def test_a_job_that_is_lost_anyway_does_not_keep_others_out() -> None:
+def test_later_jobs_fill_a_batch_only_as_far_as_the_job_before_them_stays_on_time() -> None:
     queue: Queue[str] = Queue(100)
-    queue.add(job(100, deadline=0.05))
-    assert queue.on_time(job(10, deadline=0.04), free_at=0.0)
+    queue.add(job(50, deadline=0.115, key="head"))  # 0.06 s alone, 0.11 s with one more pair
+    queue.add(job(50, 50, 50, deadline=9.0, key="later"))
+    batch = queue.take(0.0)
+    assert batch is not None
+    assert [one.key for one, _ in batch.pairs] == ["head", "later"]
+    assert batch.predicted_s <= 0.115
+
+
+def test_a_probe_is_given_up_only_at_its_deadline() -> None:
+    queue: Queue[str] = Queue(100)
+    probe = Job("", "m", [100], 0.05, limits(), probe=True)
+    queue.add(probe)
+    assert queue.late(now=0.04) == []
+    assert queue.late(now=0.05) == [probe]
 
 
 def test_jobs_that_can_no_longer_end_in_time_are_taken_out() -> None:

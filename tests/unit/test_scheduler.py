@@ -9,7 +9,7 @@ import pytest
 
 from sidecar.cost import CostModel
 from sidecar.deadline import Deadline
-from sidecar.errors import ModelError, Overloaded
+from sidecar.errors import BudgetExhausted, ModelError, Overloaded
 from sidecar.loaded import LoadedModel
 from sidecar.metrics import Metrics
 from sidecar.scheduler import Scheduler
@@ -46,27 +46,47 @@ async def test_scores_come_back_in_the_order_of_the_pairs(scheduler: Scheduler) 
     assert scored.groups == 3
 
 
-async def test_a_prediction_that_is_far_too_high_does_not_refuse_for_ever(scheduler: Scheduler) -> None:
+async def test_a_prediction_that_is_far_too_high_does_not_refuse_for_ever() -> None:
     """A device that was slow for a while must not stay switched off: nothing admitted means nothing learnt."""
-    scorer = WordOverlapScorer()
+    now = [0.0]
+    one = Scheduler(1000, Metrics(), clock=lambda: now[0])
+    one.start()
+    scorer = WordOverlapScorer(fault=lambda *_: now.__setitem__(0, now[0] + 0.001))
     slow = model(scorer, overhead_s=3.0)
-    refused = 0
-    for _ in range(100):
+    ends = []
+    for _ in range(60):
+        now[0] += 1.1
         try:
-            await scheduler.score(slow, groups(scorer, "apple"), within(0.5))
-            break
+            await one.score(slow, groups(scorer, "apple"), Deadline(now[0] + 0.5))
+            ends.append("scored")
         except Overloaded:
-            refused += 1
-    assert 0 < refused < 50
-    await scheduler.score(slow, groups(scorer, "apple"), within(0.5))
+            ends.append("refused")
+    await one.stop()
+    assert ends[0] == "scored", "the first one is tried although it is predicted to be late"
+    assert ends[-1] == "scored"
+    assert slow.cost.predict_s(1, 4) < 0.5, "what was tried has corrected the prediction"
+
+
+async def test_a_budget_that_is_truly_too_small_is_tried_once_a_second_at_most(scheduler: Scheduler) -> None:
+    scorer = WordOverlapScorer(seconds_per_token=0.02)
+    slow = LoadedModel.of("default", scorer, CostModel(overhead_s=0, token_s=0.02), ModelSettings())
+    for _ in range(20):
+        with pytest.raises((Overloaded, BudgetExhausted)):
+            await scheduler.score(slow, groups(scorer, "apple", "pear"), within(0.05))
+    assert scorer.calls <= 1
+    assert slow.cost.correction == pytest.approx(1.0, abs=0.3), "callers in a hurry do not spoil the prediction"
+
+
+async def test_more_pairs_than_may_ever_wait_are_refused_in_so_many_words(scheduler: Scheduler) -> None:
+    scorer = WordOverlapScorer()
+    with pytest.raises(Overloaded, match="1001 more came; at most 1000"):
+        await scheduler.score(model(scorer), groups(scorer, *["apple"] * 1001), within(5))
 
 
 async def test_the_window_shrinks_from_its_end_until_the_rest_fits(scheduler: Scheduler) -> None:
     scorer = WordOverlapScorer()
     costly = LoadedModel.of("default", scorer, CostModel(overhead_s=0, token_s=0.01), ModelSettings())
     pairs = groups(scorer, *["apple"] * 50)  # 4 tokens, 40 ms each
-    with pytest.raises(Overloaded):
-        await scheduler.score(costly, pairs, within(1.0), min_groups=None)
     scored = await scheduler.score(costly, pairs, within(1.0), min_groups=5)
     assert 5 <= scored.groups <= 30
     assert len(scored.scores) == scored.groups
