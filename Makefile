@@ -18,6 +18,7 @@ lint: .venv/ready .venv-proto/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	rm -rf .venv-proto/generated
 	$(call generate,.venv-proto/generated)
 	diff -r --exclude=__pycache__ .venv-proto/generated/sidecar/v1 sidecar/v1
 

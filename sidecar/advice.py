@@ -1,5 +1,6 @@
 """Says at start what would otherwise be found out by wondering why nothing is reranked. Pure."""
 
+import bisect
 from dataclasses import dataclass
 
 from sidecar.batching import runs
@@ -14,11 +15,12 @@ TYPICAL_TOKENS = 128
 class TightBudget:
     """A policy whose whole window will not be scored within its budget on this device.
 
-    ``needed_ms`` is predicted for all ``rank_window_size`` pairs, ``fits`` is how many pairs the budget is enough for.
+    ``needed_ms`` is predicted for ``pairs``: all documents of the window, with as many passages as they may have;
+    ``fits`` is how many pairs the budget is enough for, the engine's search not counted.
     """
 
     policy: str
-    rank_window_size: int
+    pairs: int
     budget_ms: int
     needed_ms: int
     fits: int
@@ -30,15 +32,18 @@ def tight_budgets(settings: Settings, model: LoadedModel) -> list[TightBudget]:
     for name, policy in settings.policies.items():
         if policy.model != model.name or not policy.enabled:
             continue
-        window, budget_s = policy.rank_window_size, policy.budget_ms / 1e3
-        needed_s = seconds(model, window)
+        pairs = policy.rank_window_size * (policy.text.passages.max_passages if policy.text.passages else 1)
+        needed_s = seconds(model, pairs)
+        budget_s = (policy.budget_ms - settings.server.reserve_ms) / 1e3
         if needed_s > budget_s:
-            fits = next((pairs for pairs in range(window, 0, -1) if seconds(model, pairs) <= budget_s), 0)
-            found.append(TightBudget(name, window, policy.budget_ms, round(needed_s * 1e3), fits))
+            fits = bisect.bisect_right(range(pairs), budget_s, key=lambda count: seconds(model, count + 1))
+            found.append(TightBudget(name, pairs, policy.budget_ms, round(needed_s * 1e3), fits))
     return found
 
 
 def seconds(model: LoadedModel, pairs: int) -> float:
-    """Predicted device time of that many pairs of typical length."""
+    """Predicted device time of that many pairs of typical length, in as large batches as the limits allow."""
     tokens = min(TYPICAL_TOKENS, model.scorer.max_length)
-    return sum(model.limits.predict_s(len(run), tokens) for run in runs([tokens] * pairs, model.limits))
+    largest = next(runs([tokens] * min(pairs, model.limits.max_batch_tokens // tokens + 1), model.limits))
+    full, rest = divmod(pairs, len(largest))
+    return full * model.limits.predict_s(len(largest), tokens) + (model.limits.predict_s(rest, tokens) if rest else 0)

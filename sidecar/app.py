@@ -1,6 +1,7 @@
 """The composition root: builds every part, starts them in order, stops them in order."""
 
 import asyncio
+import logging
 import os
 import signal
 from collections.abc import Callable, Coroutine, Mapping
@@ -31,6 +32,7 @@ from sidecar.wiring import connectors_of
 
 LoadModel = Callable[[str, ModelSettings], LoadedModel]
 _ENGINE_CHECK_S = 5.0
+_HEALTH_EVERY_S = 0.5
 
 
 class StartError(Exception):
@@ -65,6 +67,7 @@ class App:
         self._server = self._build_server()
         self._metrics_server: WSGIServer | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._starting: list[asyncio.Task[None]] = []
 
     def _build_server(self) -> grpc.aio.Server:
         settings = self._settings.server
@@ -100,17 +103,16 @@ class App:
         except RuntimeError as error:
             raise StartError(f"cannot listen on {settings.address}: is the port in use?") from error
         await self._health.starting()
-        self.scheduler.on_death = self._on_scheduler_death
         self.scheduler.start()
         await self._server.start()
         log.info("listening", address=settings.address, port=self.port, metrics=settings.metrics_address)
-        self._spawn(self._load_models())
+        self._starting = [self._spawn(self._load_models())]
         for connector in self._connectors.values():
-            self._spawn(self._greet(connector))
+            self._starting.append(self._spawn(self._greet(connector)))
 
     async def ready(self) -> None:
-        """Wait until every model is loaded or has failed, and every engine was greeted."""
-        await asyncio.gather(*self._tasks)
+        """Wait until every model is loaded or has failed, and every engine has been greeted."""
+        await asyncio.gather(*self._starting)
 
     async def stop(self) -> None:
         """Take no new calls, let those in flight finish within the grace, then close everything."""
@@ -156,18 +158,38 @@ class App:
             raise StartError(f"cannot serve metrics on {address}: {error.strerror}") from error
 
     async def _load_models(self) -> None:
+        """Load all models, then let all be used: they share the device's thread, and loading would hold up scoring."""
+        loaded = [model for name, one in self._settings.models.items() if (model := await self._load_one(name, one))]
+        for model in loaded:
+            self.models.put(model)
+            log.info("model_ready", model=model.name, version=model.scorer.version)
+            for advice in tight_budgets(self._settings, model):
+                log.warning("budget_too_small_for_the_window", model=model.name, **asdict(advice))
+        await self._health.started(reranking=self._can_rerank)
+        self._spawn(self._watch_health())
+
+    @property
+    def _can_rerank(self) -> bool:
+        return self.models.all_ready and self.scheduler.alive and not self.scheduler.stalled
+
+    async def _load_one(self, name: str, settings: ModelSettings) -> LoadedModel | None:
         loop = asyncio.get_running_loop()
-        for name, settings in self._settings.models.items():
-            try:
-                model = await loop.run_in_executor(self.scheduler.device, self._load, name, settings)
-                self.models.put(model)
-                log.info("model_ready", model=name, checkpoint=settings.checkpoint, version=model.scorer.version)
-                for advice in tight_budgets(self._settings, model):
-                    log.warning("budget_too_small_for_the_window", model=name, **asdict(advice))
-            except Exception as error:  # noqa: BLE001 - a model that fails must not take search down
-                self.models.fail(name, "it could not be loaded; the log of the sidecar says why")
-                log.error("model_failed", model=name, error=str(error))
-        await self._health.started(reranking=self.models.all_ready and self.scheduler.alive)
+        try:
+            return await loop.run_in_executor(self.scheduler.device, self._load, name, settings)
+        except Exception as error:  # noqa: BLE001 - a model that fails must not take search down
+            self.models.fail(name, "it could not be loaded; the log of the sidecar says why")
+            log.error("model_failed", model=name, error=str(error))
+            return None
+
+    async def _watch_health(self) -> None:
+        """Tell the health of reranking whenever it changes: a device gets stuck without a word."""
+        told = self._can_rerank
+        while True:
+            await asyncio.sleep(_HEALTH_EVERY_S)
+            if self._can_rerank != told:
+                told = not told
+                log.log(logging.INFO if told else logging.ERROR, "reranking_health", serving=told)
+                await self._health.started(reranking=told)
 
     async def _greet(self, connector: Connector) -> None:
         """Say in the log which engine answers; one that does not may still come."""
@@ -177,11 +199,8 @@ class App:
         except ConnectorError as error:
             log.warning("engine_not_found", connector=connector.name, error=str(error))
 
-    def _on_scheduler_death(self) -> None:
-        log.error("scheduler_died")
-        self._spawn(self._health.started(reranking=False))
-
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+    def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task

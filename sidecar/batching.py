@@ -153,7 +153,7 @@ class Queue(Generic[Key]):
 
 
 def _fill(taken: list[tuple[Job[Key], int]], job: Job[Key], length: int, limits: Limits, longest_s: float) -> None:
-    """Move pairs of ``job`` into the batch while they fit, are worth its padding, and it takes at most ``longest_s``."""
+    """Move pairs of ``job`` into the batch while they fit, are worth its padding, and keep it within ``longest_s``."""
     left: list[int] = []
     for pair in job.waiting:
         tokens = job.lengths[pair]

@@ -88,7 +88,13 @@ def rerank_request(
     top_n: int | None = None,
     options: pb.Options | None = None,
 ) -> pb.RerankRequest:
-    """A Rerank message; a plain string is a candidate with that text."""
+    """A Rerank message; a plain string is a candidate with that text.
+
+    Raises:
+        TypeError: ``candidates`` is a single string, whose characters would be candidates.
+    """
+    if isinstance(candidates, str):
+        raise TypeError("`candidates` is a string; give a list of texts or candidates")
     messages = [pb.Candidate(text=one) if isinstance(one, str) else one for one in candidates]
     return pb.RerankRequest(
         query=query, candidates=messages, index=index, connector=connector, top_n=top_n, options=options

@@ -1,53 +1,72 @@
-"""The text of candidates: from the hits themselves, and one call to the engine for what is missing."""
+"""The text of candidates: from the hits themselves, and from one call to the engine for what is missing."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from connectors.errors import ConnectorError
 from connectors.hits import DocumentRef, Json
 from sidecar import text
 from sidecar.errors import TextUnavailable
 from sidecar.policy import Plan
+from sidecar.settings import TextSettings
 from sidecar.task import Task
-from sidecar.types import Candidate
+from sidecar.types import Candidate, Carried
+
+_FETCH_SHARE = 0.5
+"""Share of the time left that a fetch may take: what has text already is still to be scored when it fails."""
 
 
-async def passages_of(task: Task, plan: Plan) -> dict[int, list[str]]:
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """What the engine had of the documents asked for; ``problem`` says why there is nothing, if that is a failure."""
+
+    sources: Mapping[DocumentRef, Json] = field(default_factory=dict)
+    problem: str = ""
+
+
+async def fetch_missing(task: Task, plan: Plan) -> Fetched:
+    """Fetch the documents whose text did not come with their hits. A failure costs only those, and is told."""
+    missing = [
+        candidate.ref
+        for candidate in task.candidates
+        if candidate.ref
+        and candidate.ref.index not in task.closed_indices
+        and not task.is_pinned(candidate)
+        and _lacks_text(candidate, plan.text)
+    ]
+    if not missing or task.connector is None:
+        return Fetched()
+    fields = [one.name for one in plan.text.fields]
+    timeout_s = task.deadline.remaining_s() * _FETCH_SHARE
+    try:
+        with task.watch.stage("fetch"):
+            return Fetched(await task.connector.fetch(missing, fields, timeout_s=timeout_s))
+    except ConnectorError as error:
+        return Fetched(problem=f"the documents could not be fetched: {error}")
+
+
+def _lacks_text(candidate: Candidate, settings: TextSettings) -> bool:
+    if candidate.text is not None or candidate.carried is Carried.WHOLE:
+        return False
+    return candidate.carried is Carried.FILTERED or not text.has_text(candidate.source, settings)
+
+
+def passages_of(task: Task, plan: Plan, fetched: Fetched) -> dict[int, list[str]]:
     """The passages of each candidate that has text, by rank. Pinned candidates are left out: they are not scored.
 
     Raises:
         TextUnavailable: no candidate has text, or all are pinned.
     """
-    wanted = [candidate for candidate in task.candidates if not _is_pinned(candidate, task.pinned_ids)]
+    wanted = [candidate for candidate in task.candidates if not task.is_pinned(candidate)]
     if not wanted:
         raise TextUnavailable("every candidate is pinned, and none is scored")
-    fetched, problem = await _fetch_missing(task, plan, wanted)
-    found = {candidate.rank: text.passages(candidate, _source(candidate, fetched), plan.text) for candidate in wanted}
+    found = {one.rank: text.passages(one, _source(one, fetched.sources), plan.text) for one in wanted}
     passages = {rank: texts for rank, texts in found.items() if texts}
     if not passages:
-        names = ", ".join(field.name for field in plan.text.fields)
-        raise TextUnavailable(problem or f"no candidate has text in any of the policy's fields ({names})")
+        names = ", ".join(one.name for one in plan.text.fields)
+        raise TextUnavailable(fetched.problem or f"no candidate has text in any of the policy's fields ({names})")
     return passages
-
-
-def _is_pinned(candidate: Candidate, pinned_ids: frozenset[str]) -> bool:
-    return candidate.ref is not None and candidate.ref.id in pinned_ids
 
 
 def _source(candidate: Candidate, fetched: Mapping[DocumentRef, Json]) -> Json | None:
     return fetched.get(candidate.ref, candidate.source) if candidate.ref else candidate.source
-
-
-async def _fetch_missing(
-    task: Task, plan: Plan, candidates: Sequence[Candidate]
-) -> tuple[Mapping[DocumentRef, Json], str]:
-    """What the engine still has of the candidates without text; its failure costs only those, and is told."""
-    lacking = (c for c in candidates if c.text is None and not (c.whole and text.has_text(c.source, plan.text)))
-    missing = [c.ref for c in lacking if c.ref and c.ref.index not in task.closed_indices]
-    if not missing or task.connector is None:
-        return {}, ""
-    fields = [field.name for field in plan.text.fields]
-    try:
-        with task.watch.stage("fetch"):
-            return await task.connector.fetch(missing, fields, timeout_s=task.deadline.remaining_s()), ""
-    except ConnectorError as error:
-        return {}, f"the documents could not be fetched: {error}"

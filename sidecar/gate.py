@@ -1,17 +1,31 @@
 """What a call may do: which connector, which index, under which plan. Decides before a byte goes to the engine."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from connectors.base import Connector
-from sidecar import policy
+from sidecar import policy, skips, window
 from sidecar.calls import Narrowing, RerankCall, SearchCall
 from sidecar.errors import InvalidRequest, NotAllowed, UnknownName
 from sidecar.policy import Plan
 from sidecar.settings import Limits, Settings
+from sidecar.skips import Skip
 from sidecar.types import Candidate
+from sidecar.window import EngineRequest
 
 _NO_LIMITS = Limits()
 _SHOWN_CHARS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """All that is decided of a search before the engine is asked. ``plan`` is None only where ``skip`` says why."""
+
+    connector: Connector
+    plan: Plan | None
+    why: str
+    skip: Skip | None
+    request: EngineRequest
 
 
 class Gate:
@@ -21,15 +35,29 @@ class Gate:
         self._settings = settings
         self._connectors = connectors
 
-    def for_search(self, call: SearchCall) -> Connector:
-        """The connector of a search.
+    def prepare(self, call: SearchCall) -> Prepared:
+        """Where a search goes, under which plan, and as which request.
 
         Raises:
-            InvalidRequest, UnknownName, NotAllowed: it names no connector or index that may be used.
+            InvalidRequest, UnknownName, NotAllowed: the call is not valid or not allowed.
         """
+        connector = self._for_search(call)
+        plan, why = self.plan(connector.name, call.index, call.query, call.narrowing)
+        page = window.page_of(call.body, call.params)
+        skip = skips.by_policy(plan, why) or (skips.by_search(call, page, plan) if plan else None)
+        size = plan.rank_window_size if plan and not skip else None
+        return Prepared(connector, plan, why, skip, window.request(call.index, call.body, call.params, page, size))
+
+    def as_asked(self, call: SearchCall, prepared: Prepared) -> Prepared:
+        """The same search without the window, which the engine has refused."""
+        page = window.page_of(call.body, call.params)
+        own = window.request(call.index, call.body, call.params, page, None)
+        return replace(prepared, skip=skips.by_refused_window(), request=own)
+
+    def _for_search(self, call: SearchCall) -> Connector:
         if not call.index:
             raise InvalidRequest("`index` is empty; name the index, alias or pattern to search")
-        name = self.connector_name(call.connector)
+        name = self._connector_name(call.connector)
         if name is None:
             raise InvalidRequest("`connector` is empty, and not exactly one connector is configured")
         self._allow(name, call.index)
@@ -44,7 +72,7 @@ class Gate:
             InvalidRequest, UnknownName, NotAllowed: texts are missing and cannot be fetched.
         """
         missing = [candidate for candidate in call.candidates if needs_fetch(candidate)]
-        name = self.connector_name(call.connector)
+        name = self._connector_name(call.connector)
         if not missing:
             return self._connectors[name] if name else None
         if name is None:
@@ -76,7 +104,7 @@ class Gate:
         if call.top_n is not None and call.top_n > limit:
             raise InvalidRequest(f"`top_n` is {call.top_n}; allowed: 1..{limit}")
 
-    def connector_name(self, asked: str) -> str | None:
+    def _connector_name(self, asked: str) -> str | None:
         """The configured name: ``asked``, or the only one when nothing is asked; None when that is not clear."""
         if asked and asked not in self._connectors:
             raise UnknownName(f"there is no connector {asked!r}; known: {', '.join(self._connectors) or 'none'}")

@@ -42,7 +42,7 @@ class Metrics:
         self.queue_pairs = Gauge("sidecar_queue_pairs", "Pairs that wait for the device.", registry=self.registry)
         self.shed_pairs = Counter(
             "sidecar_shed_pairs",
-            "Pairs that never reached the device: queue_full, refused, late, abandoned.",
+            "Pairs that never reached the device: refused, late, abandoned.",
             ("reason",),
             registry=self.registry,
         )

@@ -41,11 +41,14 @@ class ObservedConnector:
         await self._connector.close()
 
     async def _count(self, operation: str, call: Awaitable[Answer]) -> Answer:
-        outcome = "ok"
+        outcome = "cancelled"
         try:
-            return await call
+            answer = await call
+            outcome = "ok"
         except ConnectorError as error:
             outcome = type(error).__name__
             raise
+        else:
+            return answer
         finally:
             self._metrics.connector_requests.labels(self._engine, operation, outcome).inc()

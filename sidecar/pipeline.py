@@ -4,12 +4,14 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
 from connectors.base import Connector
-from sidecar import ranking, skips, window
+from connectors.errors import InvalidQuery
+from connectors.hits import Hits
+from sidecar import ranking, skips
 from sidecar.calls import Answer, Clock, RerankCall, Result, SearchCall
 from sidecar.deadline import Deadline
-from sidecar.documents import passages_of
+from sidecar.documents import fetch_missing, passages_of
 from sidecar.errors import BudgetExhausted, DeadlinePassed, Fallback
-from sidecar.gate import Gate
+from sidecar.gate import Gate, Prepared
 from sidecar.loaded import LoadedModel, Models
 from sidecar.logs import log
 from sidecar.metrics import Metrics
@@ -19,7 +21,7 @@ from sidecar.scoring.base import Pair
 from sidecar.source_filter import carries
 from sidecar.task import Retrieved, Task, candidate_of
 from sidecar.timing import Stopwatch
-from sidecar.types import Outcome, Ranked, Ranking, Reason
+from sidecar.types import Carried, Outcome, Ranked, Ranking, Reason
 
 _TOKENIZER_THREADS = 2
 
@@ -27,9 +29,7 @@ _TOKENIZER_THREADS = 2
 class Pipeline:
     """Answers calls with the engine's hits in a better order, or exactly in the engine's own."""
 
-    def __init__(
-        self, gate: Gate, models: Models, scheduler: Scheduler, metrics: Metrics, *, reserve_s: float = 0.005
-    ) -> None:
+    def __init__(self, gate: Gate, models: Models, scheduler: Scheduler, metrics: Metrics, *, reserve_s: float) -> None:
         self._gate = gate
         self._models = models
         self._scheduler = scheduler
@@ -53,25 +53,27 @@ class Pipeline:
     async def retrieve(self, call: SearchCall) -> Retrieved:
         """The first half of :meth:`search`: the engine's hits, in its own order."""
         watch = Stopwatch(call.clock.received_at, self._metrics)
-        connector = self._gate.for_search(call)
-        plan, why = self._gate.plan(connector.name, call.index, call.query, call.narrowing)
-        page = window.page_of(call.body, call.params)
-        skip = skips.by_policy(plan, why) or (skips.by_search(call, page, plan) if plan else None)
-        request = window.request(call.body, call.params, page, plan.rank_window_size if plan and not skip else None)
         with watch.stage("search"):
-            hits = await connector.search(
-                "" if "pit" in call.body else call.index,  # a point in time names its own, and bears no other beside it
-                request.body,
-                timeout_s=self._search_timeout_s(call.clock, connector),
-                params=request.params,
-            )
-        whole = plan is None or carries(call.body, call.params, (field.name for field in plan.text.fields))
-        considered = hits.hits[: request.window]
-        candidates = [candidate_of(hit, rank, whole=whole) for rank, hit in enumerate(considered)]
-        skip = skip or skips.by_hits(candidates)
+            prepared, hits = await self._search_engine(call, self._gate.prepare(call))
+        plan, request = prepared.plan, prepared.request
+        carried = carries(call.body, call.params, plan.text) if plan else Carried.UNKNOWN
+        candidates = [candidate_of(hit, rank, carried) for rank, hit in enumerate(hits.hits[: request.window])]
+        skip = prepared.skip or skips.by_hits(candidates)
         deadline = self._deadline(call.clock, plan)
-        task = Task(call.query, candidates, call.narrowing.pinned_ids, plan, skip, connector, deadline, watch)
+        task = Task(call.query, candidates, call.narrowing.pinned_ids, plan, skip, prepared.connector, deadline, watch)
         return Retrieved(task, hits, request.page, request.first_rank)
+
+    async def _search_engine(self, call: SearchCall, prepared: Prepared) -> tuple[Prepared, Hits]:
+        """The engine's answer; a search that it refuses with the window and takes without is skipped, not failed."""
+        connector, request = prepared.connector, prepared.request
+        timeout_s = self._search_timeout_s(call.clock, connector)
+        try:
+            found = await connector.search(request.index, request.body, timeout_s=timeout_s, params=request.params)
+        except InvalidQuery:
+            if request.window is None:
+                raise
+            return await self._search_engine(call, self._gate.as_asked(call, prepared))
+        return prepared, found
 
     async def finish(self, retrieved: Retrieved) -> Answer:
         """The second half of :meth:`search`: the hits in their final order. Fails only by being cancelled."""
@@ -121,8 +123,9 @@ class Pipeline:
             raise BudgetExhausted("the budget ended before the scores were there") from None
 
     async def _rank_by_model(self, task: Task, plan: Plan, model: LoadedModel) -> Ranking:
-        passages = await passages_of(task, plan)
+        fetched = await fetch_missing(task, plan)
         with task.watch.stage("tokenize"):
+            passages = passages_of(task, plan, fetched)
             groups = await self._encode(model, task.query, list(passages.values()))
         scored = await self._scheduler.score(model, groups, task.deadline, plan.min_rank_window_size)
         task.watch.record("queue", scored.queue_ms)
@@ -130,12 +133,13 @@ class Pipeline:
         best = ranking.best_passages(passages, scored.scores.tolist())
         original = [candidate.score for candidate in task.candidates]
         relevance = {rank: place.relevance_score for rank, place in best.items() if place.relevance_score is not None}
-        return Ranking(
+        ranked = Ranking(
             [best.get(rank, Ranked(rank)) for rank in ranking.order(original, relevance, plan.fusion)],
-            Outcome.RERANKED if scored.groups == len(groups) else Outcome.PARTIAL,
+            Outcome.RERANKED,
             fusion=ranking.applied(original, relevance, plan.fusion),
             model_version=model.scorer.version,
         )
+        return ranked if scored.groups == len(groups) else ranked.partial(scored.groups)
 
     async def _encode(self, model: LoadedModel, query: str, passages: list[list[str]]) -> list[list[Pair]]:
         """Tokens of every passage, grouped as the passages are; off the event loop, in one batch."""
@@ -150,8 +154,8 @@ class Pipeline:
 
     def _search_timeout_s(self, clock: Clock, connector: Connector) -> float:
         """What the engine may take: it may outlast the budget, but not the client's patience."""
-        longest_s = self._gate.search_timeout_s(connector)
-        left_s = Deadline.earliest(clock.received_at, longest_s, clock.client_time_left_s).earlier_by(self._reserve_s)
-        if left_s.expired:
+        patience_s = None if clock.client_time_left_s is None else clock.client_time_left_s - self._reserve_s
+        left = Deadline.earliest(clock.received_at, self._gate.search_timeout_s(connector), patience_s)
+        if left.expired:
             raise DeadlinePassed("the client's deadline leaves no time to search")
-        return left_s.remaining_s()
+        return left.remaining_s()

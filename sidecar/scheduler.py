@@ -73,7 +73,6 @@ class Scheduler:
     """The queue in front of one device; all its models share it."""
 
     def __init__(self, max_queued_pairs: int, metrics: Metrics, clock: Callable[[], float] = time.monotonic) -> None:
-        self.on_death: Callable[[], None] = lambda: None
         self._queue: Queue[Ticket] = Queue(max_queued_pairs)
         self._metrics = metrics
         self._clock = clock
@@ -248,8 +247,6 @@ class Scheduler:
         self._stopped = error or asyncio.CancelledError()
         for job in list(self._unanswered):
             job.key.fail(ModelError("the scheduler has stopped"))
-        if error:
-            self.on_death()
 
 
 def _score(scorer: Scorer, pairs: Sequence[Pair]) -> Scores:

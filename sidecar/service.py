@@ -4,7 +4,7 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
-from sidecar import parsing, policy, replies, skips, window
+from sidecar import parsing, policy, replies
 from sidecar.calls import Answer, Clock, SearchCall
 from sidecar.gate import Gate
 from sidecar.interceptors import request_id
@@ -89,19 +89,17 @@ class PolicyService(pb_grpc.PolicyServiceServicer):
         """See the contract."""
         body = parsing.json_object(request.body or "{}", "body")
         narrowing = parsing.narrowing(request.options)
-        call = SearchCall(request.connector, request.index, "", body, {}, narrowing, _clock(context))
-        connector = self._gate.for_search(call)
-        plan, why = self._gate.plan(connector.name, request.index, "", narrowing)
-        page = window.page_of(body, {})
-        skip = skips.by_policy(plan, why) or (skips.by_search(call, page, plan) if plan else None)
-        sent = window.request(body, {}, page, plan.rank_window_size if plan and not skip else None)
+        params = dict(request.params)
+        call = SearchCall(request.connector, request.index, "", body, params, narrowing, _clock(context))
+        prepared = self._gate.prepare(call)
+        plan, skip = prepared.plan, prepared.skip
         return pb.ExplainResponse(
             policy=self._policy(plan.policy) if plan else None,
-            why=why,
+            why=prepared.why,
             rank_window_size=plan.rank_window_size if plan else 0,
             budget_ms=plan.budget_ms if plan else 0,
-            engine_body=replies.to_json(sent.body),
-            changes=sent.changes,
+            engine_body=replies.to_json(prepared.request.body),
+            changes=prepared.request.changes,
             skip_reason=pb.Reason.ValueType(skip[0] if skip else Reason.UNSPECIFIED),
         )
 

@@ -12,6 +12,7 @@ Skip = tuple[Reason, str]
 _SENTENCES = {
     Reason.NO_CANDIDATES: "fewer than two hits are asked for or found",
     Reason.NOT_RELEVANCE_SORTED: "the hits are not sorted by relevance",
+    Reason.WINDOW_REFUSED: "the engine refuses this search with the window's `from` and `size`, and takes it as it is",
     Reason.BEYOND_WINDOW: "the page starts behind the window that is reranked",
 }
 
@@ -26,6 +27,11 @@ def by_policy(plan: Plan | None, why: str) -> Skip | None:
 def by_search(call: SearchCall, page: Page, plan: Plan) -> Skip | None:
     """The body asks for something other than the most relevant hits."""
     return _skip(skip_reason(call.body, call.params, page, plan.rank_window_size))
+
+
+def by_refused_window() -> Skip | None:
+    """The engine took the search only as the app asked it."""
+    return _skip(Reason.WINDOW_REFUSED)
 
 
 def by_hits(candidates: Sequence[Candidate]) -> Skip | None:

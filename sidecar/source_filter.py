@@ -1,28 +1,26 @@
 """Whether the hits of a search carry all the text that a policy reads, or the app filtered some of it away. Pure."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from connectors.hits import Json
 from sidecar.policy import matches
+from sidecar.settings import TextSettings
+from sidecar.types import Carried
 
 _PARAMS = ("_source", "_source_includes", "_source_excludes")
 
 
-def carries(body: Json, params: Mapping[str, str], fields: Iterable[str]) -> bool:
-    """Whether the ``_source`` of each hit will hold every one of ``fields`` that its document has.
+def carries(body: Json, params: Mapping[str, str], settings: TextSettings) -> Carried:
+    """WHOLE if the ``_source`` of each hit holds every field that the policy reads and its document has.
 
     Any URL parameter about the source counts as a filter; so do ``stored_fields``, which leave the source out.
-
-    >>> carries({"_source": ["title", "author.*"]}, {}, ["title", "author.name"])
-    True
-    >>> carries({"_source": ["title"]}, {}, ["title", "body"])
-    False
     """
     if any(name in params for name in _PARAMS) or "stored_fields" in body:
-        return False
+        return Carried.FILTERED
     included = _included(body.get("_source", True))
-    return all(any(_covers(pattern, field) for pattern in included) for field in fields)
+    whole = all(any(_covers(pattern, field.name) for pattern in included) for field in settings.fields)
+    return Carried.WHOLE if whole else Carried.FILTERED
 
 
 def _included(source: Any) -> list[str]:

@@ -10,7 +10,7 @@ from sidecar.deadline import Deadline
 from sidecar.policy import Plan
 from sidecar.skips import Skip
 from sidecar.timing import Stopwatch
-from sidecar.types import Candidate, Outcome, Ranked, Ranking, Reason, Timings
+from sidecar.types import Candidate, Carried, Outcome, Ranked, Ranking, Reason, Timings
 from sidecar.window import Page
 
 
@@ -30,6 +30,10 @@ class Task:
     deadline: Deadline
     watch: Stopwatch
     closed_indices: frozenset[str] = frozenset()
+
+    def is_pinned(self, candidate: Candidate) -> bool:
+        """Whether a candidate keeps its place whatever the model would say."""
+        return candidate.ref is not None and candidate.ref.id in self.pinned_ids
 
     def keeps(self, place: Ranked) -> bool:
         """Whether a result stays in the answer: only what was scored can fall below ``min_score``."""
@@ -67,6 +71,6 @@ class Retrieved:
         return Answer(results, ranking, self.task.plan, timings, self.hits.with_page(hits))
 
 
-def candidate_of(hit: Hit, rank: int, *, whole: bool = True) -> Candidate:
-    """A hit as a candidate; ``whole`` is whether its source holds all the text that the document has."""
-    return Candidate(rank, hit.ref, hit.score, source=hit.source, whole=whole)
+def candidate_of(hit: Hit, rank: int, carried: Carried = Carried.UNKNOWN) -> Candidate:
+    """A hit as a candidate."""
+    return Candidate(rank, hit.ref, hit.score, source=hit.source, carried=carried)

@@ -1,8 +1,8 @@
 """The nouns that travel between the rooms. Numbers of the enums are those of the contract (proto/sidecar/v1)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from enum import IntEnum
+from dataclasses import dataclass, replace
+from enum import Enum, IntEnum, auto
 
 from connectors.hits import DocumentRef, Json
 
@@ -33,14 +33,23 @@ class Reason(IntEnum):
     NO_POLICY = 10
     BEYOND_WINDOW = 11
     QUERY_TOO_LONG = 12
+    WINDOW_REFUSED = 13
+
+
+class Carried(Enum):
+    """How much of its document a hit carries: what the app filtered away has to be fetched, what is not there not."""
+
+    WHOLE = auto()
+    FILTERED = auto()
+    UNKNOWN = auto()
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """One document in the engine's order. ``rank`` is its place there, from 0.
 
-    ``text`` is given by the caller and used as it is; ``source`` is the stored document as far as the hit carries it.
-    A candidate with neither, or whose source is not ``whole`` because the app filtered it, is fetched by ``ref``.
+    ``text`` is given by the caller and used as it is; ``source`` is the stored document as far as the hit carries it,
+    and ``carried`` how far that is.
     """
 
     rank: int
@@ -48,7 +57,7 @@ class Candidate:
     score: float | None = None
     text: str | None = None
     source: Json | None = None
-    whole: bool = True
+    carried: Carried = Carried.UNKNOWN
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +96,11 @@ class Ranking:
     def original(cls, count: int, outcome: Outcome, reason: Reason, detail: str) -> "Ranking":
         """Exactly the order the candidates came in."""
         return cls([Ranked(rank) for rank in range(count)], outcome, reason, detail)
+
+    def partial(self, scored: int) -> "Ranking":
+        """The same order, said to be that of the first ``scored`` candidates alone."""
+        detail = f"only the first {scored} candidates with text could be scored in time"
+        return replace(self, outcome=Outcome.PARTIAL, reason=Reason.OVERLOADED, detail=detail)
 
     @property
     def scored(self) -> int:

@@ -92,6 +92,7 @@ class EngineRequest:
     candidates (None: all of them). ``changes`` says what differs from the app's own request, a line each.
     """
 
+    index: str
     body: Json
     params: Mapping[str, str]
     page: Page
@@ -100,12 +101,20 @@ class EngineRequest:
     changes: tuple[str, ...] = ()
 
 
-def request(body: Json, params: Mapping[str, str], page: Page, rank_window_size: int | None) -> EngineRequest:
-    """The app's own request when ``rank_window_size`` is None, else the one that brings the window and the page."""
+def request(
+    index: str, body: Json, params: Mapping[str, str], page: Page, rank_window_size: int | None
+) -> EngineRequest:
+    """The app's own request when ``rank_window_size`` is None, else the one that brings the window and the page.
+
+    A point in time names its index itself, and the engines bear no other beside it: ``index`` then only picks the
+    policy.
+    """
+    dropped = (f"index: {index} -> none, the point in time names it",) if "pit" in body else ()
+    index = "" if dropped else index
     if rank_window_size is None:
-        return EngineRequest(body, params, _WHOLE, page.start, None)
+        return EngineRequest(index, body, params, _WHOLE, page.start, None, dropped)
     asked = {"from": page.start, "size": page.size}
     wanted = {"from": 0, "size": max(rank_window_size, page.start + page.size)}
     changes = tuple(f"{name}: {asked[name]} -> {value}" for name, value in wanted.items() if value != asked[name])
     others = {name: value for name, value in params.items() if name not in wanted}
-    return EngineRequest({**body, **wanted}, others, page, 0, rank_window_size, changes)
+    return EngineRequest(index, {**body, **wanted}, others, page, 0, rank_window_size, (*dropped, *changes))

@@ -14,18 +14,22 @@ from sidecar.settings import (
 )
 
 
+class WiringError(Exception):
+    """A connector cannot be built; the message names it and says why."""
+
+
 def connectors_of(settings: Settings, metrics: Metrics) -> dict[str, Connector]:
     """All configured connectors by name; none is connected yet.
 
     Raises:
-        ValueError: a file of a memory connector cannot be read, or options exclude each other; names the connector.
+        WiringError: a file cannot be read, or options exclude each other.
     """
     built = {}
     for name, one in settings.connectors.items():
         try:
             built[name] = ObservedConnector(_build(name, one), one.type, metrics)
-        except ValueError as error:
-            raise ValueError(f"connectors.{name}: {error}") from error
+        except (ValueError, OSError) as error:
+            raise WiringError(f"connectors.{name}: {error}") from error
     return dict(built)
 
 

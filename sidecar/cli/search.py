@@ -17,7 +17,7 @@ def search(
     policy: Annotated[str, typer.Option(help="Policy; default: the one that the index matches.")] = "",
     field: Annotated[list[str] | None, typer.Option(help="Field to match, repeatable; default: all.")] = None,
     body: Annotated[str, typer.Option(help="The whole search body as JSON, instead of --field.")] = "",
-    size: Annotated[int, typer.Option(min=1, max=100, help="Hits shown.")] = 10,
+    size: Annotated[int, typer.Option(min=1, max=100, help="Hits shown; a `size` in --body wins.")] = 10,
     budget_ms: Annotated[int | None, typer.Option(help="Budget of this call in ms.")] = None,
 ) -> None:
     """Search through a running sidecar and show the engine's order and the new one side by side."""
@@ -27,7 +27,7 @@ def search(
     from sidecar.comparison import show
     from sidecar.v1 import rerank_pb2 as pb
 
-    request = {**(_body(body) if body else _match(query, field or ["*"])), "from": 0, "size": size}
+    request = {"size": size, **(_body(body) if body else _match(query, field or ["*"]))}
     options = pb.Options(policy=policy, budget_ms=budget_ms)
     with BlockingRerankClient(target) as client:
         try:

@@ -23,6 +23,7 @@ def serve(
 
     from sidecar import logs
     from sidecar.app import App, StartError
+    from sidecar.wiring import WiringError
 
     if log_level not in ("debug", "info", "warning", "error"):
         stop(f"--log-level is {log_level!r}; allowed: debug, info, warning, error")
@@ -33,6 +34,6 @@ def serve(
 
     try:
         asyncio.run(run())
-    except (StartError, ValueError) as error:
+    except (StartError, WiringError) as error:
         stop(str(error))
     os._exit(0)  # a forward pass that hangs in its thread must not keep the process

@@ -24,7 +24,7 @@ class Pair:
 
 
 class Scorer(Protocol):
-    """A cross-encoder. ``encode`` may run in any thread, ``score`` and ``warm_up`` only in the device's own."""
+    """A cross-encoder. ``encode`` may run in any thread, ``score`` only in the device's own."""
 
     version: str
     """Changes whenever the scores may change: weights, dtype, truncation."""

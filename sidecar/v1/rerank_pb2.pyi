@@ -44,11 +44,13 @@ class _Outcome:
 class _OutcomeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_Outcome.ValueType], builtins.type):
     DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
     OUTCOME_UNSPECIFIED: _Outcome.ValueType  # 0
-    """Never sent."""
+    """Not known yet: only in the first message of SearchProgressive."""
     OUTCOME_RERANKED: _Outcome.ValueType  # 1
     """All candidates with text were scored and the results are in the new order."""
     OUTCOME_PARTIAL: _Outcome.ValueType  # 2
-    """Under load only the first candidates were scored and ordered; the rest follows in the engine's order."""
+    """Under load (reason OVERLOADED) only the first candidates were scored and ordered; the rest follows in the engine's
+    order.
+    """
     OUTCOME_ORIGINAL_ORDER: _Outcome.ValueType  # 3
     """Reranking was tried and failed or was late: exactly the engine's own order. `reason` says why."""
     OUTCOME_SKIPPED: _Outcome.ValueType  # 4
@@ -58,11 +60,13 @@ class Outcome(_Outcome, metaclass=_OutcomeEnumTypeWrapper):
     """What became of the reranking."""
 
 OUTCOME_UNSPECIFIED: Outcome.ValueType  # 0
-"""Never sent."""
+"""Not known yet: only in the first message of SearchProgressive."""
 OUTCOME_RERANKED: Outcome.ValueType  # 1
 """All candidates with text were scored and the results are in the new order."""
 OUTCOME_PARTIAL: Outcome.ValueType  # 2
-"""Under load only the first candidates were scored and ordered; the rest follows in the engine's order."""
+"""Under load (reason OVERLOADED) only the first candidates were scored and ordered; the rest follows in the engine's
+order.
+"""
 OUTCOME_ORIGINAL_ORDER: Outcome.ValueType  # 3
 """Reranking was tried and failed or was late: exactly the engine's own order. `reason` says why."""
 OUTCOME_SKIPPED: Outcome.ValueType  # 4
@@ -76,7 +80,7 @@ class _Reason:
 class _ReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_Reason.ValueType], builtins.type):
     DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
     REASON_UNSPECIFIED: _Reason.ValueType  # 0
-    """Outcome RERANKED."""
+    """Outcome RERANKED, or not known yet."""
     REASON_BUDGET_EXHAUSTED: _Reason.ValueType  # 1
     """The budget or the client's deadline ended before the scores were there."""
     REASON_OVERLOADED: _Reason.ValueType  # 2
@@ -101,12 +105,16 @@ class _ReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTyp
     """The page starts behind the window that is reranked."""
     REASON_QUERY_TOO_LONG: _Reason.ValueType  # 12
     """The query alone fills the model's input, and a query is never truncated."""
+    REASON_WINDOW_REFUSED: _Reason.ValueType  # 13
+    """The engine refuses the search with the window's `from` and `size` (a retriever with a smaller window of its own, an
+    `index.max_result_window` below `rank_window_size`) and was asked again as the app asked.
+    """
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Why the outcome is not RERANKED."""
 
 REASON_UNSPECIFIED: Reason.ValueType  # 0
-"""Outcome RERANKED."""
+"""Outcome RERANKED, or not known yet."""
 REASON_BUDGET_EXHAUSTED: Reason.ValueType  # 1
 """The budget or the client's deadline ended before the scores were there."""
 REASON_OVERLOADED: Reason.ValueType  # 2
@@ -131,6 +139,10 @@ REASON_BEYOND_WINDOW: Reason.ValueType  # 11
 """The page starts behind the window that is reranked."""
 REASON_QUERY_TOO_LONG: Reason.ValueType  # 12
 """The query alone fills the model's input, and a query is never truncated."""
+REASON_WINDOW_REFUSED: Reason.ValueType  # 13
+"""The engine refuses the search with the window's `from` and `size` (a retriever with a smaller window of its own, an
+`index.max_result_window` below `rank_window_size`) and was asked again as the app asked.
+"""
 global___Reason = Reason
 
 class _Stage:
@@ -159,7 +171,7 @@ global___Stage = Stage
 
 @typing.final
 class Options(google.protobuf.message.Message):
-    """How a request narrows its policy. A value over the policy's limit is INVALID_ARGUMENT."""
+    """What a request asks of its policy. A value over the policy's `limits` is INVALID_ARGUMENT."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -279,7 +291,9 @@ class SearchResponse(google.protobuf.message.Message):
     REASON_FIELD_NUMBER: builtins.int
     META_FIELD_NUMBER: builtins.int
     response: builtins.str
-    """The engine's own response as JSON, with the hits of the asked page in their new order. Nothing else is changed."""
+    """The engine's own response as JSON, with the hits of the asked page in their new order. Nothing else is changed, but
+    a number may be written in another way (1.0E10 as 10000000000.0).
+    """
     outcome: global___Outcome.ValueType
     """What became of the reranking."""
     reason: global___Reason.ValueType
@@ -546,7 +560,7 @@ class Meta(google.protobuf.message.Message):
     policy_version: builtins.str
     """Changes whenever the policy or its model's settings change."""
     model: builtins.str
-    """Name of the model; empty when none was asked."""
+    """Name of the policy's model; empty when no policy applies."""
     model_version: builtins.str
     """Changes whenever the model's weights, dtype or truncation change; empty when it was not used."""
     candidates: builtins.int
@@ -597,7 +611,7 @@ class Timings(google.protobuf.message.Message):
     fetch_ms: builtins.float
     """Fetching documents for missing texts."""
     tokenize_ms: builtins.float
-    """Assembling passages and making tokens of them."""
+    """Assembling the passages and making tokens of them."""
     queue_ms: builtins.float
     """From handing in the job to its first batch on the device."""
     score_ms: builtins.float
@@ -710,10 +724,27 @@ class ExplainRequest(google.protobuf.message.Message):
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
+    @typing.final
+    class ParamsEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
     CONNECTOR_FIELD_NUMBER: builtins.int
     INDEX_FIELD_NUMBER: builtins.int
     BODY_FIELD_NUMBER: builtins.int
     OPTIONS_FIELD_NUMBER: builtins.int
+    PARAMS_FIELD_NUMBER: builtins.int
     connector: builtins.str
     """Connector name. Default: the only one."""
     index: builtins.str
@@ -724,6 +755,10 @@ class ExplainRequest(google.protobuf.message.Message):
     def options(self) -> global___Options:
         """How the call would narrow its policy."""
 
+    @property
+    def params(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
+        """The engine's own URL parameters. Default: none."""
+
     def __init__(
         self,
         *,
@@ -731,9 +766,10 @@ class ExplainRequest(google.protobuf.message.Message):
         index: builtins.str = ...,
         body: builtins.str = ...,
         options: global___Options | None = ...,
+        params: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["options", b"options"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["body", b"body", "connector", b"connector", "index", b"index", "options", b"options"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["body", b"body", "connector", b"connector", "index", b"index", "options", b"options", "params", b"params"]) -> None: ...
 
 global___ExplainRequest = ExplainRequest
 

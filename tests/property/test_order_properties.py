@@ -45,7 +45,7 @@ def test_pages_of_one_size_cover_every_hit_once(hits: int, size: int, window: in
     seen: list[int] = []
     for start in range(0, hits + size, size):
         page = Page(start, size)
-        sent = request({}, {}, page, window if start < window else None)
+        sent = request("a", {}, {}, page, window if start < window else None)
         first = sent.body.get("from", start)
         answered = list(range(first, min(hits, first + sent.body.get("size", size))))
         if sent.window is not None:

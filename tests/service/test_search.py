@@ -5,11 +5,13 @@ from typing import Any
 
 import pytest
 
+from connectors.errors import InvalidQuery
+from connectors.faults import Fault
 from connectors.hits import Json
 from connectors.memory import MemoryConnector
 from sidecar.v1 import rerank_pb2 as pb
 from tests.calls import RecordingConnector, engine_ids
-from tests.conftest import Serve
+from tests.conftest import DOCUMENTS, Serve
 from tests.service.conftest import Logged
 
 QUERY = "apple varieties for winter storage"
@@ -103,6 +105,18 @@ async def test_numbers_come_back_as_they_were(serve: Serve) -> None:
     async with serve(connector=MemoryConnector("main", {"docs": odd})) as (client, _):
         page = await client.search("docs", "apple", {})
     assert {hit["_id"]: hit["_source"] for hit in page.hits} == odd
+
+
+async def test_a_search_that_the_engine_takes_only_without_the_window_is_passed_on_as_it_is(serve: Serve) -> None:
+    """As compound retrievers are, whose own window is smaller, and indices with a small `max_result_window`."""
+    refusal = InvalidQuery("refused", status=400, error_type="illegal_argument_exception", reason="window")
+    connector = MemoryConnector("main", {"docs": DOCUMENTS}, faults=[Fault(error=refusal, on="search")])
+    async with serve(connector=connector) as (client, _):
+        page = await client.search("docs", QUERY, {**BODY, "from": 1, "size": 2})
+        direct = await connector.search("docs", {**BODY, "from": 1, "size": 2}, timeout_s=5)
+    assert (page.outcome, page.reason) == ("SKIPPED", "WINDOW_REFUSED")
+    assert page.hits == direct.raw["hits"]["hits"]
+    assert [result.original_rank for result in page.results] == [1, 2]
 
 
 @pytest.mark.parametrize("source", [False, ["title"], {"excludes": ["body"]}])

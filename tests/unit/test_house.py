@@ -10,7 +10,19 @@ SOURCES = [
     path for folder in ("sidecar", "connectors") for path in (ROOT / folder).rglob("*.py") if "v1" not in path.parts
 ]
 GRPC = {"app", "interceptors", "health", "service", "client", "cli", "demo"}
-PURE = ("policy", "text", "batching", "ranking", "window", "skips", "cost", "parsing", "replies")
+PURE = (
+    "policy",
+    "text",
+    "batching",
+    "ranking",
+    "window",
+    "skips",
+    "cost",
+    "parsing",
+    "replies",
+    "source_filter",
+    "advice",
+)
 
 
 def name_of(path: Path) -> str:

@@ -111,13 +111,11 @@ async def test_one_bad_pair_fails_its_own_job_alone(scheduler: Scheduler) -> Non
 
 
 async def test_after_the_loop_has_died_every_call_is_refused_at_once(scheduler: Scheduler) -> None:
-    died = []
-    scheduler.on_death = lambda: died.append(True)
     scorer = WordOverlapScorer()
     broken = model(scorer)
     object.__setattr__(broken, "cost", None)  # no forward can be observed any more
     with pytest.raises(ModelError, match="stopped"):
         await scheduler.score(broken, groups(scorer, "apple"), within(5))
-    assert died == [True]
+    assert not scheduler.alive
     with pytest.raises(ModelError, match="stopped"):
         await scheduler.score(model(scorer), groups(scorer, "apple"), within(5))

@@ -4,7 +4,9 @@ from typing import Any
 
 import pytest
 
+from sidecar.settings import TextSettings
 from sidecar.source_filter import carries
+from sidecar.types import Carried
 
 
 @pytest.mark.parametrize(
@@ -28,4 +30,5 @@ from sidecar.source_filter import carries
     ],
 )
 def test_carries(body: dict[str, Any], params: dict[str, str], whole: bool) -> None:
-    assert carries(body, params, ["title", "author.name"]) == whole
+    settings = TextSettings.model_validate({"fields": ["title", "author.name"]})
+    assert carries(body, params, settings) is (Carried.WHOLE if whole else Carried.FILTERED)

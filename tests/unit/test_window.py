@@ -11,7 +11,7 @@ from sidecar.window import Page, page_of, request, skip_reason
 
 def test_the_body_is_passed_on_untouched_but_for_from_and_size() -> None:
     body = {"query": {"match": {"a": "b"}}, "from": 10, "size": 5, "aggs": {}, "_source": False}
-    sent = request(body, {"preference": "x"}, Page(10, 5), 100)
+    sent = request("a", body, {"preference": "x"}, Page(10, 5), 100)
     assert sent.body == {**body, "from": 0, "size": 100}
     assert sent.params == {"preference": "x"}
     assert sent.changes == ("from: 10 -> 0", "size: 5 -> 100")
@@ -19,12 +19,12 @@ def test_the_body_is_passed_on_untouched_but_for_from_and_size() -> None:
 
 
 def test_a_page_across_the_end_of_the_window_is_brought_whole() -> None:
-    assert request({}, {}, Page(95, 20), 100).body == {"from": 0, "size": 115}
+    assert request("a", {}, {}, Page(95, 20), 100).body == {"from": 0, "size": 115}
 
 
 def test_a_search_that_is_not_reranked_is_not_touched_at_all() -> None:
     body = {"from": 200, "sort": ["date"]}
-    sent = request(body, {"size": "7"}, Page(200, 7), None)
+    sent = request("a", body, {"size": "7"}, Page(200, 7), None)
     assert sent.body is body
     assert sent.params == {"size": "7"}
     assert sent.first_rank == 200
@@ -35,7 +35,7 @@ def test_url_parameters_win_over_the_body_and_move_into_it() -> None:
     params = {"from": "20", "size": "3", "routing": "r"}
     page = page_of({"from": 1, "size": 1}, params)
     assert page == Page(20, 3)
-    assert request({}, params, page, 50).params == {"routing": "r"}
+    assert request("a", {}, params, page, 50).params == {"routing": "r"}
 
 
 @pytest.mark.parametrize("body", [{"size": -1}, {"size": 1.5}, {"size": True}, {"size": "ten"}, {"from": [1]}])
@@ -75,3 +75,10 @@ def test_parameters_that_would_hide_the_answer_are_refused(name: str) -> None:
 )
 def test_skipped_not_spoilt(body: dict[str, Any], params: dict[str, str], reason: Reason | None) -> None:
     assert skip_reason(body, params, page_of(body, params), 100) == reason
+
+
+def test_a_point_in_time_is_sent_without_an_index() -> None:
+    sent = request("articles", {"pit": {"id": "x"}}, {}, Page(0, 10), 100)
+    assert sent.index == ""
+    assert sent.changes == ("index: articles -> none, the point in time names it", "size: 10 -> 100")
+    assert request("articles", {}, {}, Page(0, 10), None).index == "articles"
