@@ -106,7 +106,8 @@ def _validate(located: Located, folder: Path) -> tuple[Settings | None, set[Faul
     try:
         settings = Settings.model_validate(located.tree, context={"folder": folder})
     except ValidationError as error:
-        found += _in_words(error)
+        told = {keys for keys, _ in found}
+        found += [(keys, text) for keys, text in _in_words(error) if keys not in told]
     lines = ((located.line_of(keys), keys, text) for keys, text in found)
     faults |= {Fault(line, _dotted(keys), text) for line, keys, text in lines if (line, keys) not in spoilt}
     return settings, faults
@@ -150,11 +151,11 @@ def _one_in_words(error: ErrorDetails) -> Iterator[tuple[Keys, str]]:
 
 
 def _own_error(error: ErrorDetails, place: Place) -> Iterator[tuple[Keys, str]]:
-    """What a validator of the settings said; names not defined, the root's only check, are told already."""
+    """What a validator of the settings said."""
     cause = error["ctx"]["error"]
     if not isinstance(cause, Faults):
         yield place.keys, str(cause)
-    elif place.keys:
+    else:
         yield from (((*place.keys, *keys), message) for keys, message in cause.faults)
 
 

@@ -335,6 +335,24 @@ class Settings(Section):
             raise Faults(*faults)
         return self
 
+    @model_validator(mode="after")
+    def _can_be_kept(self) -> Self:
+        if faults := list(_impossible(self)):
+            raise Faults(*faults)
+        return self
+
+
+def _impossible(settings: Settings) -> Iterator[tuple[Keys, str]]:
+    """What would never be reranked, by arithmetic alone."""
+    reserve_ms, most = settings.server.reserve_ms, settings.server.max_queued_pairs
+    for name, policy in settings.policies.items():
+        if policy.budget_ms <= reserve_ms:
+            yield ("policies", name, "budget_ms"), f"is {policy.budget_ms}, and `server.reserve_ms` takes {reserve_ms}"
+        passages = policy.text.passages.max_passages if policy.text.passages else 1
+        if policy.rank_window_size * passages > most:
+            pairs = f"{policy.rank_window_size} documents of up to {passages} passages"
+            yield ("policies", name, "rank_window_size"), f"{pairs} exceed `server.max_queued_pairs` ({most})"
+
 
 def dangling_names(tree: Mapping[str, Any]) -> list[tuple[Keys, str]]:
     """Where a tree of settings, validated or raw, names a policy, model or connector that it does not define."""

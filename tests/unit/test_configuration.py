@@ -306,3 +306,15 @@ def test_a_fault_inside_an_alias_is_told_where_the_text_stands(file: Path) -> No
 def test_settings_made_in_code_check_names_as_well() -> None:
     with pytest.raises(ValueError, match=r"default_policy: 'b' is not defined; defined: a"):
         Settings.model_validate({"policies": {"a": {"text": {"fields": ["x"]}}}, "default_policy": "b"})
+
+
+@pytest.mark.parametrize(
+    ("setting", "fault"),
+    [
+        ("reserve_ms: 300", "policies.articles.budget_ms: is 300, and `server.reserve_ms` takes 300"),
+        ("max_queued_pairs: 99", "policies.articles.rank_window_size: 100 documents of up to 4 passages exceed"),
+    ],
+)
+def test_what_would_never_be_reranked_is_told_where_the_policy_says_it(file: Path, setting: str, fault: str) -> None:
+    [told] = faults_of(file, VALID.replace("max_message_mib: 64", setting))
+    assert fault in told
