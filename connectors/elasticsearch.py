@@ -10,7 +10,7 @@ from elasticsearch import ApiError, AsyncElasticsearch, UnsupportedProductError
 
 from connectors.attempts import Call
 from connectors.errors import EngineRefused, EngineTimeout, MalformedAnswer
-from connectors.http import Answer, HttpConnector, Request, no_answer, understand
+from connectors.http import Answer, HttpConnector, Request, no_answer, stay_on_host, understand
 from connectors.options import HttpOptions
 
 log = logging.getLogger(__name__)
@@ -82,7 +82,12 @@ class _AsBytes(Serializer):
 
 
 class _Node(AiohttpHttpNode):
-    """Logs ``Warning`` headers, which the client would make Python warnings, on every call."""
+    """Follows no redirect, and logs ``Warning`` headers, which the client would make Python warnings on every call."""
+
+    def _create_aiohttp_session(self) -> None:
+        super()._create_aiohttp_session()
+        assert self.session is not None
+        stay_on_host(self.session)
 
     async def perform_request(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         response = await super().perform_request(*args, **kwargs)

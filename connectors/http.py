@@ -1,5 +1,6 @@
 """What the connectors over HTTP share: one search, one ``_mget``, one time limit, one reading of failures."""
 
+import functools
 import os
 import ssl
 from abc import ABC, abstractmethod
@@ -99,6 +100,11 @@ class HttpConnector(ABC):
             return understand(call, await self._send(call, request, left_s))
 
         return await attempt(call, once, timeout_s=timeout_s, max_attempts=self._options.max_attempts)
+
+
+def stay_on_host(session: aiohttp.ClientSession) -> None:
+    """Let a session follow no redirect: no answer names the host of the next call, and a 3xx is no engine's."""
+    session.request = functools.partial(session.request, allow_redirects=False)  # type: ignore[method-assign]
 
 
 def understand(call: Call, answer: Answer) -> Json:

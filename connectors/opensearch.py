@@ -11,7 +11,7 @@ from opensearchpy.serializer import Serializer
 
 from connectors.attempts import Call
 from connectors.errors import EngineTimeout, MalformedAnswer
-from connectors.http import Answer, HttpConnector, Request, no_answer
+from connectors.http import Answer, HttpConnector, Request, no_answer, stay_on_host
 from connectors.options import Host, HttpOptions
 
 log = logging.getLogger(__name__)
@@ -77,8 +77,8 @@ class _AsText(Serializer):
 class _Connection(AIOHttpConnection):
     """The client's connection, which reports by exceptions alone and leaves an error's body unread.
 
-    By itself it logs each failure with a traceback and the URL, raises ``Warning`` headers as Python warnings on every
-    call, and fails on an error body that is JSON but no object.
+    By itself it follows redirects to other hosts, logs each failure with a traceback and the URL, raises ``Warning``
+    headers as Python warnings on every call, and fails on an error body that is JSON but no object.
     """
 
     def _raise_error(self, status_code: int, raw_data: str | bytes, *_: Any, **__: Any) -> None:
@@ -91,10 +91,11 @@ class _Connection(AIOHttpConnection):
     def log_request_fail(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: the caller gets the exception."""
 
-    async def _create_aiohttp_session(self) -> Any:
+    async def _create_aiohttp_session(self) -> None:
         with warnings.catch_warnings():  # it uses an option of aiohttp that newer Pythons make obsolete
             warnings.simplefilter("ignore", DeprecationWarning)
-            return await super()._create_aiohttp_session()
+            await super()._create_aiohttp_session()
+        stay_on_host(self.session)
 
 
 def _host(node: Host) -> dict[str, Any]:

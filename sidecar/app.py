@@ -82,7 +82,7 @@ class App:
                 ("grpc.so_reuseport", 0),  # or a second sidecar would silently share the port
             ],
         )
-        pb_grpc.add_RerankServiceServicer_to_server(RerankService(self._pipeline, self.metrics), server)
+        pb_grpc.add_RerankServiceServicer_to_server(RerankService(self._pipeline, self.metrics, limit), server)
         pb_grpc.add_PolicyServiceServicer_to_server(PolicyService(self._settings, gate, self.models), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)
         own = [service.full_name for service in pb.DESCRIPTOR.services_by_name.values()]
@@ -101,7 +101,9 @@ class App:
         try:
             self.port = self._server.add_insecure_port(settings.address)
         except RuntimeError as error:
-            raise StartError(f"cannot listen on {settings.address}: is the port in use?") from error
+            raise StartError(
+                f"cannot listen on {settings.address}: the port is in use, or the address is not one of this machine"
+            ) from error
         await self._health.starting()
         self.scheduler.start()
         await self._server.start()

@@ -40,9 +40,12 @@ async def fetch_missing(task: Task, plan: Plan) -> Fetched:
     timeout_s = task.deadline.remaining_s() * _FETCH_SHARE
     try:
         with task.watch.stage("fetch"):
-            return Fetched(await task.connector.fetch(missing, fields, timeout_s=timeout_s))
+            sources = await task.connector.fetch(missing, fields, timeout_s=timeout_s)
     except ConnectorError as error:
         return Fetched(problem=f"the documents could not be fetched: {error}")
+    if not sources:
+        return Fetched(problem=f"the engine found none of the {len(missing)} documents that were to be fetched")
+    return Fetched(sources)
 
 
 def _lacks_text(candidate: Candidate, settings: TextSettings) -> bool:

@@ -6,6 +6,7 @@
     │   ├── UnknownName           NOT_FOUND: no such connector
     │   ├── NotAllowed            PERMISSION_DENIED: the configuration forbids it
     │   ├── TooManyCalls          RESOURCE_EXHAUSTED: more calls at once than the server serves
+    │   ├── ReplyTooLarge         RESOURCE_EXHAUSTED: over the limit of a message
     │   └── DeadlinePassed        DEADLINE_EXCEEDED: no time left to search
     └── Fallback                  the call is answered in the engine's order: becomes `reason` in the pipeline
         ├── BudgetExhausted       out of time
@@ -15,6 +16,8 @@
         ├── NonFiniteScore        NaN or infinity among the scores
         ├── TextUnavailable       no candidate has text
         └── QueryTooLong          no room for a passage beside the query
+
+:mod:`sidecar.policy` adds two kinds of InvalidRequest: UnknownPolicy and InvalidOverride.
 
 Errors of the engines are a third tree, :mod:`connectors.errors`: before there are hits they become a status, after that
 a fallback. The message of an error is for the caller: it never holds a query or a document's text.
@@ -45,6 +48,10 @@ class NotAllowed(RequestError):
 
 class TooManyCalls(RequestError):
     """More calls at once than the server serves."""
+
+
+class ReplyTooLarge(RequestError):
+    """The reply would exceed the size limit."""
 
 
 class DeadlinePassed(RequestError):

@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from connectors.base import Connector
+from connectors.hits import Json
 from sidecar import policy, skips, window
 from sidecar.calls import Narrowing, RerankCall, SearchCall
 from sidecar.errors import InvalidRequest, NotAllowed, UnknownName
+from sidecar.lookups import named_indices
 from sidecar.policy import Plan
 from sidecar.settings import Limits, Settings
 from sidecar.skips import Skip
@@ -61,8 +63,8 @@ class Gate:
         if name is None:
             raise InvalidRequest("`connector` is empty, and not exactly one connector is configured")
         self._allow(name, call.index)
-        if "pit" in call.body and tuple(self._settings.connectors[name].allow_indices) != ("*",):
-            raise NotAllowed("a point in time hides which index it reads: this connector allows only some indices")
+        if tuple(self._settings.connectors[name].allow_indices) != ("*",):
+            self._check_body(name, call.body)
         return self._connectors[name]
 
     def for_rerank(self, call: RerankCall) -> Connector | None:
@@ -129,6 +131,13 @@ class Gate:
     def search_timeout_s(self, connector: Connector) -> float:
         """The longest that a search on this connector may take."""
         return self._settings.connectors[connector.name].search_timeout_ms / 1e3
+
+    def _check_body(self, connector: str, body: Json) -> None:
+        """Where not every index is allowed, the body may not read another one past the URL."""
+        if "pit" in body:
+            raise NotAllowed("a point in time hides which index it reads: this connector allows only some indices")
+        for index in named_indices(body):
+            self._allow(connector, index)
 
     def _allow(self, connector: str, index: str) -> None:
         if not policy.is_allowed(self._settings.connectors[connector].allow_indices, index):

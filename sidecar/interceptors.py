@@ -24,6 +24,7 @@ STATUSES: dict[type[Exception], grpc.StatusCode] = {
     errors.UnknownName: grpc.StatusCode.NOT_FOUND,
     errors.NotAllowed: grpc.StatusCode.PERMISSION_DENIED,
     errors.TooManyCalls: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.ReplyTooLarge: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.DeadlinePassed: grpc.StatusCode.DEADLINE_EXCEEDED,
     engine.IndexNotFound: grpc.StatusCode.NOT_FOUND,
     engine.InvalidQuery: grpc.StatusCode.INVALID_ARGUMENT,

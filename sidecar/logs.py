@@ -6,6 +6,9 @@ import traceback
 
 import structlog
 
+_FRAMES = 20
+"""Frames of a traceback that are logged, the innermost ones."""
+
 log: structlog.stdlib.BoundLogger = structlog.get_logger("sidecar")
 
 
@@ -29,5 +32,7 @@ def _frames_only(_: object, __: str, event: structlog.typing.EventDict) -> struc
     """Where an error was raised and its kind, but not its message: that may quote a query or a document."""
     if event.pop("exc_info", None):
         kind, _error, trace = sys.exc_info()
-        event["exception"] = [line.strip() for line in traceback.format_tb(trace)] + [kind.__name__ if kind else ""]
+        event["exception"] = [line.strip() for line in traceback.format_tb(trace)[-_FRAMES:]] + [
+            kind.__name__ if kind else ""
+        ]
     return event

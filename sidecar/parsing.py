@@ -15,6 +15,12 @@ from sidecar.text import clean
 from sidecar.types import Candidate
 from sidecar.v1 import rerank_pb2 as pb
 
+MAX_DEPTH = 200
+"""Levels of nesting in a JSON object; what is deeper would outgrow the stack of whoever walks it."""
+MAX_JSON_CHARS = 8 * 2**20
+"""Characters of one JSON field; reading it holds up every other call."""
+MAX_PINNED_IDS = 10_000
+
 
 def search_call(request: pb.SearchRequest, clock: Clock) -> SearchCall:
     """A Search request as a call. Raises :class:`InvalidRequest`."""
@@ -52,19 +58,19 @@ def narrowing(options: pb.Options) -> Narrowing:
         budget_ms=_given(options, "budget_ms"),
         min_score=_given(options, "min_score"),
     )
+    if len(options.pinned_ids) > MAX_PINNED_IDS:
+        raise InvalidRequest(f"there are {len(options.pinned_ids)} `pinned_ids`; at most {MAX_PINNED_IDS} are allowed")
     return Narrowing(options.policy or None, overrides, frozenset(options.pinned_ids))
-
-
-MAX_DEPTH = 200
-"""Levels of nesting in a JSON object; what is deeper would outgrow the stack of whoever walks it."""
 
 
 def json_object(text: str, field: str) -> Json:
     """The JSON object in a field.
 
     Raises:
-        InvalidRequest: the text is not JSON, holds NaN or infinity, is nested too deeply, or is no object.
+        InvalidRequest: the text is too long, not JSON, holds NaN or infinity, is nested too deeply, or is no object.
     """
+    if len(text) > MAX_JSON_CHARS:
+        raise InvalidRequest(f"`{field}` has {len(text)} characters; at most {MAX_JSON_CHARS} are allowed")
     try:
         value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
     except json.JSONDecodeError as error:

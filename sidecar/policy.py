@@ -219,8 +219,9 @@ def is_allowed(patterns: Iterable[str], index_expression: str) -> bool:
 
     A wildcard of the request is an ordinary character here: `a*` is inside `a*` and not inside `a-*`; whatever an
     allowed one expands to is then inside too. Of an exclusion (`-old`) the rest must fit. `_all` needs a pattern `*`
-    or `_all`. No part may be empty, `.` or `..`, or hold whitespace, control characters or any of `/ \\ ? # " < > |`;
-    only where everything is allowed (the list is exactly `*`) date math in angle brackets passes.
+    or `_all`, another cluster (`cluster:index`) a pattern `*` or one with a colon. No part may be empty, `.` or `..`,
+    or hold whitespace, control characters or any of `/ \\ ? # " < > |`; only where everything is allowed (the list is
+    exactly `*`) date math in angle brackets passes.
     Nothing longer than MAX_EXPRESSION_CHARS is allowed.
     """
     allowed = tuple(patterns)
@@ -234,7 +235,7 @@ def _is_part_allowed(patterns: tuple[str, ...], name: str) -> bool:
         return False
     if name == "_all":
         return not {"*", "_all"}.isdisjoint(patterns)
-    return any(matches(pattern, name) for pattern in patterns)
+    return any(matches(pattern, name) for pattern in patterns if ":" not in name or ":" in pattern or pattern == "*")
 
 
 def _is_well_formed(name: str, *, date_math: bool) -> bool:

@@ -7,6 +7,8 @@ from sidecar.errors import NonFiniteScore
 from sidecar.settings import Fusion
 from sidecar.types import Ranked
 
+_SQUARE_ROOT_OF_LARGEST = 1e150
+
 
 def best_passages(passages: Mapping[int, Sequence[str]], scores: Sequence[float]) -> dict[int, Ranked]:
     """The best passage of each document, by original rank; ``scores`` are those of all passages one after the other.
@@ -69,15 +71,23 @@ def min_max(scores: Sequence[float]) -> list[float]:
     >>> min_max([2.0, 6.0, 4.0])
     [0.0, 1.0, 0.5]
     """
+    scores = _tamed(scores)
     low, high = min(scores, default=0.0), max(scores, default=0.0)
     return [(score - low) / (high - low) if high > low else 0.0 for score in scores]
 
 
 def z_score(scores: Sequence[float]) -> list[float]:
     """Scores with mean 0 and (population) standard deviation 1; all 0 when they are all the same."""
+    scores = _tamed(scores)
     mean = math.fsum(scores) / len(scores) if scores else 0.0
     deviation = math.sqrt(math.fsum((score - mean) ** 2 for score in scores) / len(scores)) if scores else 0.0
     return [(score - mean) / deviation if deviation > 0 else 0.0 for score in scores]
+
+
+def _tamed(scores: Sequence[float]) -> Sequence[float]:
+    """Scores near the largest double, made small enough that their differences and squares are finite."""
+    largest = max(map(abs, scores), default=0.0)
+    return [score / largest for score in scores] if largest > _SQUARE_ROOT_OF_LARGEST else scores
 
 
 def _reciprocal_ranks(scores: Sequence[float], k: int) -> list[float]:

@@ -1,6 +1,8 @@
 """From answers to the messages of the contract. Pure."""
 
 import json
+import math
+import sys
 from dataclasses import asdict
 from typing import Any
 
@@ -32,13 +34,28 @@ def rerank_response(answer: Answer, request_id: str, *, return_passages: bool) -
 
 
 def to_json(value: Any) -> str:
-    """Compact JSON that any UTF-8 reader takes; lone surrogates stay escaped, as the engine sent them."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    """Compact JSON that any UTF-8 reader takes; lone surrogates stay escaped, as the engine sent them.
+
+    A number too large for a double, which an engine may hold in ``_source``, becomes the largest double.
+    """
     try:
+        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
         text.encode()
     except UnicodeEncodeError:
-        return json.dumps(value, separators=(",", ":"))
+        return json.dumps(value, separators=(",", ":"), allow_nan=False)
+    except ValueError:
+        return to_json(_finite(value))
     return text
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_finite(one) for one in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else math.copysign(sys.float_info.max, value)
+    return value
 
 
 def _result(result: Result, return_passages: bool) -> pb.Result:

@@ -4,8 +4,11 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
+from google.protobuf.message import Message
+
 from sidecar import parsing, policy, replies
 from sidecar.calls import Answer, Clock, SearchCall
+from sidecar.errors import ReplyTooLarge
 from sidecar.gate import Gate
 from sidecar.interceptors import request_id
 from sidecar.loaded import Models
@@ -17,6 +20,9 @@ from sidecar.types import Reason
 from sidecar.v1 import rerank_pb2 as pb
 from sidecar.v1 import rerank_pb2_grpc as pb_grpc
 
+_FRAME_BYTES = 64
+"""What a reply needs beside its own bytes, as a field of another message."""
+
 
 def _clock(context: Any) -> Clock:
     return Clock(time.monotonic(), context.time_remaining())
@@ -25,21 +31,26 @@ def _clock(context: Any) -> Clock:
 class RerankService(pb_grpc.RerankServiceServicer):
     """Search, Rerank and SearchProgressive."""
 
-    def __init__(self, pipeline: Pipeline, metrics: Metrics) -> None:
+    def __init__(self, pipeline: Pipeline, metrics: Metrics, max_reply_bytes: int) -> None:
         self._pipeline = pipeline
         self._metrics = metrics
+        self._max_reply_bytes = max_reply_bytes
 
     async def Search(self, request: pb.SearchRequest, context: Any) -> pb.SearchResponse:
         """See the contract."""
         answer = await self._pipeline.search(parsing.search_call(request, _clock(context)))
+        reply = replies.search_response(answer, request_id.get(), return_passages=request.options.return_passages)
+        self._check_size(reply)
         self._report("Search", answer)
-        return replies.search_response(answer, request_id.get(), return_passages=request.options.return_passages)
+        return reply
 
     async def Rerank(self, request: pb.RerankRequest, context: Any) -> pb.RerankResponse:
         """See the contract."""
         answer = await self._pipeline.rerank(parsing.rerank_call(request, _clock(context)))
+        reply = replies.rerank_response(answer, request_id.get(), return_passages=request.options.return_passages)
+        self._check_size(reply)
         self._report("Rerank", answer)
-        return replies.rerank_response(answer, request_id.get(), return_passages=request.options.return_passages)
+        return reply
 
     async def SearchProgressive(
         self, request: pb.SearchProgressiveRequest, context: Any
@@ -48,11 +59,22 @@ class RerankService(pb_grpc.RerankServiceServicer):
         passages = request.search.options.return_passages
         retrieved = await self._pipeline.retrieve(parsing.search_call(request.search, _clock(context)))
         original = replies.search_response(retrieved.original(), request_id.get(), return_passages=passages)
+        self._check_size(original)
         yield pb.SearchProgressiveResponse(stage=pb.STAGE_ORIGINAL, search=original)
         answer = await self._pipeline.finish(retrieved)
-        self._report("SearchProgressive", answer)
         final = replies.search_response(answer, request_id.get(), return_passages=passages)
+        self._check_size(final)
+        self._report("SearchProgressive", answer)
         yield pb.SearchProgressiveResponse(stage=pb.STAGE_FINAL, search=final)
+
+    def _check_size(self, reply: Message) -> None:
+        """Refuse with a reason and a request id what gRPC would refuse without."""
+        size = reply.ByteSize() + _FRAME_BYTES
+        if size > self._max_reply_bytes:
+            raise ReplyTooLarge(
+                f"the reply has {size} bytes, `server.max_message_mib` allows {self._max_reply_bytes}: "
+                "ask for fewer hits, or filter `_source`"
+            )
 
     def _report(self, method: str, answer: Answer) -> None:
         """Count the call and write its one log line."""

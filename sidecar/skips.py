@@ -10,7 +10,7 @@ from sidecar.window import Page, skip_reason
 Skip = tuple[Reason, str]
 
 _SENTENCES = {
-    Reason.NO_CANDIDATES: "fewer than two hits are asked for or found",
+    Reason.NO_CANDIDATES: "there are too few candidates to reorder",
     Reason.NOT_RELEVANCE_SORTED: "the hits are not sorted by relevance",
     Reason.WINDOW_REFUSED: "the engine refuses this search with the window's `from` and `size`, and takes it as it is",
     Reason.BEYOND_WINDOW: "the page starts behind the window that is reranked",

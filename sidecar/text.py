@@ -10,6 +10,10 @@ from sidecar.types import Candidate
 
 _UNSCORABLE = re.compile(r"[\x00\ud800-\udfff]")
 _WORD = re.compile(r"\S+")
+MAX_CHARS = 1_000_000
+"""Characters of one document that are looked at; far more than any model reads."""
+_MAX_DEPTH = 50
+"""Levels of lists within lists that are looked into; far more than any engine's mapping allows."""
 
 
 def clean(text: str) -> str:
@@ -28,7 +32,7 @@ def passages(candidate: Candidate, source: Mapping[str, Any] | None, settings: T
     Empty when there is nothing to read. With ``settings.passages`` a long text becomes several overlapping passages.
     """
     text = candidate.text if candidate.text is not None else assemble(source or {}, settings)
-    text = clean(text).strip()
+    text = clean(text[:MAX_CHARS]).strip()
     if not text:
         return []
     return split(text, settings.passages) if settings.passages else [text]
@@ -45,7 +49,7 @@ def _field_text(source: Mapping[str, Any], field: TextField, separator: str) -> 
     return field.label + text[: field.max_chars] if text else ""
 
 
-def values(source: Any, path: str) -> list[str]:
+def values(source: Any, path: str, depth: int = 0) -> list[str]:
     """All text values under a dotted path, reaching through objects and lists; numbers are written out.
 
     A key that itself holds dots (``{"a.b": "x"}``) is found too, as the engines allow both spellings.
@@ -53,16 +57,18 @@ def values(source: Any, path: str) -> list[str]:
     >>> values({"author": [{"name": "Ada"}, {"name": "Bob"}]}, "author.name")
     ['Ada', 'Bob']
     """
+    if depth > _MAX_DEPTH:
+        return []
     if isinstance(source, list):
-        return [value for element in source for value in values(element, path)]
+        return [value for element in source for value in values(element, path, depth + 1)]
     if not path:
         return [_scalar(source)] if isinstance(source, (str, int, float)) and not isinstance(source, bool) else []
     if not isinstance(source, Mapping):
         return []
     if path in source:
-        return values(source[path], "")
+        return values(source[path], "", depth + 1)
     found = (key for key in source if path.startswith(f"{key}."))
-    return [value for key in found for value in values(source[key], path[len(key) + 1 :])]
+    return [value for key in found for value in values(source[key], path[len(key) + 1 :], depth + 1)]
 
 
 def _scalar(value: str | float) -> str:

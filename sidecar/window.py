@@ -47,13 +47,21 @@ def page_of(body: Json, params: Mapping[str, str]) -> Page:
     for name, why in _REFUSED_PARAMS.items():
         if name in params:
             raise InvalidRequest(f"params: {name!r} is not supported: {why}")
+    if "_none_" in (params.get("stored_fields"), *_listed(body.get("stored_fields"))):
+        raise InvalidRequest("`stored_fields: _none_` is not supported: it leaves the hits without their ids")
     return Page(_whole(body, params, "from", 0), _whole(body, params, "size", _DEFAULT_SIZE))
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def _whole(body: Json, params: Mapping[str, str], name: str, default: int) -> int:
     value: Any = params.get(name, body.get(name))
     if value is None:
         return default
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # as the engines read it
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= len(str(_LARGEST)):
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _LARGEST:

@@ -41,6 +41,12 @@ def quick(policy: Mapping[str, Any] | None = None, server: Mapping[str, Any] | N
     )
 
 
+def short_queue(pairs: int, policy: Mapping[str, Any] | None = None) -> Settings:
+    """As :func:`quick`, with a queue that a file would not be allowed to have: shorter than the policy's own window."""
+    configured = quick(policy)
+    return configured.model_copy(update={"server": configured.server.model_copy(update={"max_queued_pairs": pairs})})
+
+
 @dataclass(frozen=True)
 class Reply:
     """What the tests look at of any kind of answer."""

@@ -6,6 +6,8 @@ python docs/examples/own_hits.py INDEX "QUERY" ID [ID ...]
 import asyncio
 import sys
 
+import grpc
+
 from sidecar.client import RerankClient
 from sidecar.v1 import rerank_pb2 as pb
 
@@ -19,4 +21,9 @@ async def main(index: str, query: str, *ids: str) -> None:
         print(result.id, f"(was {result.original_rank})")
 
 
-asyncio.run(main(*sys.argv[1:]))
+if len(sys.argv) < 3:
+    sys.exit(__doc__)
+try:
+    asyncio.run(main(*sys.argv[1:]))
+except grpc.RpcError as error:
+    sys.exit(f"{error.code().name}: {error.details()}")

@@ -6,6 +6,8 @@ python docs/examples/progressive.py INDEX "QUERY"
 import asyncio
 import sys
 
+import grpc
+
 from sidecar.client import RerankClient
 
 
@@ -17,4 +19,9 @@ async def main(index: str, query: str) -> None:
             print(f"{page.outcome:12}", *(hit["_id"] for hit in page.hits))
 
 
-asyncio.run(main(*sys.argv[1:]))
+if len(sys.argv) < 3:
+    sys.exit(__doc__)
+try:
+    asyncio.run(main(*sys.argv[1:]))
+except grpc.RpcError as error:
+    sys.exit(f"{error.code().name}: {error.details()}")

@@ -6,6 +6,8 @@ python docs/examples/search.py INDEX "QUERY" [TARGET]
 import asyncio
 import sys
 
+import grpc
+
 from sidecar.client import RerankClient
 
 
@@ -19,4 +21,9 @@ async def main(index: str, query: str, target: str = "127.0.0.1:50051") -> None:
         print(f"{result.relevance_score:+7.2f}  was {result.original_rank:2}  {hit['_id']}  {hit['_source']['title']}")
 
 
-asyncio.run(main(*sys.argv[1:]))
+if len(sys.argv) < 3:
+    sys.exit(__doc__)
+try:
+    asyncio.run(main(*sys.argv[1:]))
+except grpc.RpcError as error:
+    sys.exit(f"{error.code().name}: {error.details()}")

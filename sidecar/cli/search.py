@@ -18,9 +18,12 @@ def search(
     field: Annotated[list[str] | None, typer.Option(help="Field to match, repeatable; default: all.")] = None,
     body: Annotated[str, typer.Option(help="The whole search body as JSON, instead of --field.")] = "",
     size: Annotated[int, typer.Option(min=1, max=100, help="Hits shown; a `size` in --body wins.")] = 10,
-    budget_ms: Annotated[int | None, typer.Option(help="Budget of this call in ms.")] = None,
+    budget_ms: Annotated[int | None, typer.Option(min=1, max=600_000, help="Budget of this call in ms.")] = None,
 ) -> None:
     """Search through a running sidecar and show the engine's order and the new one side by side."""
+    if not query.isprintable():
+        stop("the query holds bytes that are no UTF-8 text, or control characters")
+
     import grpc
 
     from sidecar.client import BlockingRerankClient

@@ -6,8 +6,10 @@ import sys
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 
 from sidecar.cli.terminal import ConfigurationFile, settings_of, stop
+from sidecar.settings import ServerSettings, Settings
 
 
 def serve(
@@ -18,8 +20,7 @@ def serve(
     """Serve until SIGTERM or Ctrl-C. Logs are JSON lines on stderr, coloured text in a terminal."""
     settings = settings_of(file)
     if address:
-        server = settings.server.model_copy(update={"address": address})
-        settings = settings.model_copy(update={"server": server})
+        settings = _listening_on(settings, address)
 
     from sidecar import logs
     from sidecar.app import App, StartError
@@ -37,3 +38,11 @@ def serve(
     except (StartError, WiringError) as error:
         stop(str(error))
     os._exit(0)  # a forward pass that hangs in its thread must not keep the process
+
+
+def _listening_on(settings: Settings, address: str) -> Settings:
+    try:
+        server = ServerSettings.model_validate({**settings.server.model_dump(), "address": address})
+    except ValidationError as error:
+        stop(f"--address is {address!r}: {error.errors()[0]['msg'].removeprefix('Value error, ')}")
+    return settings.model_copy(update={"server": server})

@@ -14,7 +14,8 @@ a degraded answer is data, not an error. An error status means that there is not
   UNAVAILABLE         the engine could not be reached or answered nonsense: try again later
   DEADLINE_EXCEEDED   the engine's search did not end in time
   FAILED_PRECONDITION the engine refused for a reason that is none of these; its own words are in the message
-  RESOURCE_EXHAUSTED  more calls at once than `server.max_concurrent_calls`, or a message over the size limit
+  RESOURCE_EXHAUSTED  more calls at once than `server.max_concurrent_calls`, or a message over `server.max_message_mib`
+                      (a request over it has no request id: it is refused before it is read)
   INTERNAL            a fault of the sidecar; the message holds the request id of the log line and nothing else
 
 Ranks are 0-based. Times are milliseconds. JSON travels as text, since google.protobuf.Struct would turn
@@ -46,7 +47,7 @@ class _OutcomeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTy
     OUTCOME_UNSPECIFIED: _Outcome.ValueType  # 0
     """Not known yet: only in the first message of SearchProgressive."""
     OUTCOME_RERANKED: _Outcome.ValueType  # 1
-    """All candidates with text were scored and the results are in the new order."""
+    """All candidates of the window that have text were scored, and the results are in the new order."""
     OUTCOME_PARTIAL: _Outcome.ValueType  # 2
     """Under load (reason OVERLOADED) only the first candidates were scored and ordered; the rest follows in the engine's
     order.
@@ -62,7 +63,7 @@ class Outcome(_Outcome, metaclass=_OutcomeEnumTypeWrapper):
 OUTCOME_UNSPECIFIED: Outcome.ValueType  # 0
 """Not known yet: only in the first message of SearchProgressive."""
 OUTCOME_RERANKED: Outcome.ValueType  # 1
-"""All candidates with text were scored and the results are in the new order."""
+"""All candidates of the window that have text were scored, and the results are in the new order."""
 OUTCOME_PARTIAL: Outcome.ValueType  # 2
 """Under load (reason OVERLOADED) only the first candidates were scored and ordered; the rest follows in the engine's
 order.
@@ -195,7 +196,9 @@ class Options(google.protobuf.message.Message):
     """Whether each result carries the passage that was scored. Default: false."""
     @property
     def pinned_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """Ids of hits that keep their original rank and are not scored (promoted or pinned results). Default: none."""
+        """Ids of hits that keep their original rank and are not scored (promoted or pinned results), at most 10000.
+        Default: none.
+        """
 
     def __init__(
         self,
@@ -253,7 +256,7 @@ class SearchRequest(google.protobuf.message.Message):
     query: builtins.str
     """What the user asked, as plain text; this is what the model reads. Required, not blank, at most `limits.query_chars`."""
     body: builtins.str
-    """The app's own search body, a JSON object. Default: `{}`, the engine's match_all.
+    """The app's own search body, a JSON object of at most 8 MiB. Default: `{}`, the engine's match_all.
     Passed on untouched but for `from` and `size`, which are widened to the window (see PolicyService.Explain).
     """
     @property

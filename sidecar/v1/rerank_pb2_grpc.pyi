@@ -14,7 +14,8 @@ a degraded answer is data, not an error. An error status means that there is not
   UNAVAILABLE         the engine could not be reached or answered nonsense: try again later
   DEADLINE_EXCEEDED   the engine's search did not end in time
   FAILED_PRECONDITION the engine refused for a reason that is none of these; its own words are in the message
-  RESOURCE_EXHAUSTED  more calls at once than `server.max_concurrent_calls`, or a message over the size limit
+  RESOURCE_EXHAUSTED  more calls at once than `server.max_concurrent_calls`, or a message over `server.max_message_mib`
+                      (a request over it has no request id: it is refused before it is read)
   INTERNAL            a fault of the sidecar; the message holds the request id of the log line and nothing else
 
 Ranks are 0-based. Times are milliseconds. JSON travels as text, since google.protobuf.Struct would turn

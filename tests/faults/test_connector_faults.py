@@ -254,6 +254,15 @@ class TestRefused:
             assert error.reason == f"what of {SECRET}? (line 1, column 7)"
             assert len(server.asked) == 1
 
+    @pytest.mark.parametrize("status", [301, 302, 307, 308])
+    async def test_a_redirect_is_not_followed(self, kind: str, status: int) -> None:
+        """No answer of an engine may send a query, or credentials, to a host that nobody configured."""
+        async with serving(always(lambda: json_answer(EMPTY_ANSWER))) as elsewhere:
+            redirect = always(lambda: web.Response(status=status, headers={"location": f"{elsewhere.url}/x"}))
+            async with serving(redirect) as server, connect(kind, server.url) as connector:
+                await failure(connector, MalformedAnswer)
+            assert elsewhere.asked == []
+
     @pytest.mark.parametrize(("status", "expected"), [(401, NotAuthenticated), (403, NotPermitted)])
     @pytest.mark.parametrize("body", ["", HTML])
     async def test_a_gate_that_speaks_no_json(

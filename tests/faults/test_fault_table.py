@@ -47,6 +47,7 @@ from tests.calls import (
     request_id_of,
     search,
     search_progressive,
+    short_queue,
     status,
     within,
 )
@@ -276,14 +277,14 @@ class TestScoreStage:
 
     @pytest.mark.parametrize("way", WAYS)
     async def test_queue_full(self, serve: Serve, way: Way) -> None:
-        configured = quick(server={"max_queued_pairs": 3})
+        configured = short_queue(3)
         async with serve(configured=configured) as (client, _):
             got = await way(client)
         await assert_engines_order(got, "ORIGINAL_ORDER", "OVERLOADED")
         assert "at most 3" in got.meta.detail
 
     async def test_under_load_the_window_shrinks_where_the_policy_allows(self, serve: Serve) -> None:
-        configured = quick({"min_rank_window_size": 2}, server={"max_queued_pairs": 3})
+        configured = short_queue(3, {"min_rank_window_size": 2})
         async with serve(configured=configured) as (client, _):
             got = await search(client)
         assert (got.outcome, got.meta.scored, got.meta.candidates) == ("PARTIAL", 3, 5)

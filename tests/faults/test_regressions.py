@@ -18,7 +18,19 @@ from sidecar.cost import CostModel
 from sidecar.scoring.base import Pair, Scores
 from sidecar.scoring.fake import WordOverlapScorer
 from sidecar.v1 import rerank_pb2 as pb
-from tests.calls import BODY, BUDGET_S, QUERY, Held, assert_engines_order, engine_ids, quick, reply, search, within
+from tests.calls import (
+    BODY,
+    BUDGET_S,
+    QUERY,
+    Held,
+    assert_engines_order,
+    engine_ids,
+    quick,
+    reply,
+    search,
+    short_queue,
+    within,
+)
 from tests.conftest import DOCUMENTS, Serve, settings
 from tests.connector_fixtures import always, error_answer, serving
 
@@ -66,7 +78,7 @@ async def test_a_top_100_is_one_request(serve: Serve) -> None:
 
 async def test_nobody_waits_for_a_place_without_bound(serve: Serve) -> None:
     """text-embeddings-inference: gRPC callers waited for a permit for as long as it took."""
-    configured = quick(server={"max_queued_pairs": 5})
+    configured = short_queue(5)
     with Held() as hanging:
         async with serve(WordOverlapScorer(fault=hanging), configured=configured) as (client, _):
             holding = asyncio.create_task(search(client))

@@ -116,3 +116,27 @@ def test_the_search_command_says_what_is_wrong_without_a_traceback(tmp_path: Pat
     assert run.returncode == 2
     assert run.stderr.startswith("UNAVAILABLE: ")
     assert "Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize("address", ["foo", "127.0.0.1:99999"])
+def test_an_address_that_is_none_is_refused(tmp_path: Path, address: str) -> None:
+    command = [sys.executable, "-m", "sidecar", "serve", str(configuration(tmp_path)), "--address", address]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=_WAIT_S, check=False)
+    assert run.returncode == 2
+    assert run.stderr.startswith(f"--address is {address!r}: an address is `host:port`")
+
+
+def test_check_reads_the_files_of_a_memory_connector(tmp_path: Path) -> None:
+    (tmp_path / "docs.jsonl").write_text('{"_id": "1", "body": "x"}\n{"body": "no id"}\n')
+    file = tmp_path / "sidecar.yaml"
+    tree = {
+        "connectors": {"local": {"type": "memory", "indices": {"docs": "docs.jsonl"}}},
+        "policies": {"default": {"text": {"fields": ["body"]}}},
+    }
+    file.write_text(yaml.safe_dump(tree))
+    command = [sys.executable, "-m", "sidecar", "check", str(file)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=_WAIT_S, check=False)
+    assert run.returncode == 2
+    assert "connectors.local.indices.docs" in run.stderr
+    assert "docs.jsonl" in run.stderr
+    assert "2" in run.stderr

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import grpc
 import pytest
 
 from connectors.errors import InvalidQuery
@@ -11,7 +12,7 @@ from connectors.hits import Json
 from connectors.memory import MemoryConnector
 from sidecar.v1 import rerank_pb2 as pb
 from tests.calls import RecordingConnector, engine_ids
-from tests.conftest import DOCUMENTS, Serve
+from tests.conftest import DOCUMENTS, Serve, settings
 from tests.service.conftest import Logged
 
 QUERY = "apple varieties for winter storage"
@@ -130,3 +131,28 @@ async def test_text_that_the_app_filtered_away_is_read_by_the_model_and_not_give
     assert ids(filtered.hits) == ids(whole.hits)
     assert [one.relevance_score for one in filtered.results] == [one.relevance_score for one in whole.results]
     assert not any("body" in (hit.get("_source") or {}) for hit in filtered.hits)
+
+
+RESTRICTED = settings(connectors={"main": {"type": "memory", "indices": {"docs": "x"}, "allow_indices": ["docs"]}})
+LOOKUP = {"query": {"terms": {"body": {"index": "secret", "id": "1", "path": "words"}}}}
+
+
+async def test_a_body_cannot_read_an_index_that_the_url_may_not_name(serve: Serve) -> None:
+    """A terms lookup with `profile` gave back the words of a forbidden index."""
+    async with serve(configured=RESTRICTED) as (client, _):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await client.search("docs", QUERY, LOOKUP)
+        assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
+        assert "'secret'" in str(caught.value.details())
+        assert (await client.search("docs", QUERY, BODY)).outcome == "RERANKED"
+
+
+async def test_a_reply_over_the_limit_is_refused_with_its_size_and_a_request_id(serve: Serve) -> None:
+    long = {f"d{number}": {"body": "apple " * 60_000} for number in range(4)}
+    configured = settings(server={"address": "127.0.0.1:0", "metrics_address": None, "max_message_mib": 1})
+    async with serve(connector=MemoryConnector("main", {"docs": long}), configured=configured) as (client, _):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await client.search("docs", "apple", {"query": {"match": {"body": "apple"}}})
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "max_message_mib" in str(caught.value.details())
+    assert dict(caught.value.trailing_metadata() or ())["x-request-id"]

@@ -31,6 +31,6 @@ def test_every_passage_that_a_document_may_have_is_counted() -> None:
 
 
 def test_the_largest_window_is_advised_on_at_once() -> None:
-    policy = {"rank_window_size": 10_000, "limits": {"rank_window_size": 10_000}, "budget_ms": 60}
+    policy = {"rank_window_size": 4000, "limits": {"rank_window_size": 4000}, "budget_ms": 60}
     (advice,) = tight_budgets(settings(policy), MODEL)
     assert advice.fits < 100

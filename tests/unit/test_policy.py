@@ -202,6 +202,8 @@ def test_allowed(patterns: list[str], expression: str) -> None:
         (["_*"], "_all"),
         (["_*"], "-_all"),
         (["a-*"], "cluster:a-1"),
+        (["a-*"], "a-*:secret"),
+        (["a-*"], "a-*::failures"),
         (["*"], ""),
         (["*"], "a" * 4097),
         (["*"], "a,"),

@@ -65,6 +65,13 @@ def test_one_score_that_is_not_finite_refuses_all(bad: float) -> None:
         best_passages({0: ["a"], 1: ["b", "c"]}, [0.1, bad, 0.2])
 
 
+def test_scores_near_the_largest_double_are_ordered_as_any_others() -> None:
+    huge = [1.7e308, 5.0, 0.0, -1.7e308]
+    for fusion in (LINEAR, Fusion(method="linear", model_weight=0.5, normalize="z_score")):
+        assert order(huge, {rank: float(-rank) for rank in range(4)}, fusion) == [0, 1, 2, 3]
+        assert order(huge[::-1], {rank: float(rank) for rank in range(4)}, fusion) == [3, 2, 1, 0]
+
+
 def test_scales_of_constant_or_no_scores_are_zero() -> None:
     assert min_max([2.0, 2.0]) == [0.0, 0.0]
     assert z_score([2.0, 2.0]) == [0.0, 0.0]
