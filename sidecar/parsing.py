@@ -20,6 +20,8 @@ MAX_DEPTH = 200
 MAX_JSON_CHARS = 8 * 2**20
 """Characters of one JSON field; reading it holds up every other call."""
 MAX_PINNED_IDS = 10_000
+MAX_CANDIDATES = 100_000
+"""More than any policy may allow; refused before they are looked at."""
 
 
 def search_call(request: pb.SearchRequest, clock: Clock) -> SearchCall:
@@ -40,6 +42,8 @@ def rerank_call(request: pb.RerankRequest, clock: Clock) -> RerankCall:
     top_n = _given(request, "top_n")
     if top_n is not None and top_n < 1:
         raise InvalidRequest(f"`top_n` is {top_n}; it must be 1 or more")
+    if len(request.candidates) > MAX_CANDIDATES:
+        raise InvalidRequest(f"there are {len(request.candidates)} `candidates`; no policy allows over {MAX_CANDIDATES}")
     return RerankCall(
         connector=request.connector,
         index=request.index,
