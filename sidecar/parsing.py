@@ -43,7 +43,7 @@ def rerank_call(request: pb.RerankRequest, clock: Clock) -> RerankCall:
     if top_n is not None and top_n < 1:
         raise InvalidRequest(f"`top_n` is {top_n}; it must be 1 or more")
     if len(request.candidates) > MAX_CANDIDATES:
-        raise InvalidRequest(f"there are {len(request.candidates)} `candidates`; no policy allows over {MAX_CANDIDATES}")
+        raise InvalidRequest(f"there are {len(request.candidates)} `candidates`; at most {MAX_CANDIDATES} are allowed")
     return RerankCall(
         connector=request.connector,
         index=request.index,
