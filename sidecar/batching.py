@@ -110,10 +110,14 @@ class Queue(Generic[Key]):
         """Whether that many more pairs may wait."""
         return self.pairs + pairs <= self.max_pairs
 
+    def ahead_s(self, deadline: float) -> float:
+        """Predicted device time of the jobs that would be served before one with this deadline."""
+        place = bisect.bisect_right(self._jobs, deadline, key=lambda other: other.deadline)
+        return sum(other.remaining_s for other in self._jobs[:place])
+
     def on_time(self, job: Job[Key], free_at: float) -> bool:
         """Whether ``job`` would end in time behind those before its deadline, with the device free at ``free_at``."""
-        place = bisect.bisect_right(self._jobs, job.deadline, key=lambda other: other.deadline)
-        return free_at + sum(other.remaining_s for other in self._jobs[:place]) + job.remaining_s <= job.deadline
+        return free_at + self.ahead_s(job.deadline) + job.remaining_s <= job.deadline
 
     def add(self, job: Job[Key]) -> None:
         """Let a job wait for its turn."""

@@ -35,6 +35,7 @@ class Pipeline:
         self._scheduler = scheduler
         self._metrics = metrics
         self._reserve_s = reserve_s
+        self._turns = asyncio.Semaphore(_TOKENIZER_THREADS)
         self._tokenizers = ThreadPoolExecutor(_TOKENIZER_THREADS, thread_name_prefix="tokenizer")
 
     def close(self) -> None:
@@ -123,11 +124,15 @@ class Pipeline:
             raise BudgetExhausted("the budget ended before the scores were there") from None
 
     async def _rank_by_model(self, task: Task, plan: Plan, model: LoadedModel) -> Ranking:
+        self._scheduler.check(task.deadline)
         fetched = await fetch_missing(task, plan)
-        with task.watch.stage("tokenize"):
-            passages = passages_of(task, plan, fetched)
-            groups = await self._encode(model, task.query, list(passages.values()))
-        scored = await self._scheduler.score(model, groups, task.deadline, plan.min_rank_window_size)
+        async with self._turns:  # nobody is tokenised whose turn comes too late
+            self._scheduler.check(task.deadline)
+            with task.watch.stage("tokenize"):
+                passages = passages_of(task, plan, fetched)
+                groups = await self._encode(model, task.query, list(passages.values()))
+            submitted = self._scheduler.submit(model, groups, task.deadline, plan.min_rank_window_size)
+        scored = await self._scheduler.result(submitted)
         task.watch.record("queue", scored.queue_ms)
         task.watch.record("score", scored.score_ms)
         best = ranking.best_passages(passages, scored.scores.tolist())

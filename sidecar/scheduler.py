@@ -69,6 +69,15 @@ class Scored:
     score_ms: float
 
 
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """A job in the queue: of how many groups, and since when."""
+
+    job: Job[Ticket]
+    groups: int
+    at: float
+
+
 class Scheduler:
     """The queue in front of one device; all its models share it."""
 
@@ -112,41 +121,64 @@ class Scheduler:
             await asyncio.gather(self._serving, return_exceptions=True)
         self._device.shutdown(wait=False, cancel_futures=True)
 
-    async def score(
-        self, model: LoadedModel, groups: Sequence[Sequence[Pair]], deadline: Deadline, min_groups: int | None = None
-    ) -> Scored:
-        """Scores of all pairs, a group being the pairs of one document; with ``min_groups``, of the first ones only
-        where all would be late. When the waiter is cancelled, the job is forgotten.
+    def check(self, deadline: Deadline) -> None:
+        """Refuse what cannot be served in time whatever its size, before anything is done for it.
 
         Raises:
-            Overloaded: the job would be late, or too many pairs wait.
-            BudgetExhausted: it was admitted and could then no longer end in time.
-            ModelError: the scorer raised or miscounted, the device is stuck, or the loop has died.
+            Overloaded: the jobs before it take until its deadline.
+            ModelError: the device is stuck, or the loop has died.
         """
-        submitted = self._clock()
-        count, job = self._admit(model, groups, deadline, min_groups)
-        self._unanswered.add(job)
-        self._queue.add(job)
-        self._work.set()
-        self._count()
-        try:
-            scores = await job.key.future
-        finally:
-            self._forget(job)
-        started = job.key.started_at or submitted
-        return Scored(scores, count, (started - submitted) * 1e3, (self._clock() - started) * 1e3)
-
-    def _admit(
-        self, model: LoadedModel, groups: Sequence[Sequence[Pair]], deadline: Deadline, min_groups: int | None
-    ) -> tuple[int, Job[Ticket]]:
-        """The largest job that would end in time behind what is queued before it, and how many groups it covers."""
         if self._stopped:
             raise ModelError("the scheduler has stopped") from self._stopped
         if self.stalled:
             raise ModelError(f"the device has not answered for more than {STALLED_AFTER_S:.0f} s")
         self._shed_late()
+        if self._start_at(deadline) + self._queue.ahead_s(deadline.at) >= deadline.at:
+            raise Overloaded("the jobs before it take longer than its budget")
+
+    def submit(
+        self, model: LoadedModel, groups: Sequence[Sequence[Pair]], deadline: Deadline, min_groups: int | None = None
+    ) -> Submitted:
+        """Queue all pairs, a group being the pairs of one document; with ``min_groups``, only those of the first groups
+        where all would be late. Await :meth:`result` next.
+
+        Raises:
+            Overloaded: the job would be late, or too many pairs wait.
+            ModelError: the device is stuck, or the loop has died.
+        """
+        self.check(deadline)
+        count, job = self._admit(model, groups, deadline, min_groups)
+        self._unanswered.add(job)
+        self._queue.add(job)
+        self._work.set()
+        self._count()
+        return Submitted(job, count, self._clock())
+
+    async def result(self, submitted: Submitted) -> Scored:
+        """The scores of what was submitted; when the waiter is cancelled, the job is forgotten.
+
+        Raises:
+            BudgetExhausted: the job could no longer end in time.
+            ModelError: the scorer raised or miscounted, or the loop has died.
+        """
+        ticket = submitted.job.key
+        try:
+            scores = await ticket.future
+        finally:
+            self._forget(submitted.job)
+        started = ticket.started_at or submitted.at
+        return Scored(scores, submitted.groups, (started - submitted.at) * 1e3, (self._clock() - started) * 1e3)
+
+    def _start_at(self, deadline: Deadline) -> float:
+        """When the device is free, and a margin later."""
         now = self._clock()
-        free_at = max(now, self._free_at) + _MARGIN * max(0.0, deadline.at - now)
+        return max(now, self._free_at) + _MARGIN * max(0.0, deadline.at - now)
+
+    def _admit(
+        self, model: LoadedModel, groups: Sequence[Sequence[Pair]], deadline: Deadline, min_groups: int | None
+    ) -> tuple[int, Job[Ticket]]:
+        """The largest job that would end in time behind what is queued before it, and how many groups it covers."""
+        free_at = self._start_at(deadline)
         for count in _sizes(len(groups), min_groups):
             pairs = [pair for group in groups[:count] for pair in group]
             ticket = Ticket(model, pairs, asyncio.get_running_loop().create_future())

@@ -16,6 +16,9 @@ from connectors.memory import MemoryConnector
 from connectors.memory_query import BODY_KEYS
 from sidecar.app import App
 from sidecar.client import RerankClient
+from sidecar.deadline import Deadline
+from sidecar.loaded import LoadedModel
+from sidecar.scheduler import Scheduler, Scored
 from sidecar.scoring.base import Pair, Scores
 from sidecar.settings import Settings
 from sidecar.v1 import rerank_pb2 as pb
@@ -194,3 +197,14 @@ class RecordingConnector(MemoryConnector):
         self.asked.append((index, body, dict(params or {})))
         plain = {key: value for key, value in body.items() if key in BODY_KEYS and key != "sort"}
         return await super().search(index or "docs", plain, timeout_s=timeout_s)
+
+
+async def score(
+    scheduler: Scheduler,
+    model: LoadedModel,
+    groups: Sequence[Sequence[Pair]],
+    deadline: Deadline,
+    min_groups: int | None = None,
+) -> Scored:
+    """Hand in a job and wait for its scores."""
+    return await scheduler.result(scheduler.submit(model, groups, deadline, min_groups))

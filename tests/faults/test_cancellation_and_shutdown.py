@@ -38,6 +38,7 @@ from tests.calls import (
     quick,
     reply,
     request_id_of,
+    score,
     search,
     status,
     until,
@@ -72,9 +73,9 @@ class TestFacts:
         with Held(first=1) as hanging:
             async with scheduler() as (made, _):
                 model = model_of(WordOverlapScorer(fault=hanging))
-                first = asyncio.create_task(made.score(model, groups(model, 2), in_s(PATIENCE_S)))
+                first = asyncio.create_task(score(made, model, groups(model, 2), in_s(PATIENCE_S)))
                 await hanging.entered()
-                late = asyncio.create_task(made.score(model, groups(model, 3), in_s(0.05)))
+                late = asyncio.create_task(score(made, model, groups(model, 3), in_s(0.05)))
                 await asyncio.sleep(0.1)
                 hanging.release()
                 await first
@@ -140,12 +141,12 @@ class TestFacts:
         with Held(first=1) as hanging:
             async with scheduler() as (made, _):
                 model = model_of(WordOverlapScorer(fault=hanging))
-                leaving = asyncio.create_task(made.score(model, groups(model, 2), in_s(PATIENCE_S)))
+                leaving = asyncio.create_task(score(made, model, groups(model, 2), in_s(PATIENCE_S)))
                 await hanging.entered()
                 leaving.cancel()
                 await asyncio.gather(leaving, return_exceptions=True)
                 hanging.release()
-                assert (await made.score(model, groups(model, 3), in_s(PATIENCE_S))).groups == 3
+                assert (await score(made, model, groups(model, 3), in_s(PATIENCE_S))).groups == 3
 
     @pytest.mark.parametrize("place", range(5))
     async def test_f8_one_nan_anywhere_gives_the_engines_order(self, serve: Serve, place: int) -> None:
@@ -261,16 +262,16 @@ class TestStop:
         with Held() as hanging:
             async with scheduler() as (made, _):
                 model = model_of(WordOverlapScorer(fault=hanging))
-                waiters = [asyncio.create_task(made.score(model, groups(model, 2), in_s(60)))]
+                waiters = [asyncio.create_task(score(made, model, groups(model, 2), in_s(60)))]
                 await hanging.entered()
-                waiters.append(asyncio.create_task(made.score(model, groups(model, 2), in_s(60))))
+                waiters.append(asyncio.create_task(score(made, model, groups(model, 2), in_s(60))))
                 await asyncio.sleep(0)
                 await made.stop()
                 for waiter in waiters:
                     with pytest.raises(ModelError, match="stopped"):
                         await asyncio.wait_for(waiter, PATIENCE_S)
                 with pytest.raises(ModelError, match="stopped"):
-                    await made.score(model, groups(model, 2), in_s(60))
+                    await score(made, model, groups(model, 2), in_s(60))
 
 
 class TestStuckDevice:
@@ -280,7 +281,7 @@ class TestStuckDevice:
         with Held(first=1) as hanging:
             async with scheduler(now) as (made, _):
                 model = model_of(WordOverlapScorer(fault=hanging))
-                stuck = asyncio.create_task(made.score(model, groups(model, 2), in_s(1000)))
+                stuck = asyncio.create_task(score(made, model, groups(model, 2), in_s(1000)))
                 await hanging.entered()
                 stalled = []
                 for _ in range(2):
@@ -288,10 +289,10 @@ class TestStuckDevice:
                     stalled.append(made.stalled)
                 assert stalled == [False, True]
                 with pytest.raises(ModelError, match="has not answered"):
-                    await made.score(model, groups(model, 2), in_s(1000))
+                    await score(made, model, groups(model, 2), in_s(1000))
                 hanging.release()
                 assert (await stuck).groups == 2
-                assert (await made.score(model, groups(model, 2), in_s(1000))).groups == 2
+                assert (await score(made, model, groups(model, 2), in_s(1000))).groups == 2
 
 
 class TestBadPair:
@@ -307,11 +308,11 @@ class TestBadPair:
         with Held() as hanging:
             async with scheduler() as (made, _):
                 model = model_of(WordOverlapScorer(fault=fault))
-                first = asyncio.create_task(made.score(model, groups(model, 1), in_s(60)))
+                first = asyncio.create_task(score(made, model, groups(model, 1), in_s(60)))
                 await hanging.entered()
                 texts = ["a b c", "a b c d e", "x y z"]
                 jobs = [
-                    asyncio.create_task(made.score(model, [model.scorer.encode("q", [text])], in_s(60)))
+                    asyncio.create_task(score(made, model, [model.scorer.encode("q", [text])], in_s(60)))
                     for text in texts
                 ]
                 await until(lambda: len(made._queue) == 3)

@@ -16,6 +16,7 @@ from sidecar.scheduler import Scheduler
 from sidecar.scoring.base import Pair, Scores
 from sidecar.scoring.fake import WordOverlapScorer
 from sidecar.settings import ModelSettings
+from tests.calls import score
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def within(seconds: float) -> Deadline:
 async def test_scores_come_back_in_the_order_of_the_pairs(scheduler: Scheduler) -> None:
     scorer = WordOverlapScorer()
     pairs = groups(scorer, "green pear", "a long text about one red apple " * 5, "apple")
-    scored = await scheduler.score(model(scorer), pairs, within(5))
+    scored = await score(scheduler, model(scorer), pairs, within(5))
     assert scored.scores.tolist() == [0.0, 1.0, 0.5]
     assert scored.groups == 3
 
@@ -57,7 +58,7 @@ async def test_a_prediction_that_is_far_too_high_does_not_refuse_for_ever() -> N
     for _ in range(60):
         now[0] += 1.1
         try:
-            await one.score(slow, groups(scorer, "apple"), Deadline(now[0] + 0.5))
+            await score(one, slow, groups(scorer, "apple"), Deadline(now[0] + 0.5))
             ends.append("scored")
         except Overloaded:
             ends.append("refused")
@@ -72,7 +73,7 @@ async def test_a_budget_that_is_truly_too_small_is_tried_once_a_second_at_most(s
     slow = LoadedModel.of("default", scorer, CostModel(overhead_s=0, token_s=0.02), ModelSettings())
     for _ in range(20):
         with pytest.raises((Overloaded, BudgetExhausted)):
-            await scheduler.score(slow, groups(scorer, "apple", "pear"), within(0.05))
+            await score(scheduler, slow, groups(scorer, "apple", "pear"), within(0.05))
     assert scorer.calls <= 1
     assert slow.cost.correction == pytest.approx(1.0, abs=0.3), "callers in a hurry do not spoil the prediction"
 
@@ -80,14 +81,14 @@ async def test_a_budget_that_is_truly_too_small_is_tried_once_a_second_at_most(s
 async def test_more_pairs_than_may_ever_wait_are_refused_in_so_many_words(scheduler: Scheduler) -> None:
     scorer = WordOverlapScorer()
     with pytest.raises(Overloaded, match="1001 more came; at most 1000"):
-        await scheduler.score(model(scorer), groups(scorer, *["apple"] * 1001), within(5))
+        await score(scheduler, model(scorer), groups(scorer, *["apple"] * 1001), within(5))
 
 
 async def test_the_window_shrinks_from_its_end_until_the_rest_fits(scheduler: Scheduler) -> None:
     scorer = WordOverlapScorer()
     costly = LoadedModel.of("default", scorer, CostModel(overhead_s=0, token_s=0.01), ModelSettings())
     pairs = groups(scorer, *["apple"] * 50)  # 4 tokens, 40 ms each
-    scored = await scheduler.score(costly, pairs, within(1.0), min_groups=5)
+    scored = await score(scheduler, costly, pairs, within(1.0), min_groups=5)
     assert 5 <= scored.groups <= 30
     assert len(scored.scores) == scored.groups
 
@@ -104,7 +105,7 @@ async def test_one_bad_pair_fails_its_own_job_alone(scheduler: Scheduler) -> Non
     scorer = WordOverlapScorer(fault=fault)
     loaded = model(scorer)
     texts = [["one"], ["one", "one two three"], ["one two"], ["two"]]
-    calls = [scheduler.score(loaded, groups(scorer, *one), within(5)) for one in texts]
+    calls = [score(scheduler, loaded, groups(scorer, *one), within(5)) for one in texts]
     results = await asyncio.gather(*calls, return_exceptions=True)
     assert isinstance(results[1], ModelError)
     assert [getattr(result, "groups", None) for result in results] == [1, None, 1, 1]
@@ -115,7 +116,7 @@ async def test_after_the_loop_has_died_every_call_is_refused_at_once(scheduler: 
     broken = model(scorer)
     object.__setattr__(broken, "cost", None)  # no forward can be observed any more
     with pytest.raises(ModelError, match="stopped"):
-        await scheduler.score(broken, groups(scorer, "apple"), within(5))
+        await score(scheduler, broken, groups(scorer, "apple"), within(5))
     assert not scheduler.alive
     with pytest.raises(ModelError, match="stopped"):
-        await scheduler.score(model(scorer), groups(scorer, "apple"), within(5))
+        await score(scheduler, model(scorer), groups(scorer, "apple"), within(5))
