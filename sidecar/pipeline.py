@@ -54,8 +54,9 @@ class Pipeline:
     async def retrieve(self, call: SearchCall) -> Retrieved:
         """The first half of :meth:`search`: the engine's hits, in its own order."""
         watch = Stopwatch(call.clock.received_at, self._metrics)
+        prepared = self._gate.prepare(call)
         with watch.stage("search"):
-            prepared, hits = await self._search_engine(call, self._gate.prepare(call))
+            prepared, hits = await self._search_engine(call, prepared)
         plan, request = prepared.plan, prepared.request
         carried = carries(call.body, call.params, plan.text) if plan else Carried.UNKNOWN
         candidates = [candidate_of(hit, rank, carried) for rank, hit in enumerate(hits.hits[: request.window])]
