@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
+import hypothesis
 import pytest
 
 from connectors.base import Connector
@@ -15,6 +16,10 @@ from sidecar.loaded import LoadedModel
 from sidecar.scoring.base import Scorer
 from sidecar.scoring.fake import WordOverlapScorer
 from sidecar.settings import ModelSettings, Settings
+
+# A shared machine is slow at times; that is no finding about the code.
+hypothesis.settings.register_profile("default", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("default")
 
 DOCUMENTS = {
     f"d{number}": {"title": title, "body": body}
