@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from connectors.base import Connector
 from connectors.errors import InvalidQuery
 from connectors.hits import Hits
-from sidecar import ranking, skips
+from sidecar import ranking, skips, window
 from sidecar.calls import Answer, Clock, RerankCall, Result, SearchCall
 from sidecar.deadline import Deadline
 from sidecar.documents import fetch_missing, passages_of
@@ -71,11 +71,14 @@ class Pipeline:
         timeout_s = self._search_timeout_s(call.clock, connector)
         try:
             found = await connector.search(request.index, request.body, timeout_s=timeout_s, params=request.params)
+            refused = window.is_refused(found.raw)
         except InvalidQuery:
             if request.window is None:
                 raise
-            return await self._search_engine(call, self._gate.as_asked(call, prepared))
-        return prepared, found
+            refused = True
+        if request.window is None or not refused:
+            return prepared, found
+        return await self._search_engine(call, self._gate.as_asked(call, prepared))
 
     async def finish(self, retrieved: Retrieved) -> Answer:
         """The second half of :meth:`search`: the hits in their final order. Fails only by being cancelled."""

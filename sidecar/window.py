@@ -126,3 +126,10 @@ def request(
     changes = tuple(f"{name}: {asked[name]} -> {value}" for name, value in wanted.items() if value != asked[name])
     others = {name: value for name, value in params.items() if name not in wanted}
     return EngineRequest(index, {**body, **wanted}, others, page, 0, rank_window_size, (*dropped, *changes))
+
+
+def is_refused(response: Json) -> bool:
+    """Whether a shard answered that the window is too large for its index, while others answered: hits are missing."""
+    shards = response.get("_shards")
+    failures = shards.get("failures") if isinstance(shards, Mapping) else None
+    return any("max_result_window" in str(failure) for failure in failures or ())

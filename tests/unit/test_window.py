@@ -6,7 +6,7 @@ import pytest
 
 from sidecar.errors import InvalidRequest
 from sidecar.types import Reason
-from sidecar.window import Page, page_of, request, skip_reason
+from sidecar.window import Page, is_refused, page_of, request, skip_reason
 
 
 def test_the_body_is_passed_on_untouched_but_for_from_and_size() -> None:
@@ -82,3 +82,11 @@ def test_a_point_in_time_is_sent_without_an_index() -> None:
     assert sent.index == ""
     assert sent.changes == ("index: articles -> none, the point in time names it", "size: 10 -> 100")
     assert request("articles", {}, {}, Page(0, 10), None).index == "articles"
+
+
+def test_shards_that_refuse_the_window_are_noticed_and_other_failures_are_the_engines_own() -> None:
+    reason = {"type": "illegal_argument_exception", "reason": "... limited by the [index.max_result_window] setting"}
+    assert is_refused({"_shards": {"failed": 1, "failures": [{"shard": 0, "index": "small", "reason": reason}]}})
+    assert not is_refused({"_shards": {"failed": 1, "failures": [{"reason": {"type": "query_shard_exception"}}]}})
+    assert not is_refused({"_shards": {"failed": 0}})
+    assert not is_refused({})
