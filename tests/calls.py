@@ -28,8 +28,8 @@ QUERY = "apple varieties for winter storage"
 BODY: dict[str, Any] = {"query": {"match": {"body": "apple winter"}}}
 BUDGET_S = 0.3
 SEARCH_TIMEOUT_S = 0.8
-SLACK_S = 0.15
-"""What a reply may come later than its budget: scheduling, building and sending it on a busy machine."""
+SLACK_S = 0.35
+"""What a reply may come later than its budget on a machine that is busy with something else."""
 PATIENCE_S = 20.0
 """Longest that a test waits for what has to happen soon."""
 

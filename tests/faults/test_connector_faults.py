@@ -43,7 +43,7 @@ from tests.connector_fixtures import (
     serving_bytes,
 )
 
-SLACK_S = 0.25
+SLACK_S = 0.5
 SECRET = "secretword"
 BODY: Json = {"query": {"match": {"title": SECRET}}}
 HTML = "<html><body>503 Service Unavailable</body></html>"
