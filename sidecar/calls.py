@@ -10,7 +10,7 @@ from sidecar.types import Candidate, Ranked, Ranking, Timings
 
 @dataclass(frozen=True, slots=True)
 class Narrowing:
-    """What a request asks of its policy: another one by name, less of it, or hits that keep their place."""
+    """What a request asks of its policy, within its limits: another one, other values, hits that keep their place."""
 
     policy: str | None = None
     overrides: Overrides = AS_CONFIGURED

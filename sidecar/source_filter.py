@@ -31,7 +31,8 @@ def _included(source: Any) -> list[str]:
         return _included(source.get("includes", source.get("include", True)))
     if isinstance(source, bool):
         return ["*"] if source else []
-    return [source] if isinstance(source, str) else [one for one in source if isinstance(one, str)]
+    patterns = source if isinstance(source, list) else [source]
+    return [one for one in patterns if isinstance(one, str)]
 
 
 def _covers(pattern: str, field: str) -> bool:

@@ -1,7 +1,5 @@
 """What this machine has: device, number type, threads. Decided at run time, never at install time."""
 
-import ctypes
-import gc
 import os
 from pathlib import Path
 
@@ -55,11 +53,3 @@ def usable_cpus(cpu_max: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota, _, period = cpu_max.read_text().partition(" ") if cpu_max.is_file() else ("max", "", "")
     return cpus if quota == "max" else max(1, min(cpus, int(quota) // int(period)))
-
-
-def release_unused_memory() -> None:
-    """Give freed memory back to the system, which glibc does not do by itself; about 100 MB after loading a model."""
-    gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)

@@ -265,7 +265,7 @@ class SearchRequest(google.protobuf.message.Message):
 
     @property
     def options(self) -> global___Options:
-        """How this call narrows its policy."""
+        """What this call asks of its policy."""
 
     def __init__(
         self,
@@ -392,7 +392,7 @@ class RerankRequest(google.protobuf.message.Message):
 
     @property
     def options(self) -> global___Options:
-        """How this call narrows its policy."""
+        """What this call asks of its policy."""
 
     def __init__(
         self,
@@ -756,7 +756,7 @@ class ExplainRequest(google.protobuf.message.Message):
     """The app's search body, a JSON object. Default: `{}`."""
     @property
     def options(self) -> global___Options:
-        """How the call would narrow its policy."""
+        """What the call would ask of its policy."""
 
     @property
     def params(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
