@@ -15,7 +15,7 @@ Example:
     ['1']
 """
 
-from connectors.base import Connector, EngineInfo
+from connectors.base import Connector, EngineInfo, Member
 from connectors.errors import (
     ConnectorError,
     EngineRefused,
@@ -44,6 +44,7 @@ __all__ = [
     "InvalidQuery",
     "Json",
     "MalformedAnswer",
+    "Member",
     "NoAnswer",
     "NotAuthenticated",
     "NotPermitted",

@@ -10,8 +10,9 @@ from elasticsearch import ApiError, AsyncElasticsearch, UnsupportedProductError
 
 from connectors.attempts import Call
 from connectors.errors import EngineRefused, EngineTimeout, MalformedAnswer
-from connectors.http import Answer, HttpConnector, Request, no_answer, stay_on_host, understand
+from connectors.http import Answer, HttpConnector, Request, json_of, no_answer, stay_on_host
 from connectors.options import HttpOptions
+from connectors.wire import decode
 
 log = logging.getLogger(__name__)
 
@@ -111,6 +112,6 @@ def _answer(response: Any) -> Answer:
 def _wrong_product(call: Call, answer: Answer) -> EngineRefused:
     """Raises ``MalformedAnswer`` instead when a good answer is not even JSON."""
     if answer.status != UNKNOWN_MEDIA_TYPE:
-        understand(call, answer)
+        decode(call, json_of(call, answer))
     cause = "the server is not Elasticsearch 8 or newer; if it is OpenSearch, use `type: opensearch`"
     return EngineRefused(call.sentence(cause), status=answer.status, error_type="unsupported_product", reason=cause)

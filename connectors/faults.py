@@ -8,7 +8,7 @@ from typing import Literal
 from connectors.errors import ConnectorError
 from connectors.hits import Json
 
-Operation = Literal["search", "fetch", "info"]
+Operation = Literal["search", "fetch", "resolve", "info"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,12 @@
 """An engine's answer, kept whole: typed views beside the untouched JSON."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from connectors.answer_text import AnswerText
 from connectors.errors import MalformedAnswer
 
 Json = dict[str, Any]
@@ -40,35 +42,55 @@ class Hits:
 
     raw: Json
     hits: tuple[Hit, ...]
+    _answer: AnswerText = field(repr=False, compare=False)
 
     @classmethod
-    def parse(cls, raw: object) -> "Hits":
-        """Read a search response.
+    def read(cls, text: str) -> "Hits":
+        """Read a search response as the engine wrote it.
 
         Raises:
-            MalformedAnswer: there is no ``hits.hits`` list, or a hit has no ``_id`` and ``_index`` or a score that is
-                no number.
+            MalformedAnswer: it is not JSON, there is no ``hits.hits`` list, or a hit has no ``_index`` or a score that
+                is no number.
         """
-        if not isinstance(raw, dict) or not isinstance(raw.get("hits"), dict):
+        try:
+            answer = AnswerText(text)
+        except (ValueError, RecursionError) as error:
+            raise MalformedAnswer("the engine's answer is not complete JSON") from error
+        raw = answer.value
+        if not isinstance(raw, dict):
+            raise MalformedAnswer("the engine's answer is JSON, but not an object")
+        rows = raw.get("hits")
+        if not isinstance(rows, dict):
             raise MalformedAnswer("the engine's answer has no `hits` object")
-        rows = raw["hits"].get("hits")
-        if not isinstance(rows, list):
+        if not isinstance(rows.get("hits"), list):
             raise MalformedAnswer("the engine's answer has no `hits.hits` list")
-        return cls(raw, tuple(_hit(row, place) for place, row in enumerate(rows)))
+        return cls(raw, tuple(hit_of(row, place) for place, row in enumerate(rows["hits"])), answer)
 
-    def with_page(self, hits: Sequence[Hit]) -> Json:
-        """The response with ``hits.hits`` replaced by the given hits; everything else is the engine's own."""
-        return {**self.raw, "hits": {**self.raw["hits"], "hits": [hit.raw for hit in hits]}}
+    @classmethod
+    def of(cls, raw: Json) -> "Hits":
+        """The same from JSON that is read already; raises as :meth:`read`."""
+        return cls.read(json.dumps(raw))
+
+    def with_page(self, places: Sequence[int]) -> str:
+        """The response as JSON with the hits at these places, in this order; every other character is the engine's."""
+        return self._answer.with_hits(places)
 
 
-def _hit(row: object, place: int) -> Hit:
-    if not isinstance(row, Mapping) or not isinstance(row.get("_id"), str) or not isinstance(row.get("_index"), str):
-        raise MalformedAnswer(f"hit {place} of the engine's answer has no `_id` and `_index`")
+def hit_of(row: object, place: int) -> Hit:
+    """Read one hit; one without an ``_id`` (``stored_fields: _none_``) has the empty one, and cannot be fetched.
+
+    Raises:
+        MalformedAnswer: it has no ``_index``, or an ``_id`` or ``_score`` of another type.
+    """
+    if not isinstance(row, Mapping) or not isinstance(row.get("_index"), str):
+        raise MalformedAnswer(f"hit {place} of the engine's answer has no `_index`")
+    if not isinstance(row.get("_id", ""), str):
+        raise MalformedAnswer(f"hit {place} of the engine's answer has an `_id` that is not a text")
     score = row.get("_score")
     if score is not None and (isinstance(score, bool) or not isinstance(score, (int, float))):
         raise MalformedAnswer(f"hit {place} of the engine's answer has a `_score` that is not a number")
     routing = row.get("_routing")
-    ref = DocumentRef(row["_index"], row["_id"], routing if isinstance(routing, str) else None)
+    ref = DocumentRef(row["_index"], row.get("_id", ""), routing if isinstance(routing, str) else None)
     return Hit(ref, None if score is None else _finite(score, place), dict(row))
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import aiohttp
 
 from connectors.attempts import Call, attempt
-from connectors.base import EngineInfo
+from connectors.base import EngineInfo, Member
 from connectors.errors import EngineUnavailable, MalformedAnswer, NoAnswer
 from connectors.hits import DocumentRef, Hits, Json
 from connectors.options import HttpOptions
@@ -18,12 +18,16 @@ from connectors.refusals import refusal
 from connectors.wire import (
     LONGEST_NAME,
     MGET,
+    RENDER,
     decode,
     encode,
     mget_body,
     read_documents,
     read_hits,
     read_info,
+    read_members,
+    read_template,
+    resolve_target,
     search_target,
 )
 
@@ -70,7 +74,18 @@ class HttpConnector(ABC):
         """See :meth:`connectors.base.Connector.search`."""
         call = Call(self.name, f"search on {index[:LONGEST_NAME]!r}")
         request = Request("POST", search_target(call, index, params, pit="pit" in body), encode(call, body))
-        return read_hits(call, await self._ask(call, request, timeout_s))
+        return read_hits(call, await self._answer(call, request, timeout_s))
+
+    async def resolve(self, expression: str, *, timeout_s: float) -> tuple[Member, ...]:
+        """See :meth:`connectors.base.Connector.resolve`."""
+        call = Call(self.name, f"resolving {expression[:LONGEST_NAME]!r}")
+        return read_members(call, await self._ask(call, Request("GET", resolve_target(call, expression)), timeout_s))
+
+    async def render(self, template: Json, *, timeout_s: float) -> Json:
+        """See :meth:`connectors.base.Connector.render`."""
+        call = Call(self.name, "rendering a search template")
+        request = Request("POST", RENDER, encode(call, template))
+        return read_template(call, await self._ask(call, request, timeout_s))
 
     async def fetch(
         self, refs: Sequence[DocumentRef], fields: Sequence[str], *, timeout_s: float
@@ -94,10 +109,15 @@ class HttpConnector(ABC):
         await self._disconnect()
 
     async def _ask(self, call: Call, request: Request, timeout_s: float) -> Json:
-        async def once(left_s: float) -> Json:
+        return decode(call, await self._answer(call, request, timeout_s))
+
+    async def _answer(self, call: Call, request: Request, timeout_s: float) -> bytes:
+        """The JSON of a good answer, not read yet."""
+
+        async def once(left_s: float) -> bytes:
             if self._closed:
                 raise EngineUnavailable(call.sentence("the connector is closed"), transient=False)
-            return understand(call, await self._send(call, request, left_s))
+            return json_of(call, await self._send(call, request, left_s))
 
         return await attempt(call, once, timeout_s=timeout_s, max_attempts=self._options.max_attempts)
 
@@ -107,14 +127,14 @@ def stay_on_host(session: aiohttp.ClientSession) -> None:
     session.request = functools.partial(session.request, allow_redirects=False)  # type: ignore[method-assign]
 
 
-def understand(call: Call, answer: Answer) -> Json:
-    """The JSON of a good answer; any other is raised as what it means."""
+def json_of(call: Call, answer: Answer) -> bytes:
+    """The body of a good answer; any other is raised as what it means."""
     if not 200 <= answer.status < 300:
         raise refusal(call, answer.status, answer.body)
     if answer.media_type not in JSON_TYPES:
         what = answer.media_type or "no content type"
         raise MalformedAnswer(call.sentence(f"the engine's answer should be JSON, but has {what[:LONGEST_NAME]}"))
-    return decode(call, answer.body)
+    return answer.body
 
 
 def no_answer(call: Call, error: Exception) -> NoAnswer:

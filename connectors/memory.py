@@ -2,13 +2,14 @@
 
 import asyncio
 import copy
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from connectors.attempts import Call, attempt
-from connectors.base import EngineInfo
+from connectors.base import EngineInfo, Member
 from connectors.errors import EngineUnavailable, IndexNotFound
 from connectors.faults import Fault, Operation, Script
 from connectors.hits import DocumentRef, Hits, Json
@@ -16,7 +17,7 @@ from connectors.json_lines import read_documents
 from connectors.memory_index import MemoryIndex
 from connectors.memory_query import Refused, Search, SourceFilter, parse_search, wildcard
 from connectors.refusals import invalid_query
-from connectors.wire import ALL_INDICES, LONGEST_NAME, check_index, decode, encode, read_hits, read_info
+from connectors.wire import ALL_INDICES, LONGEST_NAME, check_index, decode, encode, read_hits, read_info, read_members
 from connectors.wire import read_documents as read_found
 
 __all__ = ["Fault", "MemoryConnector", "Script"]
@@ -74,7 +75,23 @@ class MemoryConnector:
                 raise invalid_query(call, error.error_type, error.reason) from error
             return self._search(self._resolve(call, index), search)
 
-        return read_hits(call, await self._play(call, "search", answer, timeout_s))
+        return read_hits(call, json.dumps(await self._play(call, "search", answer, timeout_s)).encode())
+
+    async def resolve(self, expression: str, *, timeout_s: float) -> tuple[Member, ...]:
+        """See :meth:`connectors.base.Connector.resolve`; there are no aliases here."""
+        call = Call(self.name, f"resolving {expression[:LONGEST_NAME]!r}")
+        check_index(call, expression)
+
+        def answer(_: Fault) -> Json:
+            named = [{"name": name} for name in self._resolve(call, expression)]
+            return {"indices": named, "aliases": [], "data_streams": []}
+
+        return read_members(call, await self._play(call, "resolve", answer, timeout_s))
+
+    async def render(self, template: Json, *, timeout_s: float) -> Json:  # noqa: ARG002
+        """There are no search templates here: always ``InvalidQuery``."""
+        call = Call(self.name, "rendering a search template")
+        raise invalid_query(call, "illegal_argument_exception", "this engine knows no search templates")
 
     async def fetch(
         self, refs: Sequence[DocumentRef], fields: Sequence[str], *, timeout_s: float

@@ -6,12 +6,13 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from connectors.attempts import Call
-from connectors.base import EngineInfo
+from connectors.base import EngineInfo, Member
 from connectors.errors import MalformedAnswer
 from connectors.hits import DocumentRef, Hits, Json
 from connectors.refusals import invalid_query
 
 MGET = "/_mget"
+RENDER = "/_render/template"
 ALL_INDICES = "_all"
 LONGEST_NAME = 200  # of an index in a message
 
@@ -47,6 +48,20 @@ def search_target(call: Call, index: str, params: Mapping[str, str] | None, *, p
         raise invalid_query(call, "illegal_argument_exception", reason) from error
 
 
+def resolve_target(call: Call, expression: str) -> str:
+    """Path and query string that ask what an index expression stands for.
+
+    Raises:
+        InvalidQuery: the name is no index expression.
+    """
+    check_index(call, expression)
+    try:
+        return f"/_resolve/index/{quote(expression, safe=',*')}"
+    except UnicodeEncodeError as error:
+        reason = "the index expression holds a lone surrogate, which no URL can carry"
+        raise invalid_query(call, "illegal_argument_exception", reason) from error
+
+
 def encode(call: Call, body: Json) -> bytes:
     """The body as JSON in ASCII, so that a lone surrogate travels as its escape.
 
@@ -79,12 +94,54 @@ def decode(call: Call, body: bytes) -> Json:
     return answer
 
 
-def read_hits(call: Call, answer: Json) -> Hits:
+def read_hits(call: Call, body: bytes) -> Hits:
     """The hits of a search's answer, or ``MalformedAnswer`` that names the call."""
     try:
-        return Hits.parse(answer)
+        return Hits.read(body.decode())
+    except UnicodeDecodeError as error:
+        raise MalformedAnswer(call.sentence("the engine's answer is not UTF-8")) from error
     except MalformedAnswer as error:
         raise MalformedAnswer(call.sentence(str(error))) from error
+
+
+def read_members(call: Call, answer: Json) -> tuple[Member, ...]:
+    """What an index expression stands for, out of the answer to ``_resolve/index``; each concrete index once.
+
+    Raises:
+        MalformedAnswer: a list is missing, or an entry has no name.
+    """
+    found: dict[str, dict[str, None]] = {}
+    try:
+        for row in answer["indices"]:
+            found.setdefault(str(row["name"]), {}).update(
+                dict.fromkeys([row["data_stream"]] if "data_stream" in row else [])
+            )
+        for kind, members in (("aliases", "indices"), ("data_streams", "backing_indices")):
+            for row in answer[kind]:
+                for index in _texts(row[members]):
+                    found.setdefault(index, {})[str(row["name"])] = None
+    except (KeyError, TypeError) as error:
+        raise MalformedAnswer(
+            call.sentence("the engine's answer does not list indices, aliases and data streams")
+        ) from error
+    return tuple(Member(index, tuple(via)) for index, via in found.items())
+
+
+def _texts(value: object) -> list[str]:
+    """The engines write a list of one as the one."""
+    return [str(one) for one in value] if isinstance(value, list) else [str(value)]
+
+
+def read_template(call: Call, answer: Json) -> Json:
+    """The search body that a template made.
+
+    Raises:
+        MalformedAnswer: there is none.
+    """
+    body = answer.get("template_output")
+    if not isinstance(body, dict):
+        raise MalformedAnswer(call.sentence("the engine's answer has no `template_output` object"))
+    return body
 
 
 def mget_body(refs: Sequence[DocumentRef], fields: Sequence[str]) -> Json:

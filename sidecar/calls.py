@@ -61,7 +61,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What goes back: the results, and how they came about. ``response`` is the engine's own JSON, None for Rerank.
+    """What goes back: the results, and how they came about. ``response`` is the engine's own JSON, empty for Rerank.
 
     ``plan`` is None when no policy applies; ``ranking`` is that of the whole window, ``results`` may be a page of it.
     """
@@ -70,4 +70,4 @@ class Answer:
     ranking: Ranking
     plan: Plan | None
     timings: Timings
-    response: Json | None = None
+    response: str = ""

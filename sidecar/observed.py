@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import TypeVar
 
-from connectors.base import Connector, EngineInfo
+from connectors.base import Connector, EngineInfo, Member
 from connectors.errors import ConnectorError
 from connectors.hits import DocumentRef, Hits, Json
 from sidecar.metrics import Metrics
@@ -31,6 +31,14 @@ class ObservedConnector:
     ) -> dict[DocumentRef, Json]:
         """See :class:`connectors.base.Connector`."""
         return await self._count("fetch", self._connector.fetch(refs, fields, timeout_s=timeout_s))
+
+    async def resolve(self, expression: str, *, timeout_s: float) -> tuple[Member, ...]:
+        """See :class:`connectors.base.Connector`."""
+        return await self._count("resolve", self._connector.resolve(expression, timeout_s=timeout_s))
+
+    async def render(self, template: Json, *, timeout_s: float) -> Json:
+        """See :class:`connectors.base.Connector`."""
+        return await self._count("render", self._connector.render(template, timeout_s=timeout_s))
 
     async def info(self, *, timeout_s: float) -> EngineInfo:
         """See :class:`connectors.base.Connector`."""

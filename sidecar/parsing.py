@@ -7,7 +7,7 @@ from typing import Any
 from google.protobuf.message import Message
 
 from connectors.errors import MalformedAnswer
-from connectors.hits import DocumentRef, Hit, Hits, Json
+from connectors.hits import DocumentRef, Hit, Json, hit_of
 from sidecar.calls import Clock, Narrowing, RerankCall, SearchCall
 from sidecar.errors import InvalidRequest
 from sidecar.policy import Overrides
@@ -160,7 +160,7 @@ def _ref(given: pb.Candidate, hit: Hit | None, default_index: str) -> DocumentRe
 def _hit(given: pb.Candidate, rank: int, default_index: str) -> Hit:
     row = {"_id": given.id, "_index": given.index or default_index, **json_object(given.hit, f"candidates[{rank}].hit")}
     try:
-        return Hits.parse({"hits": {"hits": [row]}}).hits[0]
+        return hit_of(row, rank)
     except MalformedAnswer:
         raise InvalidRequest(
             f"candidates[{rank}].hit is not a hit: `_id`, `_index` or `_score` is ill-formed"

@@ -1,8 +1,6 @@
 """From answers to the messages of the contract. Pure."""
 
 import json
-import math
-import sys
 from dataclasses import asdict
 from typing import Any
 
@@ -15,7 +13,7 @@ from sidecar.v1 import rerank_pb2 as pb
 def search_response(answer: Answer, request_id: str, *, return_passages: bool) -> pb.SearchResponse:
     """The reply to a Search."""
     return pb.SearchResponse(
-        response=to_json(answer.response),
+        response=answer.response,
         results=[_result(result, return_passages) for result in answer.results],
         outcome=pb.Outcome.ValueType(answer.ranking.outcome),
         reason=pb.Reason.ValueType(answer.ranking.reason),
@@ -34,28 +32,13 @@ def rerank_response(answer: Answer, request_id: str, *, return_passages: bool) -
 
 
 def to_json(value: Any) -> str:
-    """Compact JSON that any UTF-8 reader takes; lone surrogates stay escaped, as the engine sent them.
-
-    A number too large for a double, which an engine may hold in ``_source``, becomes the largest double.
-    """
+    """Compact JSON that any UTF-8 reader takes; lone surrogates stay escaped."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     try:
-        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
         text.encode()
     except UnicodeEncodeError:
         return json.dumps(value, separators=(",", ":"), allow_nan=False)
-    except ValueError:
-        return to_json(_finite(value))
     return text
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_finite(one) for one in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else math.copysign(sys.float_info.max, value)
-    return value
 
 
 def _result(result: Result, return_passages: bool) -> pb.Result:

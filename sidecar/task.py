@@ -63,12 +63,11 @@ class Retrieved:
         count = len(self.hits.hits)
         places = [*ranking.order, *(Ranked(rank) for rank in range(len(ranking.order), count))]
         kept = [place for place in places[self.page.cut(count)] if self.task.keeps(place)]
-        hits = [self.hits.hits[place.rank] for place in kept]
         results = [
-            Result(candidate_of(hit, self.first_rank + place.rank), place)
-            for place, hit in zip(kept, hits, strict=True)
+            Result(candidate_of(self.hits.hits[place.rank], self.first_rank + place.rank), place) for place in kept
         ]
-        return Answer(results, ranking, self.task.plan, timings, self.hits.with_page(hits))
+        response = self.hits.with_page([place.rank for place in kept])
+        return Answer(results, ranking, self.task.plan, timings, response)
 
 
 def candidate_of(hit: Hit, rank: int, carried: Carried = Carried.UNKNOWN) -> Candidate:

@@ -199,7 +199,7 @@ class TestMalformed:
             lambda: json_answer({"hits": []}),
             lambda: json_answer({"hits": {"hits": None}}),
             lambda: json_answer({"hits": {"hits": [1]}}),
-            lambda: json_answer({"hits": {"hits": [{"_index": "a"}]}}),
+            lambda: json_answer({"hits": {"hits": [{"_id": "1"}]}}),
             lambda: json_answer({"hits": {"hits": [{"_index": "a", "_id": "1", "_score": "high"}]}}),
             lambda: json_answer({"hits": {"hits": [{"_index": "a", "_id": "1", "_score": 10**400}]}}),
             text(HTML, 400),
