@@ -5,7 +5,14 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, stop_before_delay, wait_random_exponential
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_exception,
+    stop_after_attempt,
+    stop_before_delay,
+    wait_random_exponential,
+)
 
 from connectors.errors import EngineTimeout, EngineUnavailable
 
@@ -32,7 +39,8 @@ async def attempt(call: Call, once: Callable[[float], Awaitable[T]], *, timeout_
     """Await ``once(seconds left)`` until it returns, at most ``max_attempts`` times and never past ``timeout_s``.
 
     Only a transient :class:`EngineUnavailable` is tried again, after a random wait of up to 50 ms, then 100 ms and so
-    on; a wait that would pass the time limit is not begun, and the last error is raised at once.
+    on, and not before the time that the engine asks for (``retry_after_s``); a wait that would pass the time limit is
+    not begun, and the last error is raised at once.
 
     Raises:
         EngineTimeout: ``timeout_s`` is over, or was not positive to begin with.
@@ -44,7 +52,7 @@ async def attempt(call: Call, once: Callable[[float], Awaitable[T]], *, timeout_
     deadline = clock() + timeout_s
     retrying = AsyncRetrying(
         stop=stop_after_attempt(max_attempts) | stop_before_delay(timeout_s),
-        wait=wait_random_exponential(FIRST_WAIT_S, LONGEST_WAIT_S),
+        wait=_wait_s,
         retry=retry_if_exception(_may_help),
         reraise=True,
     )
@@ -57,6 +65,15 @@ async def attempt(call: Call, once: Callable[[float], Awaitable[T]], *, timeout_
             return await retrying(in_what_is_left)
     except TimeoutError as error:
         raise EngineTimeout(call.sentence(f"no complete answer within {timeout_s:.3g} s")) from error
+
+
+_random_wait = wait_random_exponential(FIRST_WAIT_S, LONGEST_WAIT_S)
+
+
+def _wait_s(state: RetryCallState) -> float:
+    error = state.outcome.exception() if state.outcome else None
+    asked = error.retry_after_s if isinstance(error, EngineUnavailable) else None
+    return max(_random_wait(state), asked or 0.0)
 
 
 def _may_help(error: BaseException) -> bool:

@@ -1,7 +1,8 @@
 """Elasticsearch 8 and 9 through its official client."""
 
+import asyncio
 import logging
-import re
+import ssl
 from typing import Any
 
 import elastic_transport
@@ -9,14 +10,15 @@ from elastic_transport import AiohttpHttpNode, ConnectionTimeout, Serializer, Tr
 from elasticsearch import ApiError, AsyncElasticsearch, UnsupportedProductError
 
 from connectors.attempts import Call
-from connectors.errors import EngineRefused, EngineTimeout, MalformedAnswer
-from connectors.http import Answer, HttpConnector, Request, json_of, no_answer, stay_on_host
+from connectors.errors import EngineRefused, MalformedAnswer
+from connectors.http import Answer, HttpConnector, Request, json_of
 from connectors.options import HttpOptions
-from connectors.wire import decode
+from connectors.products import WRONG_PRODUCT
+from connectors.sessions import open_session
+from connectors.silence import no_answer, too_late
 
 log = logging.getLogger(__name__)
 
-HEADERS = {"accept": "application/json", "content-type": "application/json"}
 UNKNOWN_MEDIA_TYPE = 406  # what a server says that does not know the client's content type
 MEDIA_TYPES = ("application/json", "application/vnd.elasticsearch+json", "application/*", "text/*")
 
@@ -24,44 +26,44 @@ MEDIA_TYPES = ("application/json", "application/vnd.elasticsearch+json", "applic
 class ElasticsearchConnector(HttpConnector):
     """An Elasticsearch cluster. Making one opens no connection and needs no running loop.
 
-    ``api_key`` is in its encoded form and excludes ``options.basic_auth`` (``ValueError``).
+    ``options.aws`` is for OpenSearch alone (``ValueError``).
 
     Example:
         >>> ElasticsearchConnector("books", HttpOptions(["http://localhost:9200"])).name
         'books'
     """
 
-    def __init__(self, name: str, options: HttpOptions, *, api_key: str | None = None) -> None:
+    product = "elasticsearch"
+
+    def __init__(self, name: str, options: HttpOptions) -> None:
         super().__init__(name, options)
-        if api_key is not None and options.basic_auth is not None:
-            raise ValueError("give `api_key` or `basic_auth`, not both")
-        if api_key is not None and not re.fullmatch(r"[!-~]+", api_key):
-            raise ValueError("`api_key` is empty or holds a space, a line break or a letter that is not ASCII")
+        if options.aws is not None:
+            raise ValueError("`aws` is about OpenSearch; no Elasticsearch reads such signatures")
+        context = options.tls.context() if options.tls else None
+        secured: dict[str, Any] = {"ssl_context": context} if context else {}
         self._client = AsyncElasticsearch(
             [node.url for node in options.nodes],
-            headers=options.headers,
-            api_key=api_key,
-            node_class=_Node,
+            node_class=_node_class(options, context),
             serializers={media_type: _AsBytes() for media_type in MEDIA_TYPES},
-            connections_per_node=options.connections,
+            http_compress=options.compress,
             max_retries=0,
             retry_on_timeout=False,
-            **_tls(options),
+            **secured,
         )
 
     async def _send(self, call: Call, request: Request, timeout_s: float) -> Answer:
         client = self._client.options(request_timeout=timeout_s)
-        headers = HEADERS if request.body is not None else {"accept": HEADERS["accept"]}
         try:
-            response = await client.perform_request(request.method, request.target, headers=headers, body=request.body)
+            response = await client.perform_request(
+                request.method, request.target, headers=request.headers, body=request.body
+            )
         except UnsupportedProductError as error:
-            raise _wrong_product(call, _answer(error)) from error
+            return _from_another_product(call, request, _answer(error))
         except ApiError as error:
-            if error.meta.status == UNKNOWN_MEDIA_TYPE:
-                raise _wrong_product(call, _answer(error)) from error
-            return _answer(error)
+            answer = _answer(error)
+            return _from_another_product(call, request, answer) if answer.status == UNKNOWN_MEDIA_TYPE else answer
         except ConnectionTimeout as error:
-            raise EngineTimeout(call.sentence(f"no complete answer within {timeout_s:.3g} s")) from error
+            raise too_late(call, error, timeout_s, self._options) from error
         except elastic_transport.ConnectionError as error:
             raise no_answer(call, error) from error
         except (TransportError, ValueError, RecursionError) as error:
@@ -83,12 +85,7 @@ class _AsBytes(Serializer):
 
 
 class _Node(AiohttpHttpNode):
-    """Follows no redirect, and logs ``Warning`` headers, which the client would make Python warnings on every call."""
-
-    def _create_aiohttp_session(self) -> None:
-        super()._create_aiohttp_session()
-        assert self.session is not None
-        stay_on_host(self.session)
+    """Logs ``Warning`` headers, which the client would make Python warnings on every call."""
 
     async def perform_request(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         response = await super().perform_request(*args, **kwargs)
@@ -97,21 +94,33 @@ class _Node(AiohttpHttpNode):
         return response
 
 
-def _tls(options: HttpOptions) -> dict[str, Any]:
-    if not options.tls:
-        return {}
-    ca_certs = None if options.ca_certs is None else str(options.ca_certs)
-    return {"verify_certs": options.verify_certs, "ssl_show_warn": False} | ({"ca_certs": ca_certs} if ca_certs else {})
+def _node_class(options: HttpOptions, context: ssl.SSLContext | None) -> type[_Node]:
+    """The client makes its nodes by itself, and lets their class be chosen only."""
+
+    class Node(_Node):
+        def _create_aiohttp_session(self) -> None:
+            self._loop = asyncio.get_running_loop()
+            self.session = open_session(options, context)
+
+    return Node
 
 
 def _answer(response: Any) -> Answer:
     body = response.body if isinstance(response.body, bytes) else b""
-    return Answer(response.meta.status, response.meta.mimetype or "", body)
+    meta = response.meta
+    return Answer(meta.status, meta.mimetype or "", body, meta.headers.get("retry-after", ""))
 
 
-def _wrong_product(call: Call, answer: Answer) -> EngineRefused:
-    """Raises ``MalformedAnswer`` instead when a good answer is not even JSON."""
+def _from_another_product(call: Call, request: Request, answer: Answer) -> Answer:
+    """An answer that the client does not take for Elasticsearch's; asked who it is, a server may say so itself.
+
+    Raises:
+        EngineRefused: it did not say so.
+        MalformedAnswer: a good answer is not even JSON.
+    """
     if answer.status != UNKNOWN_MEDIA_TYPE:
-        decode(call, json_of(call, answer))
+        json_of(call, answer)
+        if request.target == "/":
+            return answer
     cause = "the server is not Elasticsearch 8 or newer; if it is OpenSearch, use `type: opensearch`"
-    return EngineRefused(call.sentence(cause), status=answer.status, error_type="unsupported_product", reason=cause)
+    raise EngineRefused(call.sentence(cause), status=answer.status, error_type=WRONG_PRODUCT, reason=cause)

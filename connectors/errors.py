@@ -5,7 +5,7 @@
     │   ├── EngineUnavailable    refused, reset, 502/503/504, overloaded (429): trying again later may help
     │   ├── EngineTimeout        no complete answer within ``timeout_s``
     │   └── MalformedAnswer      an answer that is not what the API promises (not JSON, no ``hits``)
-    └── EngineRefused            an answer that says no; carries the engine's own status, type and reason
+    └── EngineRefused            an answer that says no (a closed index, another product); has the engine's own reason
         ├── IndexNotFound        404, no such index or alias
         ├── InvalidQuery         400, the engine could not parse or run the body
         ├── NotAuthenticated     401
@@ -18,7 +18,20 @@ who asked.
 
 
 class ConnectorError(Exception):
-    """The base of every error a connector raises."""
+    """The base of every error a connector raises.
+
+    ``connector`` and ``engine`` say whose it is, where a call was observed; ``error_type`` is the engine's own name of
+    the error (such as ``parsing_exception``), ``status`` the HTTP status, ``index`` the index that the engine blames,
+    and ``position`` line and column, counted from 1, in the body as it was sent: on one line, without blanks. What is
+    not known is empty, 0 or None.
+    """
+
+    connector: str = ""
+    engine: str = ""
+    error_type: str = ""
+    status: int = 0
+    index: str = ""
+    position: tuple[int, int] | None = None
 
 
 class NoAnswer(ConnectorError):
@@ -28,14 +41,25 @@ class NoAnswer(ConnectorError):
 class EngineUnavailable(NoAnswer):
     """The engine could not be reached, or said that it cannot serve now.
 
-    ``status`` is the HTTP status, 0 when no answer came. ``transient`` is false where trying again at once is
-    pointless: a certificate that is not accepted, an internal error of the engine.
+    ``status`` is 0 when no answer came. ``transient`` is false where trying again at once is pointless: a certificate
+    that is not accepted, an internal error of the engine. ``retry_after_s`` is how long the engine asks to be left
+    alone, None when it does not say.
     """
 
-    def __init__(self, message: str, *, status: int = 0, transient: bool = True) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int = 0,
+        transient: bool = True,
+        error_type: str = "",
+        retry_after_s: float | None = None,
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.transient = transient
+        self.error_type = error_type
+        self.retry_after_s = retry_after_s
 
 
 class EngineTimeout(NoAnswer):
@@ -49,15 +73,25 @@ class MalformedAnswer(NoAnswer):
 class EngineRefused(ConnectorError):
     """The engine understood the call and said no.
 
-    ``status`` is the HTTP status, ``error_type`` the engine's own name of the error (such as
-    ``parsing_exception``), ``reason`` its sentence.
+    ``reason`` is the engine's own sentence.
     """
 
-    def __init__(self, message: str, *, status: int = 0, error_type: str = "", reason: str = "") -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int = 0,
+        error_type: str = "",
+        reason: str = "",
+        index: str = "",
+        position: tuple[int, int] | None = None,
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.error_type = error_type
         self.reason = reason
+        self.index = index
+        self.position = position
 
 
 class IndexNotFound(EngineRefused):

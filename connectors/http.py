@@ -1,20 +1,20 @@
 """What the connectors over HTTP share: one search, one ``_mget``, one time limit, one reading of failures."""
 
-import functools
-import os
-import ssl
+import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-
-import aiohttp
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import ClassVar, Self
 
 from connectors.attempts import Call, attempt
 from connectors.base import EngineInfo, Member
-from connectors.errors import EngineUnavailable, MalformedAnswer, NoAnswer
+from connectors.credentials import check_forwarded, identity_of
+from connectors.errors import EngineRefused, EngineUnavailable, MalformedAnswer
 from connectors.hits import DocumentRef, Hits, Json
 from connectors.options import HttpOptions
-from connectors.refusals import refusal
+from connectors.products import WRONG_PRODUCT, wrong_product
+from connectors.refusals import refusal, retry_after
 from connectors.wire import (
     LONGEST_NAME,
     MGET,
@@ -31,34 +31,85 @@ from connectors.wire import (
     search_target,
 )
 
-JSON_TYPES = frozenset({"application/json", "application/vnd.elasticsearch+json"})
+JSON = "application/json"
+JSON_TYPES = frozenset({JSON, "application/vnd.elasticsearch+json"})
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One HTTP request: method, path with query string, and body."""
+    """One HTTP request: method, path with query string, body, and who is asking."""
 
     method: str
     target: str
     body: bytes | None = None
+    authorization: str | None = field(default=None, repr=False)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What the client is to send beside its own headers."""
+        named = {"accept": JSON, "content-type": JSON if self.body is not None else None}
+        return {
+            name: value for name, value in {**named, "authorization": self.authorization}.items() if value is not None
+        }
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One HTTP answer, whatever its status; ``media_type`` has no parameters and is empty when there was none."""
+    """One HTTP answer, whatever its status; ``media_type`` has no parameters and is empty when there was none.
+
+    ``retry_after`` is the header as it came, empty when there was none.
+    """
 
     status: int
     media_type: str
     body: bytes
+    retry_after: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Credential:
+    """The header of every call, kept out of everything that shows an object."""
+
+    header: str | None = field(repr=False)
+
+
+@dataclass(slots=True)
+class _State:
+    """What a connector and its views have in common: whether it is closed, and why every call is refused, if so."""
+
+    closed: bool = False
+    refused: str = ""
 
 
 class HttpConnector(ABC):
     """A search engine asked through its official client; a subclass sends a request and closes connections."""
 
+    product: ClassVar[str]
+    """What ``GET /`` of the right engine says, see :mod:`connectors.products`."""
+
     def __init__(self, name: str, options: HttpOptions) -> None:
         self.name = name
+        self.identity = ""
         self._options = options
-        self._closed = False
+        self._credential = _Credential(options.authorization)
+        self._state = _State()
+
+    def acting_as(self, authorization: str) -> Self:
+        """See :meth:`connectors.base.Connector.acting_as`.
+
+        The view shares client and connections, which hold no credential of their own (but a client certificate, which
+        belongs to the connection). Closing it closes nothing. A view of a view has the last authorization.
+
+        Raises:
+            ValueError: the header cannot be sent (empty, over 16 KiB, not printable ASCII), or this connector signs
+                its requests, so that no other credential can go with them.
+        """
+        if self._options.aws is not None:
+            raise ValueError(f"connector {self.name!r} signs its requests (`aws`), and cannot act for a user")
+        check_forwarded(authorization)
+        view = copy.copy(self)
+        view._credential, view.identity = _Credential(authorization), identity_of(authorization)
+        return view
 
     @abstractmethod
     async def _send(self, call: Call, request: Request, timeout_s: float) -> Answer:
@@ -79,7 +130,8 @@ class HttpConnector(ABC):
     async def resolve(self, expression: str, *, timeout_s: float) -> tuple[Member, ...]:
         """See :meth:`connectors.base.Connector.resolve`."""
         call = Call(self.name, f"resolving {expression[:LONGEST_NAME]!r}")
-        return read_members(call, await self._ask(call, Request("GET", resolve_target(call, expression)), timeout_s))
+        request = Request("GET", resolve_target(call, expression))
+        return read_members(call, expression, await self._ask(call, request, timeout_s))
 
     async def render(self, template: Json, *, timeout_s: float) -> Json:
         """See :meth:`connectors.base.Connector.render`."""
@@ -99,70 +151,52 @@ class HttpConnector(ABC):
         return read_documents(call, wanted, await self._ask(call, request, timeout_s))
 
     async def info(self, *, timeout_s: float) -> EngineInfo:
-        """See :meth:`connectors.base.Connector.info`."""
+        """See :meth:`connectors.base.Connector.info`.
+
+        Raises:
+            EngineRefused: this is another product. Every other call is refused likewise from then on, until an answer
+                to this one comes from the right product.
+        """
         call = Call(self.name, "asking for the version")
-        return read_info(call, await self._ask(call, Request("GET", "/"), timeout_s))
+        found = read_info(call, await self._ask(call, Request("GET", "/"), timeout_s, check=False))
+        self._state.refused = wrong_product(self.product, found)
+        self._check_product(call)
+        return found
 
     async def close(self) -> None:
         """See :meth:`connectors.base.Connector.close`; a later call raises ``EngineUnavailable``."""
-        self._closed = True
+        if self.identity:
+            return
+        self._state.closed = True
         await self._disconnect()
 
-    async def _ask(self, call: Call, request: Request, timeout_s: float) -> Json:
-        return decode(call, await self._answer(call, request, timeout_s))
+    def _check_product(self, call: Call) -> None:
+        if cause := self._state.refused:
+            raise EngineRefused(call.sentence(cause), error_type=WRONG_PRODUCT, reason=cause)
 
-    async def _answer(self, call: Call, request: Request, timeout_s: float) -> bytes:
-        """The JSON of a good answer, not read yet."""
+    async def _ask(self, call: Call, request: Request, timeout_s: float, *, check: bool = True) -> Json:
+        return decode(call, await self._answer(call, request, timeout_s, check=check))
+
+    async def _answer(self, call: Call, request: Request, timeout_s: float, *, check: bool = True) -> bytes:
+        """The JSON of a good answer, not read yet; without ``check`` even where the product is known to be wrong."""
+        if check:
+            self._check_product(call)
+        authorized = replace(request, authorization=self._credential.header)
 
         async def once(left_s: float) -> bytes:
-            if self._closed:
+            if self._state.closed:
                 raise EngineUnavailable(call.sentence("the connector is closed"), transient=False)
-            return json_of(call, await self._send(call, request, left_s))
+            return json_of(call, await self._send(call, authorized, left_s))
 
         return await attempt(call, once, timeout_s=timeout_s, max_attempts=self._options.max_attempts)
-
-
-def stay_on_host(session: aiohttp.ClientSession) -> None:
-    """Let a session follow no redirect: no answer names the host of the next call, and a 3xx is no engine's."""
-    session.request = functools.partial(session.request, allow_redirects=False)  # type: ignore[method-assign]
 
 
 def json_of(call: Call, answer: Answer) -> bytes:
     """The body of a good answer; any other is raised as what it means."""
     if not 200 <= answer.status < 300:
-        raise refusal(call, answer.status, answer.body)
+        wait_s = retry_after(answer.retry_after, datetime.now(UTC)) if answer.retry_after else None
+        raise refusal(call, answer.status, answer.body, wait_s)
     if answer.media_type not in JSON_TYPES:
         what = answer.media_type or "no content type"
         raise MalformedAnswer(call.sentence(f"the engine's answer should be JSON, but has {what[:LONGEST_NAME]}"))
     return answer.body
-
-
-def no_answer(call: Call, error: Exception) -> NoAnswer:
-    """What a client's failure to get an answer means, told by the failure of aiohttp or of the system behind it."""
-    cause = next(
-        (link for link in _chain(error) if isinstance(link, (aiohttp.ClientError, OSError, UnicodeError))), error
-    )
-    if isinstance(cause, (ssl.SSLError, aiohttp.ClientSSLError)):
-        return EngineUnavailable(call.sentence(f"TLS failed: {_tls_reason(cause)}"), transient=False)
-    if isinstance(cause, aiohttp.ClientConnectorDNSError):
-        return EngineUnavailable(call.sentence(f"no host is named {cause.host!r}"))
-    if isinstance(cause, aiohttp.ClientConnectorError):
-        reason = os.strerror(cause.os_error.errno or 0)
-        return EngineUnavailable(call.sentence(f"cannot connect to {cause.host}:{cause.port} ({reason})"))
-    if isinstance(cause, (aiohttp.ClientResponseError, UnicodeError)):
-        return MalformedAnswer(call.sentence("what came back is not HTTP with JSON in UTF-8"))
-    if isinstance(cause, aiohttp.ClientPayloadError):
-        return EngineUnavailable(call.sentence("the connection broke in the middle of the answer"))
-    return EngineUnavailable(call.sentence("the connection was closed before an answer came"))
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    cause: BaseException | None = error
-    while cause is not None:
-        yield cause
-        cause = cause.__cause__ or cause.__context__
-
-
-def _tls_reason(error: BaseException) -> str:
-    inner = getattr(error, "certificate_error", None) or getattr(error, "os_error", None) or error
-    return str(getattr(inner, "verify_message", "") or getattr(inner, "reason", "") or type(inner).__name__)

@@ -10,13 +10,14 @@ from typing import Any
 
 from connectors.attempts import Call, attempt
 from connectors.base import EngineInfo, Member
-from connectors.errors import EngineUnavailable, IndexNotFound
+from connectors.credentials import check_forwarded, identity_of
+from connectors.errors import EngineUnavailable
 from connectors.faults import Fault, Operation, Script
 from connectors.hits import DocumentRef, Hits, Json
 from connectors.json_lines import read_documents
 from connectors.memory_index import MemoryIndex
 from connectors.memory_query import Refused, Search, SourceFilter, parse_search, wildcard
-from connectors.refusals import invalid_query
+from connectors.refusals import invalid_query, no_such_index
 from connectors.wire import ALL_INDICES, LONGEST_NAME, check_index, decode, encode, read_hits, read_info, read_members
 from connectors.wire import read_documents as read_found
 
@@ -45,9 +46,10 @@ class MemoryConnector:
     def __init__(self, name: str, indices: Mapping[str, Mapping[str, Json]], *, faults: Iterable[Fault] = ()) -> None:
         """Index the documents, given by index and id; takes about a second for 10,000 short ones."""
         self.name = name
+        self.identity = ""
         self.script = Script(faults)
         self._indices = {index: MemoryIndex(documents) for index, documents in indices.items()}
-        self._closed = False
+        self._closed = asyncio.Event()
 
     @classmethod
     def from_files(
@@ -59,6 +61,17 @@ class MemoryConnector:
             ValueError: a file cannot be read, or a line is no document; names file and line.
         """
         return cls(name, {index: read_documents(path) for index, path in files.items()}, faults=faults)
+
+    def acting_as(self, authorization: str) -> "MemoryConnector":
+        """See :meth:`connectors.base.Connector.acting_as`; everybody may read everything here.
+
+        Raises:
+            ValueError: no engine could be sent this header, see :func:`connectors.credentials.check_forwarded`.
+        """
+        check_forwarded(authorization)
+        view = copy.copy(self)
+        view.identity = identity_of(authorization)
+        return view
 
     async def search(
         self, index: str, body: Json, *, timeout_s: float, params: Mapping[str, str] | None = None
@@ -86,7 +99,7 @@ class MemoryConnector:
             named = [{"name": name} for name in self._resolve(call, expression)]
             return {"indices": named, "aliases": [], "data_streams": []}
 
-        return read_members(call, await self._play(call, "resolve", answer, timeout_s))
+        return read_members(call, expression, await self._play(call, "resolve", answer, timeout_s))
 
     async def render(self, template: Json, *, timeout_s: float) -> Json:  # noqa: ARG002
         """There are no search templates here: always ``InvalidQuery``."""
@@ -116,13 +129,14 @@ class MemoryConnector:
 
     async def close(self) -> None:
         """See :meth:`connectors.base.Connector.close`; a later call raises ``EngineUnavailable``."""
-        self._closed = True
+        if not self.identity:
+            self._closed.set()
 
     async def _play(self, call: Call, operation: Operation, answer: Callable[[Fault], Json], timeout_s: float) -> Json:
         fault = self.script.take(operation)
 
         async def once(_: float) -> Json:
-            if self._closed:
+            if self._closed.is_set():
                 raise EngineUnavailable(call.sentence("the connector is closed"), transient=False)
             await asyncio.sleep(fault.delay_s)
             if fault.error is not None:
@@ -138,7 +152,7 @@ class MemoryConnector:
             pattern = "*" if part == ALL_INDICES else part
             names = [name for name in self._indices if wildcard(pattern).fullmatch(name)]
             if not names and "*" not in pattern:
-                raise _no_index(call, part)
+                raise no_such_index(call, part)
             found.update(dict.fromkeys(names))
         return list(found)
 
@@ -167,9 +181,3 @@ class MemoryConnector:
         document = None if index is None or forgotten else index.documents.get(ref.id)
         row: dict[str, Any] = {"_index": ref.index, "_id": ref.id, "found": document is not None}
         return row if document is None else {**row, "_source": copy.deepcopy(shown.cut(document))}
-
-
-def _no_index(call: Call, name: str) -> IndexNotFound:
-    error_type = "index_not_found_exception"
-    message = call.sentence(f"there is no such index (404 {error_type})")
-    return IndexNotFound(message, status=404, error_type=error_type, reason=f"no such index [{name}]")

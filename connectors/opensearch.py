@@ -1,60 +1,83 @@
 """OpenSearch 2 and 3 through its official client."""
 
+import asyncio
+import gzip
+import json
 import logging
-import warnings
+import ssl
 from typing import Any
 
+import aiohttp
 import opensearchpy
 from opensearchpy import AIOHttpConnection, AsyncOpenSearch, ConnectionTimeout, OpenSearchException, TransportError
 from opensearchpy.exceptions import SerializationError
 from opensearchpy.serializer import Serializer
 
 from connectors.attempts import Call
-from connectors.errors import EngineTimeout, MalformedAnswer
-from connectors.http import Answer, HttpConnector, Request, no_answer, stay_on_host
-from connectors.options import Host, HttpOptions
+from connectors.aws import NoCredentials, Signer
+from connectors.errors import MalformedAnswer, NotAuthenticated
+from connectors.hosts import Host
+from connectors.http import JSON, Answer, HttpConnector, Request
+from connectors.options import HttpOptions
+from connectors.sessions import open_session
+from connectors.silence import no_answer, too_late
 
 log = logging.getLogger(__name__)
+
+SERVERLESS = json.dumps({"version": {"distribution": "opensearch", "number": "serverless"}}).encode()
+"""What stands for the answer to ``GET /``, which OpenSearch Serverless does not know."""
 
 
 class OpenSearchConnector(HttpConnector):
     """An OpenSearch cluster. Making one opens no connection and needs no running loop.
+
+    ``options.api_key`` is for Elasticsearch alone (``ValueError``); ``options.aws`` needs botocore (``ValueError``).
 
     Example:
         >>> OpenSearchConnector("books", HttpOptions(["http://localhost:9200"])).name
         'books'
     """
 
+    product = "opensearch"
+
     def __init__(self, name: str, options: HttpOptions) -> None:
         super().__init__(name, options)
+        if options.api_key is not None:
+            raise ValueError("`api_key` is about Elasticsearch; give OpenSearch `basic_auth` or `bearer_token`")
         self._client = AsyncOpenSearch(
             [_host(node) for node in options.nodes],
-            headers=options.headers,
-            connection_class=_Connection,
-            serializer=_AsText(),
-            pool_maxsize=options.connections,
+            connection_class=_connection_class(options),
+            serializer=_AsBytes(),
+            http_compress=options.compress and options.aws is None,
             max_retries=0,
             retry_on_timeout=False,
-            **_tls(options),
         )
 
     async def _send(self, call: Call, request: Request, timeout_s: float) -> Answer:
         transport = self._client.transport
         try:
             answer = await transport.perform_request(
-                request.method, request.target, body=request.body, timeout=timeout_s
+                request.method, request.target, body=request.body, timeout=timeout_s, headers=request.headers
             )
-        except ConnectionTimeout as error:  # a ConnectionError, so it comes first
-            raise EngineTimeout(call.sentence(f"no complete answer within {timeout_s:.3g} s")) from error
+        except (_NotConnected, ConnectionTimeout) as error:  # both are a ConnectionError, so they come first
+            raise too_late(call, error, timeout_s, self._options) from error
         except opensearchpy.ConnectionError as error:
             raise no_answer(call, error) from error
         except TransportError as error:
-            return Answer(int(error.status_code), "", _bytes(error.info))
+            return self._refusal(request, int(error.status_code), error.info)
+        except NoCredentials as error:
+            raise NotAuthenticated(call.sentence(str(error)), error_type="no_credentials") from error
         except SerializationError as error:
             raise MalformedAnswer(call.sentence(f"the engine's answer should be JSON ({error})")) from error
         except (OpenSearchException, ValueError, RecursionError) as error:
             raise MalformedAnswer(call.sentence("the client could not read the engine's answer")) from error
-        return answer if isinstance(answer, Answer) else Answer(200, "text/plain" if answer else _AsText.mimetype, b"")
+        return answer if isinstance(answer, Answer) else Answer(200, "text/plain" if answer else JSON, b"")
+
+    def _refusal(self, request: Request, status: int, body: object) -> Answer:
+        aws = self._options.aws
+        if status == 404 and request.target == "/" and aws is not None and aws.service == "aoss":
+            return Answer(200, JSON, SERVERLESS)
+        return Answer(status, "", *((bytes(body), body.retry_after) if isinstance(body, _Body) else (b"",)))
 
     async def _disconnect(self) -> None:
         connections: list[Any] = self._client.transport.seed_connections  # all of them; the client forgets dead ones
@@ -62,13 +85,32 @@ class OpenSearchConnector(HttpConnector):
             await connection.close()
 
 
-class _AsText(Serializer):
+class _NotConnected(opensearchpy.ConnectionError):
+    """No connection in time. Unlike its own time-out, the client takes this for the failure of a node."""
+
+
+class _Body(bytes):
+    """The body of an answer, and the one header of it that the client would not let through."""
+
+    retry_after: str
+
+
+class _Response(aiohttp.ClientResponse):
+    """An answer whose body stays as it came."""
+
+    async def text(self, *_: Any, **__: Any) -> Any:
+        body = _Body(await self.read())
+        body.retry_after = self.headers.get("retry-after", "")
+        return body
+
+
+class _AsBytes(Serializer):
     """Leaves bodies as they are, in and out."""
 
-    mimetype = "application/json"
+    mimetype = JSON
 
-    def loads(self, s: str) -> Answer:
-        return Answer(200, self.mimetype, _bytes(s))
+    def loads(self, s: Any) -> Answer:
+        return Answer(200, self.mimetype, s)
 
     def dumps(self, data: bytes) -> bytes:
         return data
@@ -77,8 +119,8 @@ class _AsText(Serializer):
 class _Connection(AIOHttpConnection):
     """The client's connection, which reports by exceptions alone and leaves an error's body unread.
 
-    By itself it follows redirects to other hosts, logs each failure with a traceback and the URL, raises ``Warning``
-    headers as Python warnings on every call, and fails on an error body that is JSON but no object.
+    By itself it logs each failure with a traceback and the URL, raises ``Warning`` headers as Python warnings on every
+    call, fails on an error body that is JSON but no object, and goes on asking a node that takes no connections.
     """
 
     def _raise_error(self, status_code: int, raw_data: str | bytes, *_: Any, **__: Any) -> None:
@@ -91,23 +133,54 @@ class _Connection(AIOHttpConnection):
     def log_request_fail(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: the caller gets the exception."""
 
-    async def _create_aiohttp_session(self) -> None:
-        with warnings.catch_warnings():  # it uses an option of aiohttp that newer Pythons make obsolete
-            warnings.simplefilter("ignore", DeprecationWarning)
-            await super()._create_aiohttp_session()
-        stay_on_host(self.session)
+    async def perform_request(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return await super().perform_request(*args, **kwargs)
+        except ConnectionTimeout as error:
+            if isinstance(error.info, aiohttp.ConnectionTimeoutError):
+                raise _NotConnected("N/A", str(error.info), error.info) from error
+            raise
+
+
+def _connection_class(options: HttpOptions) -> type[_Connection]:
+    """The client makes its connections by itself, and lets their class be chosen only."""
+    context = options.tls.context() if options.tls else None
+
+    class Connection(_Connection):
+        def __init__(self, **more: Any) -> None:
+            super().__init__(**more, ssl_context=context or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+
+        async def _create_aiohttp_session(self) -> None:
+            self.loop = asyncio.get_running_loop()
+            self.session = open_session(options, context, response_class=_Response)
+
+    return _signing(Connection, Signer(options.aws), compress=options.compress) if options.aws else Connection
+
+
+def _signing(connection: type[_Connection], signer: Signer, *, compress: bool) -> type[_Connection]:
+    """Connections that sign what they send, compressed before that."""
+
+    class Signing(connection):  # type: ignore[valid-type,misc]
+        async def perform_request(
+            self,
+            method: str,
+            url: str,
+            params: Any = None,
+            body: bytes | None = None,
+            *args: Any,
+            headers: Any = None,
+            **more: Any,
+        ) -> Any:
+            signed = {"content-type": JSON}
+            if compress and body:
+                signed["content-encoding"], body = "gzip", gzip.compress(body)
+            signed = await signer.sign(method, f"{self.host}{self.url_prefix}{url}", body, signed)
+            own = {"accept-encoding": "gzip"} if compress else {}
+            sent = {**(headers or {}), **own, **signed}
+            return await super().perform_request(method, url, params, body, *args, headers=sent, **more)
+
+    return Signing
 
 
 def _host(node: Host) -> dict[str, Any]:
     return {"host": node.name, "port": node.port, "use_ssl": node.scheme == "https", "url_prefix": node.path}
-
-
-def _tls(options: HttpOptions) -> dict[str, Any]:
-    if not options.tls:
-        return {}
-    ca_certs = None if options.ca_certs is None else str(options.ca_certs)
-    return {"verify_certs": options.verify_certs, "ssl_show_warn": False, "ca_certs": ca_certs}
-
-
-def _bytes(text: object) -> bytes:
-    return text.encode("utf-8", "surrogatepass") if isinstance(text, str) else b""

@@ -1,28 +1,31 @@
 """How a search engine is reached over HTTP."""
 
-from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
 
-DEFAULT_PORTS = {"http": 80, "https": 443}
+from connectors import credentials
+from connectors.hosts import Host, host_of
+from connectors.tls import Tls
+
+AWS_SERVICES = ("es", "aoss")
 
 
 @dataclass(frozen=True, slots=True)
-class Host:
-    """One node's address, read from a URL."""
+class Aws:
+    """Sign each request with AWS SigV4: ``service`` is `es` (OpenSearch Service) or `aoss` (OpenSearch Serverless).
 
-    scheme: str
-    name: str
-    port: int
-    path: str
+    The credentials are those of the standard chain: environment, shared files, container, instance.
+    """
 
-    @property
-    def url(self) -> str:
-        """The address as a URL with its port."""
-        name = f"[{self.name}]" if ":" in self.name else self.name
-        return f"{self.scheme}://{name}:{self.port}{self.path}"
+    region: str
+    service: str = "es"
+
+    def __post_init__(self) -> None:
+        if not self.region:
+            raise ValueError("`aws` needs a region, such as `eu-central-1`")
+        if self.service not in AWS_SERVICES:
+            raise ValueError(f"`aws` has the service {self.service!r}; allowed: {', '.join(AWS_SERVICES)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +33,11 @@ class HttpOptions:
     """Addresses, credentials and limits of one engine; a combination that makes no sense is a ``ValueError``.
 
     ``hosts`` are URLs of nodes of one cluster, all http or all https; a port left out is that of the scheme (80, 443),
-    and a path is put before every call's. ``basic_auth`` is a user name and a password. ``ca_certs`` is a file or
-    folder of the CA certificates to trust. ``max_attempts`` (1 to 5) counts the first try. ``connections`` (1 to 1024)
-    is the most kept open to one node.
+    and a path is put before every call's. At most one of ``basic_auth`` (a user name and a password), ``api_key`` (in
+    its encoded form), ``bearer_token`` and ``aws`` says who is asking. ``ca_certs`` to ``client_key_password`` are
+    those of :class:`connectors.tls.Tls`. ``max_attempts`` (1 to 5) counts the first try. ``connections`` (1 to 1024) is
+    the most kept open to one node. ``connect_timeout_s`` is how long a connection may be in the making before
+    another node is tried, and never more than half of the time that the call has left. ``compress`` is for both ways.
 
     Example:
         >>> HttpOptions(("http://localhost:9200",)).nodes
@@ -41,62 +46,67 @@ class HttpOptions:
 
     hosts: Sequence[str]
     basic_auth: tuple[str, str] | None = field(default=None, repr=False)
+    api_key: str | None = field(default=None, repr=False)
+    bearer_token: str | None = field(default=None, repr=False)
+    aws: Aws | None = None
     ca_certs: str | Path | None = None
     verify_certs: bool = True
+    certificate_fingerprints: Sequence[str] = ()
+    client_cert: str | Path | None = None
+    client_key: str | Path | None = None
+    client_key_password: str | None = field(default=None, repr=False)
     max_attempts: int = 2
     connections: int = 32
+    connect_timeout_s: float = 1.0
+    compress: bool = False
     nodes: tuple[Host, ...] = field(init=False, repr=False)
+    tls: Tls | None = field(init=False, repr=False)
+    authorization: str | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.hosts, str) or not self.hosts:
             raise ValueError("`hosts` needs a list of at least one URL, such as `http://localhost:9200`")
-        object.__setattr__(self, "nodes", tuple(_host(url) for url in self.hosts))
+        object.__setattr__(self, "nodes", tuple(host_of(url) for url in self.hosts))
         if len({node.scheme for node in self.nodes}) > 1:
             raise ValueError("`hosts` mixes http and https; the nodes of one cluster are reached one way")
+        object.__setattr__(self, "tls", self._tls())
+        object.__setattr__(self, "authorization", self._authorization())
         _check_range("max_attempts", self.max_attempts, 5)
         _check_range("connections", self.connections, 1024)
-        self._check_certificates()
-        if self.basic_auth is not None and ":" in self.basic_auth[0]:
-            raise ValueError("the user name of `basic_auth` holds a colon, which HTTP does not allow")
+        if not 0 < self.connect_timeout_s <= 60:
+            raise ValueError(f"`connect_timeout_s` is {self.connect_timeout_s}; it must be over 0, and 60 at most")
 
-    @property
-    def headers(self) -> dict[str, str]:
-        """The ``Authorization`` header in UTF-8, as both engines read it (their clients know ASCII or Latin-1 only)."""
-        if self.basic_auth is None:
-            return {}
-        return {"authorization": f"Basic {b64encode(':'.join(self.basic_auth).encode()).decode()}"}
+    def _tls(self) -> Tls | None:
+        given = (
+            self.ca_certs,
+            self.verify_certs,
+            self.certificate_fingerprints,
+            self.client_cert,
+            self.client_key,
+            self.client_key_password,
+        )
+        if self.nodes[0].scheme == "https":
+            return Tls(*given)
+        if given != (None, True, (), None, None, None):
+            raise ValueError("options of certificates are about https, but `hosts` are http")
+        return None
 
-    @property
-    def tls(self) -> bool:
-        """Whether the nodes are reached by https."""
-        return self.nodes[0].scheme == "https"
-
-    def _check_certificates(self) -> None:
-        if not self.tls and (self.ca_certs is not None or not self.verify_certs):
-            raise ValueError("`ca_certs` and `verify_certs` are about https, but `hosts` are http")
-        if self.ca_certs is None:
-            return
-        if not self.verify_certs:
-            raise ValueError(
-                "`ca_certs` is given, but `verify_certs` is false, so that nothing would be checked by them"
-            )
-        if not Path(self.ca_certs).exists():
-            raise ValueError(f"`ca_certs` names {str(self.ca_certs)!r}, which does not exist")
-
-
-def _host(url: str) -> Host:
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError as error:
-        raise ValueError("a host has a port or an address that cannot be read") from error
-    if parts.username is not None or parts.password is not None:
-        raise ValueError("a host holds a user name or password; give them as `basic_auth`")
-    if parts.scheme not in DEFAULT_PORTS or not parts.hostname:
-        raise ValueError(f"{url!r} is not a URL: write `http://host:port` or `https://host:port`")
-    if parts.query or parts.fragment:
-        raise ValueError(f"{url!r} has a query or a fragment; a host ends with its path")
-    return Host(parts.scheme, parts.hostname, port or DEFAULT_PORTS[parts.scheme], parts.path.rstrip("/"))
+    def _authorization(self) -> str | None:
+        """The header of every call; None for calls without one, and for those that are signed instead."""
+        ways = {
+            "basic_auth": self.basic_auth,
+            "api_key": self.api_key,
+            "bearer_token": self.bearer_token,
+            "aws": self.aws,
+        }
+        given = [name for name, way in ways.items() if way is not None]
+        if len(given) > 1:
+            raise ValueError(f"give `{given[0]}` or `{given[1]}`, not both: there is one way of saying who asks")
+        if self.basic_auth is not None:
+            return credentials.basic(*self.basic_auth)
+        if self.api_key is not None:
+            return credentials.api_key(self.api_key)
+        return None if self.bearer_token is None else credentials.bearer(self.bearer_token)
 
 
 def _check_range(name: str, value: int, most: int) -> None:

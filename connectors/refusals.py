@@ -1,13 +1,18 @@
 """From an engine's "no" to a typed error: HTTP status and error body in, exception out. Pure, no I/O."""
 
 import json
+import re
 from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 from connectors.attempts import Call
 from connectors.errors import (
     ConnectorError,
     EngineRefused,
+    EngineTimeout,
     EngineUnavailable,
     IndexNotFound,
     InvalidQuery,
@@ -18,7 +23,32 @@ from connectors.errors import (
 
 TRY_AGAIN_STATUSES = frozenset({429, 502, 503, 504})
 LONGEST_REASON = 500
-CLIENT_TOO_NEW = "media_type_header_exception"
+CIRCUIT_BROKEN = "circuit_breaking_exception"
+TIME_EXCEEDED = "time_exceeded_exception"
+
+BLAMED_ON_THE_QUERY = frozenset(
+    {
+        "illegal_argument_exception",
+        "number_format_exception",
+        "parsing_exception",
+        "query_shard_exception",
+        "too_many_clauses",
+        "too_many_nested_clauses",
+        "x_content_parse_exception",
+    }
+)
+"""Errors that are the query's fault even where the engine answers 500, as it does when all shards fail of them."""
+
+OF_ITS_OWN: dict[str, tuple[type[EngineRefused], str]] = {
+    "index_not_found_exception": (IndexNotFound, "there is no such index"),
+    "index_closed_exception": (EngineRefused, "the index is closed"),
+    "cluster_block_exception": (EngineRefused, "the index or the cluster is blocked"),
+    "media_type_header_exception": (
+        EngineRefused,
+        "the engine is too old for the installed client; install one of its major version",
+    ),
+}
+"""Errors whose type says more than their HTTP status."""
 
 
 def invalid_query(call: Call, error_type: str, reason: str) -> InvalidQuery:
@@ -27,45 +57,88 @@ def invalid_query(call: Call, error_type: str, reason: str) -> InvalidQuery:
     return InvalidQuery(message, status=400, error_type=error_type, reason=reason)
 
 
-def refusal(call: Call, status: int, body: bytes) -> ConnectorError:
+def no_such_index(call: Call, name: str) -> IndexNotFound:
+    """The error for a name that stands for nothing, shaped like an engine's own."""
+    error_type = "index_not_found_exception"
+    message = call.sentence(f"there is no such index (404 {error_type})")
+    return IndexNotFound(message, status=404, error_type=error_type, reason=f"no such index [{name}]")
+
+
+def refusal(call: Call, status: int, body: bytes, retry_after_s: float | None = None) -> ConnectorError:
     """The error that an answer with a status outside of 2xx means."""
-    error_type, reason = _type_and_reason(body)
-    said = f"{status} {error_type}".rstrip()
-    if status in TRY_AGAIN_STATUSES:
-        return EngineUnavailable(call.sentence(f"the engine cannot serve now ({said})"), status=status)
-    if status >= 500:
-        return EngineUnavailable(call.sentence(f"the engine failed ({said})"), status=status, transient=False)
-    if status not in (401, 403) and (status < 400 or not error_type):
+    error = _read_error(body)
+    said = f"{status} {error.type}".rstrip()
+    if status in TRY_AGAIN_STATUSES or error.type == CIRCUIT_BROKEN:
+        sentence = call.sentence(f"the engine cannot serve now ({said})")
+        return EngineUnavailable(sentence, status=status, error_type=error.type, retry_after_s=retry_after_s)
+    if error.type == TIME_EXCEEDED:
+        return EngineTimeout(call.sentence(f"the engine ended the search at its `timeout` ({said})"))
+    if status >= 500 and error.type not in BLAMED_ON_THE_QUERY:
+        sentence = call.sentence(f"the engine failed ({said})")
+        return EngineUnavailable(sentence, status=status, transient=False, error_type=error.type)
+    if status not in (401, 403) and (status < 400 or not error.type):
         return MalformedAnswer(call.sentence(f"the answer ({said}) is not an engine's"))
-    kind, cause = _kind(status, error_type)
-    return kind(call.sentence(f"{cause} ({said})"), status=status, error_type=error_type, reason=reason)
+    kind, cause = _kind(status, error.type)
+    return kind(
+        call.sentence(f"{cause} ({said})"),
+        status=status,
+        error_type=error.type,
+        reason=error.reason,
+        index=error.index,
+        position=error.position,
+    )
 
 
 def _kind(status: int, error_type: str) -> tuple[type[EngineRefused], str]:
+    if error_type in OF_ITS_OWN:
+        return OF_ITS_OWN[error_type]
     if status == 401:
         return NotAuthenticated, "the engine does not accept the credentials"
     if status == 403:
         return NotPermitted, "the credentials do not cover this call"
-    if error_type == CLIENT_TOO_NEW:
-        return (
-            EngineRefused,
-            "the engine is too old for the installed client; install one of its major version",
-        )
-    if error_type == "index_not_found_exception":
-        return IndexNotFound, "there is no such index"
-    if status == 400:
+    if status == 400 or error_type in BLAMED_ON_THE_QUERY:
         return InvalidQuery, "the engine refused the query"
     return EngineRefused, "the engine refused the call"
 
 
-def _type_and_reason(body: bytes) -> tuple[str, str]:
-    """The type and one sentence of an error body; both empty when it is not an engine's."""
+@dataclass(frozen=True, slots=True)
+class _Error:
+    """What an error body says; empty where it is not an engine's."""
+
+    type: str = ""
+    reason: str = ""
+    index: str = ""
+    position: tuple[int, int] | None = None
+
+
+def _read_error(body: bytes) -> _Error:
+    """The root cause decides: all shards failed, or a wrapper of another kind, only says where."""
     error = _error_object(body)
     root = next(iter(_roots(error)), error)
     deepest = next(reversed(list(_causes(root) if root.get("caused_by") else _causes(error))), root)
     sentences = dict.fromkeys(_text(part.get("reason")) for part in (root, deepest))
-    reason = ": ".join(sentence for sentence in sentences if sentence) + _position(root)
-    return _text(root.get("type")) or _text(error.get("type")), reason[:LONGEST_REASON]
+    reason = ": ".join(sentence for sentence in sentences if sentence)
+    position = _position(root, reason)
+    if position and "line" in root:
+        reason += f" (line {position[0]}, column {position[1]})"
+    index = _text(root.get("index")) or _text(error.get("index"))
+    return _Error(_text(root.get("type")) or _text(error.get("type")), reason[:LONGEST_REASON], index, position)
+
+
+def retry_after(value: str, now: datetime) -> float | None:
+    """Seconds that a ``Retry-After`` header asks to wait, given as a number or as a date; None if it cannot be read.
+
+    >>> retry_after("120", datetime.now(UTC))
+    120.0
+    """
+    if re.fullmatch(r"\s*[0-9]{1,9}\s*", value):
+        return float(value)
+    try:
+        moment = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return max(0.0, (moment - now).total_seconds())
 
 
 def _error_object(body: bytes) -> dict[str, Any]:
@@ -91,9 +164,13 @@ def _causes(error: dict[str, Any]) -> Iterator[dict[str, Any]]:
         cause = cause.get("caused_by")
 
 
-def _position(error: dict[str, Any]) -> str:
+def _position(error: dict[str, Any], reason: str) -> tuple[int, int] | None:
+    """Line and column, as keys of their own or in brackets before the reason."""
     line, column = error.get("line"), error.get("col")
-    return f" (line {line}, column {column})" if isinstance(line, int) and isinstance(column, int) else ""
+    if isinstance(line, int) and isinstance(column, int):
+        return line, column
+    inside = re.search(r"(?:^|: )\[(\d{1,9}):(\d{1,9})\] ", reason)
+    return (int(inside[1]), int(inside[2])) if inside else None
 
 
 def _text(value: object) -> str:

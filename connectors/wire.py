@@ -9,7 +9,7 @@ from connectors.attempts import Call
 from connectors.base import EngineInfo, Member
 from connectors.errors import MalformedAnswer
 from connectors.hits import DocumentRef, Hits, Json
-from connectors.refusals import invalid_query
+from connectors.refusals import invalid_query, no_such_index
 
 MGET = "/_mget"
 RENDER = "/_render/template"
@@ -55,8 +55,9 @@ def resolve_target(call: Call, expression: str) -> str:
         InvalidQuery: the name is no index expression.
     """
     check_index(call, expression)
+    asked = ",".join("*" if part == ALL_INDICES else part for part in expression.split(","))
     try:
-        return f"/_resolve/index/{quote(expression, safe=',*')}"
+        return f"/_resolve/index/{quote(asked, safe=',*')}"  # to OpenSearch, `_all` is a name like any other here
     except UnicodeEncodeError as error:
         reason = "the index expression holds a lone surrogate, which no URL can carry"
         raise invalid_query(call, "illegal_argument_exception", reason) from error
@@ -104,27 +105,46 @@ def read_hits(call: Call, body: bytes) -> Hits:
         raise MalformedAnswer(call.sentence(str(error))) from error
 
 
-def read_members(call: Call, answer: Json) -> tuple[Member, ...]:
+def read_members(call: Call, expression: str, answer: Json) -> tuple[Member, ...]:
     """What an index expression stands for, out of the answer to ``_resolve/index``; each concrete index once.
 
+    OpenSearch passes over a name that it does not know, where Elasticsearch answers 404: here both are the same.
+
     Raises:
+        IndexNotFound: a plain name is neither an index nor an alias nor a data stream.
         MalformedAnswer: a list is missing, or an entry has no name.
     """
     found: dict[str, dict[str, None]] = {}
+    names: set[str] = set()
     try:
         for row in answer["indices"]:
-            found.setdefault(str(row["name"]), {}).update(
-                dict.fromkeys([row["data_stream"]] if "data_stream" in row else [])
-            )
+            name = str(row["name"])
+            streams = [f"{_cluster(name)}{row['data_stream']}"] if "data_stream" in row else []
+            found.setdefault(name, {}).update(dict.fromkeys(streams))
         for kind, members in (("aliases", "indices"), ("data_streams", "backing_indices")):
             for row in answer[kind]:
+                name = str(row["name"])
+                names.add(name)
                 for index in _texts(row[members]):
-                    found.setdefault(index, {})[str(row["name"])] = None
+                    found.setdefault(f"{_cluster(name)}{index}", {})[name] = None
     except (KeyError, TypeError) as error:
         raise MalformedAnswer(
             call.sentence("the engine's answer does not list indices, aliases and data streams")
         ) from error
+    for part in expression.split(","):
+        if _is_plain(part) and part not in names | found.keys():
+            raise no_such_index(call, part)
     return tuple(Member(index, tuple(via)) for index, via in found.items())
+
+
+def _is_plain(part: str) -> bool:
+    """Whether it is one name of this cluster, and no pattern, exclusion, date math, remote name or all indices."""
+    return part != ALL_INDICES and not part.startswith(("-", "<")) and not {"*", ":"} & set(part)
+
+
+def _cluster(name: str) -> str:
+    """`eu:` of `eu:logs`: what belongs to a name of another cluster is listed without it."""
+    return name[: name.find(":") + 1]
 
 
 def _texts(value: object) -> list[str]:

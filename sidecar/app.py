@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from connectors.base import Connector
-from connectors.errors import ConnectorError
+from sidecar import greeting
 from sidecar.advice import tight_budgets
 from sidecar.gate import Gate
 from sidecar.health import Health
@@ -22,7 +22,10 @@ from sidecar.interceptors import Guard
 from sidecar.loaded import LoadedModel, Models
 from sidecar.logs import log
 from sidecar.metrics import Metrics
+from sidecar.names import Names
+from sidecar.orders import Orders
 from sidecar.pipeline import Pipeline
+from sidecar.retrieval import Retrieval
 from sidecar.scheduler import Scheduler
 from sidecar.service import PolicyService, RerankService
 from sidecar.settings import ModelSettings, Settings
@@ -31,7 +34,6 @@ from sidecar.v1 import rerank_pb2_grpc as pb_grpc
 from sidecar.wiring import connectors_of
 
 LoadModel = Callable[[str, ModelSettings], LoadedModel]
-_ENGINE_CHECK_S = 5.0
 _HEALTH_EVERY_S = 0.5
 
 
@@ -71,8 +73,11 @@ class App:
 
     def _build_server(self) -> grpc.aio.Server:
         settings = self._settings.server
-        gate = Gate(self._settings, self._connectors)
-        self._pipeline = Pipeline(gate, self.models, self.scheduler, self.metrics, reserve_s=settings.reserve_ms / 1e3)
+        reserve_s = settings.reserve_ms / 1e3
+        self._names = Names(settings.names_ttl_s)
+        retrieval = Retrieval(Gate(self._settings, self._connectors), self._names, reserve_s=reserve_s)
+        orders = Orders(settings.order_cache_mib * 2**20)
+        self._pipeline = Pipeline(retrieval, self.models, self.scheduler, self.metrics, orders, reserve_s=reserve_s)
         limit = settings.max_message_mib * 2**20
         server = grpc.aio.server(
             interceptors=[Guard(settings.max_concurrent_calls, self.metrics)],
@@ -83,7 +88,7 @@ class App:
             ],
         )
         pb_grpc.add_RerankServiceServicer_to_server(RerankService(self._pipeline, self.metrics, limit), server)
-        pb_grpc.add_PolicyServiceServicer_to_server(PolicyService(self._settings, gate, self.models), server)
+        pb_grpc.add_PolicyServiceServicer_to_server(PolicyService(self._settings, retrieval, self.models), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)
         own = [service.full_name for service in pb.DESCRIPTOR.services_by_name.values()]
         standard = [health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME]
@@ -124,6 +129,7 @@ class App:
             task.cancel()
         await self.scheduler.stop()
         self._pipeline.close()
+        await self._names.close()
         for connector in self._connectors.values():
             await connector.close()
         if self._metrics_server:
@@ -194,12 +200,9 @@ class App:
                 await self._health.started(reranking=told)
 
     async def _greet(self, connector: Connector) -> None:
-        """Say in the log which engine answers; one that does not may still come."""
-        try:
-            info = await connector.info(timeout_s=_ENGINE_CHECK_S)
-            log.info("engine_found", connector=connector.name, engine=info.engine, version=info.version)
-        except ConnectorError as error:
-            log.warning("engine_not_found", connector=connector.name, error=str(error))
+        """Say in the log which engine answers; one that does not is waited for."""
+        if not await greeting.greet(connector):
+            self._spawn(greeting.wait_for(connector))
 
     def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)

@@ -6,7 +6,8 @@
             print(hit["_id"])
 
 The messages of the contract are returned as they are, with the engine's JSON read: see proto/sidecar/v1/rerank.proto.
-A gRPC error (``grpc.RpcError``) means that there is nothing to show; a degraded answer is none, see ``outcome``.
+A gRPC error (``grpc.RpcError``) means that there is nothing to show; a degraded answer is none, see ``outcome``. Why,
+:func:`error_details` tells a program.
 """
 
 import json
@@ -18,6 +19,8 @@ from typing import Any, Self
 
 import grpc
 
+from sidecar.error_details import ErrorDetails as ErrorDetails
+from sidecar.error_details import decode
 from sidecar.v1 import rerank_pb2 as pb
 from sidecar.v1 import rerank_pb2_grpc as pb_grpc
 
@@ -67,15 +70,17 @@ def search_request(
     connector: str = "",
     params: Mapping[str, str] | None = None,
     options: pb.Options | None = None,
+    template: Mapping[str, Any] | None = None,
 ) -> pb.SearchRequest:
-    """A Search message; ``body`` is the app's own search body."""
+    """A Search message; ``body`` is the app's own search body, ``template`` a search template to make it of instead."""
     return pb.SearchRequest(
         connector=connector,
         index=index,
         query=query,
-        body=json.dumps(body or {}),
+        body="" if body is None else json.dumps(body),
         params=dict(params or {}),
         options=options,
+        template="" if template is None else json.dumps(template),
     )
 
 
@@ -101,8 +106,33 @@ def rerank_request(
     )
 
 
+def error_details(error: grpc.RpcError) -> ErrorDetails | None:
+    """What the sidecar said of an error beside its status and message; None if it came from elsewhere.
+
+    Both engines' own reasons and the sidecar's come through:
+
+        try:
+            page = client.search("articles", "apple", body)
+        except grpc.RpcError as error:
+            why = error_details(error)
+            if why and why.reason == "index_not_found_exception":
+                print(why.metadata["index"])
+    """
+    trailing: Any = getattr(error, "trailing_metadata", tuple)() or ()
+    return decode((str(key), value) for key, value in trailing)
+
+
+def _metadata(authorization: str | None) -> tuple[tuple[str, str], ...]:
+    return () if authorization is None else (("authorization", authorization),)
+
+
 class RerankClient:
-    """Calls a sidecar from asyncio code; every call takes ``timeout_s``, after which it raises DEADLINE_EXCEEDED."""
+    """Calls a sidecar from asyncio code.
+
+    Every call takes ``timeout_s``, after which it raises DEADLINE_EXCEEDED, and ``authorization``: the end user's own
+    ``Authorization`` header (such as ``Bearer ...``), with which a connector with ``forward_authorization`` asks the
+    engine. It travels as metadata of the call, so let nobody listen on the way to the sidecar.
+    """
 
     def __init__(self, target: str) -> None:
         """``target`` is ``host:port``; no connection is made yet."""
@@ -117,10 +147,12 @@ class RerankClient:
         body: Mapping[str, Any] | None = None,
         *,
         timeout_s: float = _TIMEOUT_S,
+        authorization: str | None = None,
         **request: Any,
     ) -> Page:
         """Search and rerank; further arguments are those of :func:`search_request`."""
-        return Page(await self.stub.Search(search_request(index, query, body, **request), timeout=timeout_s))
+        message = search_request(index, query, body, **request)
+        return Page(await self.stub.Search(message, timeout=timeout_s, metadata=_metadata(authorization)))
 
     async def search_progressive(
         self,
@@ -129,18 +161,27 @@ class RerankClient:
         body: Mapping[str, Any] | None = None,
         *,
         timeout_s: float = _TIMEOUT_S,
+        authorization: str | None = None,
         **request: Any,
     ) -> AsyncIterator[Page]:
         """The engine's order first, the final one second."""
         message = pb.SearchProgressiveRequest(search=search_request(index, query, body, **request))
-        async for answer in self.stub.SearchProgressive(message, timeout=timeout_s):
+        metadata = _metadata(authorization)
+        async for answer in self.stub.SearchProgressive(message, timeout=timeout_s, metadata=metadata):
             yield Page(answer.search)
 
     async def rerank(
-        self, query: str, candidates: Iterable[str | pb.Candidate], *, timeout_s: float = _TIMEOUT_S, **request: Any
+        self,
+        query: str,
+        candidates: Iterable[str | pb.Candidate],
+        *,
+        timeout_s: float = _TIMEOUT_S,
+        authorization: str | None = None,
+        **request: Any,
     ) -> pb.RerankResponse:
         """Rerank candidates; further arguments are those of :func:`rerank_request`."""
-        return await self.stub.Rerank(rerank_request(query, candidates, **request), timeout=timeout_s)
+        message = rerank_request(query, candidates, **request)
+        return await self.stub.Rerank(message, timeout=timeout_s, metadata=_metadata(authorization))
 
     async def close(self) -> None:
         """Close the connection."""
@@ -171,10 +212,12 @@ class BlockingRerankClient:
         body: Mapping[str, Any] | None = None,
         *,
         timeout_s: float = _TIMEOUT_S,
+        authorization: str | None = None,
         **request: Any,
     ) -> Page:
         """Search and rerank; further arguments are those of :func:`search_request`."""
-        return Page(self.stub.Search(search_request(index, query, body, **request), timeout=timeout_s))
+        message = search_request(index, query, body, **request)
+        return Page(self.stub.Search(message, timeout=timeout_s, metadata=_metadata(authorization)))
 
     def search_progressive(
         self,
@@ -183,18 +226,27 @@ class BlockingRerankClient:
         body: Mapping[str, Any] | None = None,
         *,
         timeout_s: float = _TIMEOUT_S,
+        authorization: str | None = None,
         **request: Any,
     ) -> Iterator[Page]:
         """The engine's order first, the final one second."""
         message = pb.SearchProgressiveRequest(search=search_request(index, query, body, **request))
-        for answer in self.stub.SearchProgressive(message, timeout=timeout_s):
+        metadata = _metadata(authorization)
+        for answer in self.stub.SearchProgressive(message, timeout=timeout_s, metadata=metadata):
             yield Page(answer.search)
 
     def rerank(
-        self, query: str, candidates: Iterable[str | pb.Candidate], *, timeout_s: float = _TIMEOUT_S, **request: Any
+        self,
+        query: str,
+        candidates: Iterable[str | pb.Candidate],
+        *,
+        timeout_s: float = _TIMEOUT_S,
+        authorization: str | None = None,
+        **request: Any,
     ) -> pb.RerankResponse:
         """Rerank candidates; further arguments are those of :func:`rerank_request`."""
-        return self.stub.Rerank(rerank_request(query, candidates, **request), timeout=timeout_s)
+        message = rerank_request(query, candidates, **request)
+        return self.stub.Rerank(message, timeout=timeout_s, metadata=_metadata(authorization))
 
     def close(self) -> None:
         """Close the connection."""

@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 from structlog.contextvars import bound_contextvars
 
 from connectors import errors as engine
-from sidecar import errors
+from sidecar import error_details, errors
 from sidecar.logs import log
 from sidecar.metrics import Metrics
 
@@ -23,6 +23,7 @@ STATUSES: dict[type[Exception], grpc.StatusCode] = {
     errors.InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
     errors.UnknownName: grpc.StatusCode.NOT_FOUND,
     errors.NotAllowed: grpc.StatusCode.PERMISSION_DENIED,
+    errors.NoAuthorization: grpc.StatusCode.UNAUTHENTICATED,
     errors.TooManyCalls: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.ReplyTooLarge: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.DeadlinePassed: grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -36,7 +37,8 @@ STATUSES: dict[type[Exception], grpc.StatusCode] = {
 }
 """The status of each error; a class that is not here has that of its nearest ancestor."""
 
-_MAX_MESSAGE_CHARS = 2000
+_MAX_MESSAGE_BYTES = 1500
+"""Of a message, which is sent twice, percent-encoded and in the details: trailing metadata have 8 KiB."""
 
 
 def status_of(error: Exception) -> grpc.StatusCode | None:
@@ -101,7 +103,9 @@ class Guard(grpc.aio.ServerInterceptor):
             except Exception as error:  # noqa: BLE001 - the one place where errors become statuses
                 code, message = _translated(error)
                 self._failed(name, code.name, started)
-                await context.abort(code, message)
+                details = error_details.encode(code.value[0], message, _details_of(error, code))
+                own = (("x-request-id", request_id.get()), (error_details.KEY, details))
+                await context.abort(code, message, own)
             finally:
                 self._calls -= 1
 
@@ -129,4 +133,11 @@ def _translated(error: Exception) -> tuple[grpc.StatusCode, str]:
         log.exception("unforeseen_error", error=type(error).__name__)
         return grpc.StatusCode.INTERNAL, f"an unforeseen fault; request id {request_id.get()}"
     said = f"{error}: {error.reason}" if isinstance(error, engine.EngineRefused) and error.reason else str(error)
-    return code, said[:_MAX_MESSAGE_CHARS].encode(errors="replace").decode()
+    return code, said.encode(errors="replace")[:_MAX_MESSAGE_BYTES].decode(errors="ignore")
+
+
+def _details_of(error: Exception, code: grpc.StatusCode) -> error_details.ErrorDetails:
+    """Of an unforeseen error not even its kind is told."""
+    if code is grpc.StatusCode.INTERNAL:
+        return error_details.ErrorDetails("INTERNAL", error_details.OWN_DOMAIN)
+    return error_details.details_of(error)

@@ -21,6 +21,7 @@ def configure(level: str = "info", *, pretty: bool = False) -> None:
         _frames_only,
     ]
     last = structlog.dev.ConsoleRenderer() if pretty else structlog.processors.JSONRenderer()
+    logging.getLogger("elastic_transport.node_pool").setLevel(logging.ERROR)  # it tells every failed try
     structlog.configure(
         processors=[*processors, last],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),

@@ -12,13 +12,18 @@ Answer = TypeVar("Answer")
 
 
 class ObservedConnector:
-    """A connector that counts the calls of another one; otherwise the same."""
+    """A connector that counts the calls of another one, and says in errors whose they are; otherwise the same."""
 
     def __init__(self, connector: Connector, engine: str, metrics: Metrics) -> None:
         self.name = connector.name
+        self.identity = connector.identity
         self._connector = connector
         self._engine = engine
         self._metrics = metrics
+
+    def acting_as(self, authorization: str) -> "ObservedConnector":
+        """See :class:`connectors.base.Connector`."""
+        return ObservedConnector(self._connector.acting_as(authorization), self._engine, self._metrics)
 
     async def search(
         self, index: str, body: Json, *, timeout_s: float, params: Mapping[str, str] | None = None
@@ -55,6 +60,7 @@ class ObservedConnector:
             outcome = "ok"
         except ConnectorError as error:
             outcome = type(error).__name__
+            error.connector, error.engine = self.name, self._engine
             raise
         else:
             return answer

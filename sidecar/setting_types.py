@@ -4,9 +4,8 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, TypeVar
-from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, ValidationInfo
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
 
 BUNDLED = "bundled"
 
@@ -22,15 +21,10 @@ class Faults(ValueError):
         self.faults = faults
 
 
-def is_node_url(text: str) -> bool:
-    """Whether this is `http://host:port` or `https://host:port`, a path allowed."""
-    try:
-        url = urlsplit(text)
-        return bool(
-            url.scheme in ("http", "https") and url.hostname and url.port and not url.query and not url.fragment
-        )
-    except ValueError:
-        return False
+class Section(BaseModel):
+    """A part of the configuration: read-only, and a key it does not know is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 Checked = TypeVar("Checked")

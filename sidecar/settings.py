@@ -1,64 +1,14 @@
 """The one configuration file as a frozen, typed tree. Each field's description is its documentation everywhere."""
 
-import os
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Discriminator,
-    Field,
-    SecretStr,
-    Tag,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, field_validator, model_validator
 
+from sidecar.connector_settings import AnyConnector
 from sidecar.setting_types import BUNDLED as BUNDLED
-from sidecar.setting_types import Checkpoint, ExistingFile, Faults, IndexPattern, Keys, is_node_url
-
-
-class Section(BaseModel):
-    """A part of the configuration: read-only, and a key it does not know is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class SecretFrom(Section):
-    """Where a secret is read from, so that it need not stand in the file."""
-
-    env: str | None = Field(None, description="Name of the environment variable that holds the secret.")
-    file: ExistingFile | None = Field(
-        None, description="Path of the file that holds the secret; a final newline is dropped."
-    )
-
-    @model_validator(mode="after")
-    def _one_source(self) -> Self:
-        if (self.env is None) == (self.file is None):
-            raise ValueError("give exactly one of `env` and `file`")
-        if self.env is not None and self.env not in os.environ:
-            raise Faults((("env",), f"the environment variable {self.env} is not set"))
-        return self
-
-    def read(self) -> str:
-        """The secret itself."""
-        return self.file.read_text(encoding="utf-8").rstrip("\n") if self.file else os.environ[self.env or ""]
-
-
-def _secret_kind(value: object) -> str:
-    return "source" if isinstance(value, (Mapping, SecretFrom)) else "text"
-
-
-Secret = Annotated[
-    Annotated[SecretStr, Tag("text")] | Annotated[SecretFrom, Tag("source")], Discriminator(_secret_kind)
-]
-
-
-def reveal(secret: Secret) -> str:
-    """The secret as text, for handing to a client; never for printing."""
-    return secret.read() if isinstance(secret, SecretFrom) else secret.get_secret_value()
+from sidecar.setting_types import Checkpoint, Faults, IndexPattern, Keys, Section
 
 
 class ServerSettings(Section):
@@ -81,7 +31,17 @@ class ServerSettings(Section):
     reserve_ms: int = Field(
         10, ge=0, le=1000, description="Kept of every deadline for building and sending the reply, in ms."
     )
+    order_cache_mib: int = Field(
+        64, ge=1, le=16_384, description="Memory for all orders kept by policies with `order_cache_s`, in MiB."
+    )
     shutdown_grace_s: float = Field(10, ge=0, le=600, description="How long calls in flight may finish after SIGTERM.")
+    names_ttl_s: float = Field(
+        30,
+        ge=0,
+        le=3600,
+        description="How long it is remembered which indices an alias or pattern stands for, in s; 0: asked each time. "
+        "An index that a hit reveals is noticed at once.",
+    )
 
     @field_validator("address", "metrics_address")
     @classmethod
@@ -92,85 +52,6 @@ class ServerSettings(Section):
         if not host or not port.isdigit() or int(port) > 65535:
             raise ValueError("an address is `host:port` with a port of 0 to 65535")
         return value
-
-
-class BasicAuth(Section):
-    """User name and password."""
-
-    username: str = Field(min_length=1, description="User name.")
-    password: Secret = Field(description="Password, or `{env: NAME}`, or `{file: PATH}`.")
-
-
-class ConnectorSettings(Section):
-    """What all connectors share."""
-
-    allow_indices: tuple[IndexPattern, ...] = Field(
-        ("*",),
-        min_length=1,
-        description="Patterns (`*` is any text) of the indices a request may name; others are PERMISSION_DENIED.",
-    )
-    search_timeout_ms: int = Field(
-        2000, ge=1, le=600_000, description="Longest a search on the engine may take, retries included, in ms."
-    )
-
-
-class HttpConnectorSettings(ConnectorSettings):
-    """What the connectors over HTTP share."""
-
-    hosts: tuple[str, ...] = Field(
-        min_length=1, description="URLs of the engine's nodes, such as `http://localhost:9200`."
-    )
-    basic_auth: BasicAuth | None = Field(None, description="User name and password; leave out for none.")
-    ca_certs: ExistingFile | None = Field(
-        None, description="Path of the CA certificates that vouch for the engine's own."
-    )
-    verify_certs: bool = Field(True, description="Whether the engine's TLS certificate is checked.")
-    max_attempts: int = Field(
-        2, ge=1, le=5, description="Tries of a read that got no answer, all within the time the call has left."
-    )
-    connections: int = Field(32, ge=1, le=1024, description="Open connections to each node at most.")
-
-    @field_validator("hosts")
-    @classmethod
-    def _urls(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
-        for host in hosts:
-            if "@" in host:
-                raise ValueError("user name and password belong in `basic_auth`, not in a URL")
-            if not is_node_url(host):
-                raise ValueError(f"{host!r} is not a node's URL: write `http://host:port` or `https://host:port`")
-        return hosts
-
-
-class ElasticsearchSettings(HttpConnectorSettings):
-    """An Elasticsearch cluster, 8.x or 9.x."""
-
-    type: Literal["elasticsearch"] = Field(description="Which search engine this is.")
-    api_key: Secret | None = Field(None, description="API key in its encoded form; excludes `basic_auth`.")
-
-    @model_validator(mode="after")
-    def _one_way_in(self) -> Self:
-        if self.api_key is not None and self.basic_auth is not None:
-            raise Faults((("api_key",), "give `api_key` or `basic_auth`, not both"))
-        return self
-
-
-class OpenSearchSettings(HttpConnectorSettings):
-    """An OpenSearch cluster, 2.x or 3.x."""
-
-    type: Literal["opensearch"] = Field(description="Which search engine this is.")
-
-
-class MemorySettings(ConnectorSettings):
-    """Documents held in this process and searched by BM25; for tests and first steps."""
-
-    type: Literal["memory"] = Field(description="Which search engine this is.")
-    indices: dict[str, ExistingFile] = Field(
-        min_length=1,
-        description="Index name to a file of JSON lines: objects with `_id` and the document's fields.",
-    )
-
-
-AnyConnector = Annotated[ElasticsearchSettings | OpenSearchSettings | MemorySettings, Field(discriminator="type")]
 
 
 class ModelSettings(Section):
@@ -211,6 +92,7 @@ class TextField(Section):
     name: str = Field(min_length=1, description="Field name; dots reach into objects (`author.name`).")
     label: str = Field("", description="Text put before the field's value, such as `Title: `.")
     max_chars: int | None = Field(None, ge=1, description="Characters of this field at most; null: all.")
+    html: bool = Field(False, description="Whether the field holds HTML, of which only the text is read.")
 
 
 class Passages(Section):
@@ -227,6 +109,26 @@ class Passages(Section):
         return self
 
 
+class Nested(Section):
+    """Objects of a document that are passages of their own, each read together with the fields outside of them."""
+
+    path: str = Field(
+        min_length=1,
+        description="Field that holds the objects, `nested` or not; a text alone stands for `{path: ...}`.",
+    )
+    max_passages: int = Field(
+        4, ge=1, le=64, description="Objects of one document at most: its first, or the engine's best of `inner_hits`."
+    )
+
+    def holds(self, field: str) -> bool:
+        """Whether a field lies in the objects."""
+        return field.startswith(f"{self.path}.")
+
+
+HitSection = Literal["source", "fields", "highlight", "inner_hits"]
+"""A section of a hit that holds text."""
+
+
 class TextSettings(Section):
     """Which text of a hit the model reads."""
 
@@ -234,7 +136,17 @@ class TextSettings(Section):
         min_length=1, description="Fields in the order they are read; a name alone stands for `{name: ...}`."
     )
     separator: str = Field("\n", description="Text between two fields and between two values of one field.")
+    sources: tuple[HitSection, ...] = Field(
+        ("source", "fields"),
+        json_schema_extra={"allowed": "list of source, fields, highlight, inner_hits"},
+        description="Sections of a hit in the order they are tried for a field's text; what none of them holds is "
+        "fetched. `highlight` and `inner_hits` hold parts of a document only.",
+    )
     passages: Passages | None = Field(None, description="null: one passage a document, cut at the model's length.")
+    nested: Nested | None = Field(None, description="Objects that are scored one by one; excludes `passages`.")
+    mean_of_top: int = Field(
+        1, ge=1, le=64, description="A document's score is the mean of its best passages' scores, of this many at most."
+    )
 
     @field_validator("fields", mode="before")
     @classmethod
@@ -242,6 +154,35 @@ class TextSettings(Section):
         if isinstance(fields, (list, tuple)):
             return [{"name": field} if isinstance(field, str) else field for field in fields]
         return fields
+
+    @field_validator("nested", mode="before")
+    @classmethod
+    def _path_alone(cls, nested: object) -> object:
+        return {"path": nested} if isinstance(nested, str) else nested
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if faults := list(self._faults()):
+            raise Faults(*faults)
+        return self
+
+    def _faults(self) -> Iterator[tuple[Keys, str]]:
+        if "source" not in self.sources:
+            yield ("sources",), "`source` is missing: what is fetched is a `_source` too"
+        if len(set(self.sources)) < len(self.sources):
+            yield ("sources",), "names a section twice"
+        if self.nested and self.passages:
+            yield ("nested",), "excludes `passages`: its objects are the passages"
+        if self.nested and not any(self.nested.holds(field.name) for field in self.fields):
+            yield ("nested", "path"), f"none of the `fields` lies in it; name one, such as `{self.nested.path}.text`"
+        if self.mean_of_top > self.max_passages:
+            yield ("mean_of_top",), f"{self.mean_of_top} exceeds the passages of a document ({self.max_passages})"
+
+    @property
+    def max_passages(self) -> int:
+        """Passages of one document at most."""
+        several = self.passages or self.nested
+        return several.max_passages if several else 1
 
 
 class Fusion(Section):
@@ -281,6 +222,11 @@ class PolicySettings(Section):
         (), description="What the policy is for; empty: only when named, or as the default."
     )
     enabled: bool = Field(True, description="false answers in the engine's order (SKIPPED, POLICY_DISABLED).")
+    on_conflict: Literal["default", "strictest", "refuse"] = Field(
+        "default",
+        description="Where one search reads indices of several policies: take `default_policy`, take the strictest of "
+        "them, or refuse (INVALID_ARGUMENT). Of different statements the last in this order counts.",
+    )
     model: str = Field("default", description="Name of the model, a key of `models`.")
     text: TextSettings = Field(description="Which text the model reads.")
     rank_window_size: int = Field(100, ge=1, le=10_000, description="Hits from the top that are reranked.")
@@ -297,6 +243,13 @@ class PolicySettings(Section):
         None, allow_inf_nan=False, description="Scored results below this relevance_score are left out; null: none."
     )
     fusion: Fusion = Field(Fusion(), description="How the model's scores and the engine's become one order.")
+    order_cache_s: int = Field(
+        0, ge=0, le=3600, description="How long later pages follow the order of the first one, in s; 0: each by itself."
+    )
+    engine_timeout: bool = Field(
+        False,
+        description="Whether the engine is told when to stop (the body's `timeout`); its answer may then be partial.",
+    )
     limits: Limits = Field(Limits(), description="How far a request may go.")
 
     @model_validator(mode="after")
@@ -348,7 +301,7 @@ def _impossible(settings: Settings) -> Iterator[tuple[Keys, str]]:
     for name, policy in settings.policies.items():
         if policy.budget_ms <= reserve_ms:
             yield ("policies", name, "budget_ms"), f"is {policy.budget_ms}, and `server.reserve_ms` takes {reserve_ms}"
-        passages = policy.text.passages.max_passages if policy.text.passages else 1
+        passages = policy.text.max_passages
         if policy.rank_window_size * passages > most:
             pairs = f"{policy.rank_window_size} documents of up to {passages} passages"
             yield ("policies", name, "rank_window_size"), f"{pairs} exceed `server.max_queued_pairs` ({most})"

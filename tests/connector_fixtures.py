@@ -21,6 +21,7 @@ from connectors.options import HttpOptions
 ELASTIC_TYPE = "application/vnd.elasticsearch+json;compatible-with=8"
 EMPTY_ANSWER: Json = {"took": 1, "timed_out": False, "_shards": {}, "hits": {"hits": []}}
 HTTP_KINDS = ("elasticsearch", "opensearch")
+RESOLVE = "/_resolve/index/"
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,9 @@ async def serving(handler: Handler, tls: ssl.SSLContext | None = None) -> AsyncI
             server.disconnected.set()
             raise
 
-    runner = web.ServerRunner(web.Server(answer, handler_cancellation=True), shutdown_timeout=0.1)
+    runner = web.ServerRunner(
+        web.Server(answer, handler_cancellation=True, auto_decompress=False), shutdown_timeout=0.1
+    )
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
     await site.start()
@@ -129,7 +132,7 @@ def one_by_one(*responses: Callable[[], web.StreamResponse]) -> Handler:
 
 
 def elasticsearch_of(memory: MemoryConnector) -> Handler:
-    """Just enough of Elasticsearch: ``GET /``, ``_search`` and ``_mget``, answered by the memory connector."""
+    """Just enough of Elasticsearch: ``GET /``, ``_search``, ``_mget`` and ``_resolve``, out of the memory connector."""
 
     async def handler(asked: Asked) -> web.StreamResponse:
         if asked.body and "compatible-with" not in asked.headers.get("Content-Type", ""):
@@ -146,6 +149,9 @@ async def _elasticsearch(memory: MemoryConnector, asked: Asked) -> Json:
     path, _, query = asked.target.partition("?")
     if path == "/":
         return {"version": {"number": "8.19.0", "build_flavor": "default"}}
+    if path.startswith(RESOLVE):
+        members = await memory.resolve(unquote(path.removeprefix(RESOLVE)), timeout_s=5)
+        return {"indices": [{"name": member.index} for member in members], "aliases": [], "data_streams": []}
     body = json.loads(asked.body)
     if path == "/_mget":
         return {"docs": [await _mget_row(memory, row) for row in body["docs"]]}
@@ -161,13 +167,10 @@ async def _mget_row(memory: MemoryConnector, row: Json) -> Json:
     return {"_index": ref.index, "_id": ref.id, "found": ref in found, **document}
 
 
-def connect(kind: str, *urls: str, **options: Any) -> AbstractAsyncContextManager[Connector]:
+def connect(kind: str, *urls: str, name: str = "test", **options: Any) -> AbstractAsyncContextManager[Connector]:
     """A connector of that kind to these nodes, closed at the end."""
-    makers: dict[str, Callable[[str, HttpOptions], Connector]] = {
-        "elasticsearch": ElasticsearchConnector,
-        "opensearch": OpenSearchConnector,
-    }
-    return closing(makers[kind]("test", HttpOptions(urls, **options)))
+    maker = OpenSearchConnector if kind == "opensearch" else ElasticsearchConnector
+    return closing(maker(name, HttpOptions(urls, **options)))
 
 
 @asynccontextmanager

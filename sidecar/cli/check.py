@@ -1,13 +1,27 @@
 """`rerank-sidecar check`."""
 
+import asyncio
+from typing import Annotated
+
 import typer
 
+from connectors.base import Connector
+from connectors.errors import ConnectorError
 from connectors.json_lines import read_documents
+from connectors.products import untested_version
 from sidecar.cli.terminal import ConfigurationFile, settings_of, stop
-from sidecar.settings import MemorySettings
+from sidecar.connector_settings import MemorySettings
+from sidecar.settings import Settings
+
+_ANSWER_WITHIN_S = 10.0
 
 
-def check(file: ConfigurationFile) -> None:
+def check(
+    file: ConfigurationFile,
+    engines: Annotated[
+        bool, typer.Option("--engines", help="Ask every engine for its version too; status 1 if one does not fit.")
+    ] = False,
+) -> None:
     """Validate a configuration file.
 
     Prints a summary, or on stderr every fault with its line (exit status 2).
@@ -22,6 +36,39 @@ def check(file: ConfigurationFile) -> None:
         _count(len(settings.policies), "policy", "policies"),
     )
     typer.echo(f"{file} is valid: {', '.join(counts)}")
+    if engines and not asyncio.run(_check_engines(settings)):
+        raise typer.Exit(1)
+
+
+async def _check_engines(settings: Settings) -> bool:
+    """Print one line for each engine, problems on stderr; whether there are none."""
+    from sidecar.metrics import Metrics
+    from sidecar.wiring import WiringError, connectors_of
+
+    try:
+        connectors = connectors_of(settings, Metrics())
+    except WiringError as error:
+        stop(str(error))
+    problems = await asyncio.gather(*map(_problem_of, connectors.values()))
+    return not any(problems)
+
+
+async def _problem_of(connector: Connector) -> str:
+    try:
+        info = await connector.info(timeout_s=_ANSWER_WITHIN_S)
+    except ConnectorError as error:
+        typer.echo(f"connectors.{connector.name}: {_cause(connector, error)}", err=True)
+        return str(error)
+    finally:
+        await connector.close()
+    advice = untested_version(info)
+    typer.echo(f"connectors.{connector.name}: {advice or f'{info.engine} {info.version}'}")
+    return ""
+
+
+def _cause(connector: Connector, error: ConnectorError) -> str:
+    """The error without the connector's name, which stands before it already."""
+    return str(error).removeprefix(f"connector {connector.name!r}: ")
 
 
 def _check_documents(name: str, connector: MemorySettings) -> None:

@@ -92,7 +92,9 @@ def test_requests_are_made_as_the_contract_says() -> None:
     request = search_request("i", "q", {"size": 2**60}, connector="c", params={"routing": "r"}, options=options)
     assert (request.index, request.query, request.connector, dict(request.params)) == ("i", "q", "c", {"routing": "r"})
     assert (json.loads(request.body), request.options) == ({"size": 2**60}, options)
-    assert search_request("i", "q").body == "{}"
+    plain = search_request("i", "q")
+    assert (plain.body, plain.template) == ("", "")
+    assert json.loads(search_request("i", "q", template={"id": "t"}).template) == {"id": "t"}
     made = rerank_request("q", ["a", pb.Candidate(id="x")], index="i", top_n=3)
     assert [(one.text, one.id) for one in made.candidates] == [("a", ""), ("", "x")]
     assert (made.top_n, made.HasField("top_n"), rerank_request("q", []).HasField("top_n")) == (3, True, False)

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from sidecar.configuration import ConfigurationError, load
-from sidecar.settings import ElasticsearchSettings, MemorySettings, Settings, reveal
+from sidecar.connector_settings import ElasticsearchSettings, MemorySettings
+from sidecar.secret import reveal
+from sidecar.settings import Settings
 
 VALID = """\
 server:
@@ -58,7 +60,10 @@ default_policy: articles
 """
 
 TOP = "server, connectors, models, policies, default_policy"
-POLICY = "match, enabled, model, text, rank_window_size, min_rank_window_size, budget_ms, min_score, fusion, limits"
+POLICY = (
+    "match, enabled, on_conflict, model, text, rank_window_size, min_rank_window_size, budget_ms, min_score, fusion, "
+    "order_cache_s, engine_timeout, limits"
+)
 TYPES = "elasticsearch, opensearch, memory"
 
 # (what is replaced in VALID, by what, path, message); the fault is on the line where the replaced text begins.
@@ -74,7 +79,7 @@ MISTAKES = [
     ("budget_ms:", "budget:", "policies.articles.budget", f"did you mean 'budget_ms'? allowed: {POLICY}"),
     ("text:", "texts:", "policies.articles.texts", "did you mean 'text'? allowed: "),
     ("connector: es", "conector: es", "policies.articles.match.0.conector", "'connector'? allowed: index, connector"),
-    ("fields:", "field:", "policies.articles.text.field", "did you mean 'fields'? allowed: fields, separator, passages"),
+    ("fields:", "field:", "policies.articles.text.field", "did you mean 'fields'? allowed: fields, separator, sources, passages, nested, mean_of_top"),
     ("max_chars", "maxchars", "policies.articles.text.fields.0.maxchars", "allowed: name, label, max_chars"),
     ("words:", "word:", "policies.articles.text.passages.word", "allowed: words, stride, max_passages"),
     ("model_weight", "weight", "policies.articles.fusion.weight", "allowed: method, model_weight, normalize, rrf_k"),
@@ -95,9 +100,11 @@ MISTAKES = [
         "policies.articles.fusion.method",
         "'linaer' is not allowed; allowed: linear, rrf, replace",
     ),
+    ("budget_ms: 300", "on_conflict: first", "policies.articles.on_conflict", "'first' is not allowed; allowed: default, strictest, refuse"),
     ("dtype: auto", "label: 2", "models.default.label", "2 is not allowed; allowed: 0, 1"),
     # Out of range.
     ("max_message_mib: 64", "max_message_mib: 0", "server.max_message_mib", "0 is out of range; allowed: 1..1024"),
+    ("max_message_mib: 64", "names_ttl_s: 3601", "server.names_ttl_s", "3601 is out of range; allowed: 0..3600"),
     ("max_length: 512", "max_length: 8", "models.default.max_length", "8 is out of range; allowed: 16..32768"),
     ("budget_ms: 300", "budget_ms: -1", "policies.articles.budget_ms", "-1 is out of range; allowed: 1..600000"),
     ("model_weight: 0.8", "model_weight: 1.5", "policies.articles.fusion.model_weight", "1.5 is out of range; allowed: 0..1"),
@@ -124,8 +131,17 @@ MISTAKES = [
     # Values that only look right.
     ("127.0.0.1:0", "localhost", "server.address", "an address is `host:port`"),
     ('"https://localhost:9200"', "localhost:9200", "connectors.es.hosts", "'localhost:9200' is not a node's URL"),
-    ('"https://localhost:9200"', '"https://localhost"', "connectors.es.hosts", "is not a node's URL"),
-    ('"https://localhost:9200"', '"https://localhost:99999"', "connectors.es.hosts", "is not a node's URL"),
+    ('"https://localhost:9200"', '"https://localhost:99999"', "connectors.es.hosts", "has a port or an address that cannot be read"),
+    ('hosts: ["https://localhost:9200"]', "max_attempts: 1", "connectors.es.hosts", "needs at least one entry"),
+    ('"https://localhost:9200"', '"http://localhost:9200"', "connectors.es.hosts", "options of certificates are about https"),
+    ("ca_certs: ca.pem", "certificate_fingerprints: [ab]", "connectors.es.certificate_fingerprints", "SHA-256 in hex: 64 digits"),
+    ("ca_certs: ca.pem", "client_key: ca.pem", "connectors.es.client_key", "are about `client_cert`, which is not given"),
+    ('hosts: ["https://localhost:9200"]', "cloud_id: nonsense", "connectors.es.cloud_id", "`cloud_id` cannot be read"),
+    ("ca_certs: ca.pem", "cloud_id: 'a:YiRj'", "connectors.es.cloud_id", "give `hosts` or `cloud_id`, not both"),
+    ("ca_certs: ca.pem", "connect_timeout_ms: 0", "connectors.es.connect_timeout_ms", "0 is out of range; allowed: 1..60000"),
+    ("ca_certs: ca.pem", "compress: maybe", "connectors.es.compress", "'maybe' is neither true nor false; allowed: true, false"),
+    ("ca_certs: ca.pem", "forward_authorization: 2", "connectors.es.forward_authorization", "2 is neither true nor false"),
+    ("ca_certs: ca.pem", "aws: {region: x}", "connectors.es.aws", "unknown key"),
     ('"https://localhost:9200"', '"https://u:hunter2@h:1"', "connectors.es.hosts", "belong in `basic_auth`"),
     ("ca.pem", "cb.pem", "connectors.es.ca_certs", "there is no file"),
     ("ca.pem", "a" * 5000, "connectors.es.ca_certs", "there is no file"),
@@ -138,7 +154,8 @@ MISTAKES = [
     ("hunter2", "{file: nowhere}", "connectors.es.basic_auth.password", "there is no file"),
     ("hunter2", "12345", "connectors.es.basic_auth.password", "the value is not text"),
     # Between several keys.
-    ("ca_certs: ca.pem", "api_key: hunter2", "connectors.es.api_key", "give `api_key` or `basic_auth`, not both"),
+    ("ca_certs: ca.pem", "api_key: hunter2", "connectors.es.api_key", "give `basic_auth` or `api_key`, not both"),
+    ("ca_certs: ca.pem", "bearer_token: hunter2", "connectors.es.bearer_token", "give `basic_auth` or `bearer_token`, not both"),
     ("stride: 50", "stride: 101", "policies.articles.text.passages.stride", "101 is larger than `words` (100)"),
     ("rank_window_size: 100\n", "rank_window_size: 1001\n", "policies.articles.rank_window_size", "exceeds `limits.rank_window_size` (1000); allowed: 1..1000"),
     ("budget_ms: 300", "budget_ms: 5001", "policies.articles.budget_ms", "5001 exceeds `limits.budget_ms` (5000); allowed: 1..5000"),
@@ -180,6 +197,8 @@ def test_a_mistake_is_one_fault_with_line_path_and_what_is_allowed(
     line = VALID[: VALID.index(old)].count("\n") + 1
     if message == "the key 'password' is missing":
         line = 9  # that of its section
+    if new == "max_attempts: 1":  # the key that is missing has no line
+        line = 6
     faults = faults_of(file, VALID.replace(old, new, 1))
     [fault] = [fault for fault in faults if fault.startswith(f"{file}:{line}: {path}: ")]
     assert message in fault

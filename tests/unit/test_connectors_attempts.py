@@ -66,6 +66,20 @@ async def test_waits_end_before_the_time_limit() -> None:
     assert len(engine.left) >= 2
 
 
+async def test_the_engine_is_left_alone_as_long_as_it_asks() -> None:
+    engine = Engine(EngineUnavailable("busy", retry_after_s=0.3))
+    assert await attempt(CALL, engine.once, timeout_s=5, max_attempts=2) == "fine"
+    assert 0.29 <= engine.left[0] - engine.left[1] < 2
+
+
+async def test_no_try_where_the_engine_asks_for_more_than_is_left() -> None:
+    engine = Engine(EngineUnavailable("busy", retry_after_s=10))
+    started = time.monotonic()
+    with pytest.raises(EngineUnavailable, match="busy"):
+        await attempt(CALL, engine.once, timeout_s=1, max_attempts=5)
+    assert (len(engine.left), time.monotonic() - started < 0.5) == (1, True)
+
+
 @pytest.mark.parametrize("timeout_s", [0.0, -1.0, float("nan")])
 async def test_no_time_no_call(timeout_s: float) -> None:
     engine = Engine()

@@ -17,9 +17,9 @@ HTTP, HTTPS = ("http://localhost:9200",), ("https://localhost:9200",)
     [
         ({"hosts": ()}, "at least one URL"),
         ({"hosts": "http://localhost:9200"}, "a list"),
-        ({"hosts": ("localhost:9200",)}, "is not a URL"),
-        ({"hosts": ("ftp://localhost",)}, "is not a URL"),
-        ({"hosts": ("http://",)}, "is not a URL"),
+        ({"hosts": ("localhost:9200",)}, "is not a node's URL"),
+        ({"hosts": ("ftp://localhost",)}, "is not a node's URL"),
+        ({"hosts": ("http://",)}, "is not a node's URL"),
         ({"hosts": ("http://localhost:99999",)}, "cannot be read"),
         ({"hosts": ("http://[::1",)}, "cannot be read"),
         ({"hosts": ("http://ann:secret@localhost",)}, "`basic_auth`"),
@@ -32,10 +32,21 @@ HTTP, HTTPS = ("http://localhost:9200",), ("https://localhost:9200",)
         ({"hosts": HTTP, "ca_certs": "ca.pem"}, "about https"),
         ({"hosts": HTTPS, "ca_certs": "ca.pem", "verify_certs": False}, "nothing would be checked"),
         ({"hosts": HTTPS, "ca_certs": "no-such-file.pem"}, "does not exist"),
+        ({"hosts": HTTPS, "client_cert": "no-such-file.pem"}, "`client_cert` names 'no-such-file.pem', which does not"),
+        ({"hosts": HTTPS, "client_key": "key.pem"}, "which is not given"),
+        ({"hosts": HTTPS, "client_key_password": "secret"}, "which is not given"),
+        ({"hosts": HTTPS, "certificate_fingerprints": ["ab:cd"]}, "64 digits"),
+        ({"hosts": HTTPS, "certificate_fingerprints": "a" * 64}, "is a list of them"),
+        ({"hosts": HTTPS, "certificate_fingerprints": ["a" * 64], "verify_certs": False}, "nothing would be checked"),
+        ({"hosts": HTTPS, "certificate_fingerprints": ["a" * 64], "ca_certs": "ca.pem"}, "not both"),
+        ({"hosts": HTTP, "certificate_fingerprints": ["a" * 64]}, "about https"),
+        ({"hosts": HTTP, "connect_timeout_s": 0}, "`connect_timeout_s` is 0"),
+        ({"hosts": HTTP, "connect_timeout_s": float("nan")}, "`connect_timeout_s` is nan"),
+        ({"hosts": HTTP, "api_key": "secret", "bearer_token": "secret"}, "give `api_key` or `bearer_token`, not both"),
     ],
 )
 def test_refused(options: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(ValueError, match=sentence) as caught:
+    with pytest.raises((ValueError, TypeError), match=sentence) as caught:
         HttpOptions(**options)
     assert "secret" not in str(caught.value)
 
@@ -60,13 +71,13 @@ def test_a_password_is_not_shown() -> None:
 @pytest.mark.parametrize("api_key", ["", "secret\n", "sécret", "se cret"])
 def test_an_api_key_is_one_word_of_ascii(api_key: str) -> None:
     with pytest.raises(ValueError, match="`api_key` is empty or holds") as caught:
-        ElasticsearchConnector("test", HttpOptions(HTTP), api_key=api_key)
+        HttpOptions(HTTP, api_key=api_key)
     assert "cret" not in str(caught.value)
 
 
 def test_an_api_key_excludes_a_password() -> None:
     with pytest.raises(ValueError, match="not both"):
-        ElasticsearchConnector("test", HttpOptions(HTTP, basic_auth=("ann", "secret")), api_key="c2VjcmV0")
+        HttpOptions(HTTP, basic_auth=("ann", "secret"), api_key="c2VjcmV0")
 
 
 def test_connectors_are_made_without_a_loop(tmp_path: Path) -> None:

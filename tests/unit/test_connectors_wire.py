@@ -19,7 +19,7 @@ from connectors.attempts import Call
 from connectors.elasticsearch import ElasticsearchConnector
 from connectors.options import HttpOptions
 from connectors.wire import check_index, decode, encode, read_documents, read_info, search_target
-from tests.connector_fixtures import EMPTY_ANSWER, HTTP_KINDS, always, connect, json_answer, serving
+from tests.connector_fixtures import EMPTY_ANSWER, HTTP_KINDS, always, connect, json_answer, serving, serving_bytes
 
 CALL = Call("test", "trying")
 VALUES = st.recursive(
@@ -128,7 +128,7 @@ PARAMS = {"preference": "a b&c=d/ü+%", "timeout": "1s", "request_timeout": "2",
 
 async def test_an_api_key_is_sent() -> None:
     async with serving(always(lambda: json_answer(EMPTY_ANSWER))) as server:
-        connector = ElasticsearchConnector("test", HttpOptions([server.url]), api_key="c2VjcmV0")
+        connector = ElasticsearchConnector("test", HttpOptions([server.url], api_key="c2VjcmV0"))
         await connector.search("books", {}, timeout_s=1)
         await connector.close()
         assert server.asked[0].headers["Authorization"] == "ApiKey c2VjcmV0"
@@ -206,6 +206,17 @@ class TestWire:
         assert hits.raw == answer
         assert hits.hits[0].ref == DocumentRef("a", "1", "r")
         assert hits.hits[0].source == source
+
+    async def test_a_body_of_megabytes_is_sent_whole(self, kind: str) -> None:
+        body = {"query": {"terms": {"title": ["x" * 100] * 30_000}}}
+        answer = json.dumps(EMPTY_ANSWER).encode()
+        head = (
+            "HTTP/1.1 200 OK\r\nX-Elastic-Product: Elasticsearch\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(answer)}\r\n\r\n"
+        )
+        async with serving_bytes([head.encode() + answer]) as server, connect(kind, server.url) as connector:
+            await connector.search("a", body, timeout_s=5)
+        assert json.loads(server.asked[0].body) == body
 
     async def test_warnings_of_the_engine_are_logged(self, kind: str, caplog: pytest.LogCaptureFixture) -> None:
         def warning() -> web.Response:

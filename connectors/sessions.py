@@ -1,0 +1,54 @@
+"""One node's HTTP session, made the same way for both engines' clients."""
+
+import ssl
+from io import BytesIO
+from typing import Any
+
+import aiohttp
+
+from connectors.options import HttpOptions
+
+_LARGE_BYTES = 2**20
+
+
+def open_session(
+    options: HttpOptions,
+    context: ssl.SSLContext | None,
+    *,
+    response_class: type[aiohttp.ClientResponse] = aiohttp.ClientResponse,
+) -> aiohttp.ClientSession:
+    """A session that keeps connections alive and holds no cookie, no credential and no proxy of the environment.
+
+    It follows no redirect, since no answer names the host of the next call, and a 3xx is no engine's. Making a
+    connection has a time limit of its own where there are other nodes.
+    """
+    pins = options.tls.pins() if options.tls else None
+    session = aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=options.connections, ssl=pins or context or True),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        skip_auto_headers=("accept", "accept-encoding", "user-agent"),
+        response_class=response_class,
+        trust_env=False,
+    )
+    ask = session.request
+
+    def request(method: str, url: Any, *, timeout: aiohttp.ClientTimeout, **more: Any) -> Any:
+        limits = aiohttp.ClientTimeout(total=timeout.total, sock_connect=connect_timeout_s(options, timeout.total))
+        secured = {"ssl": context} if context else {}
+        body = {"data": _streamed(more["data"])} if "data" in more else {}
+        return ask(method, url, timeout=limits, allow_redirects=False, **{**more, **secured, **body})
+
+    session.request = request  # type: ignore[method-assign,assignment]
+    return session
+
+
+def _streamed(body: Any) -> Any:
+    """A large body as a file, since aiohttp warns of one given as bytes."""
+    return BytesIO(body) if isinstance(body, bytes) and len(body) > _LARGE_BYTES else body
+
+
+def connect_timeout_s(options: HttpOptions, left_s: float | None) -> float | None:
+    """How long a connection may be in the making while another node could be tried in what is left of the time."""
+    if left_s is None or len(options.nodes) == 1 or options.max_attempts == 1:
+        return left_s
+    return min(options.connect_timeout_s, left_s / 2)

@@ -1,0 +1,117 @@
+"""How the nodes' certificates are checked, and which one is shown to them."""
+
+import asyncio
+import re
+import ssl
+from base64 import b16decode
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import certifi
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """What is trusted, and what is shown; a combination that makes no sense is a ``ValueError``.
+
+    ``ca_certs`` is a file or folder of CA certificates: these and no others are trusted. Without it those of the
+    system and of certifi are. ``fingerprints`` are SHA-256 of the nodes' own certificates (not of their CA's) in hex:
+    a node whose certificate has one of them is trusted whatever its name, its issuer and its dates, and no other is.
+    ``client_cert`` is a PEM file of the certificate to show; its key is in ``client_key`` or in the same file.
+    """
+
+    ca_certs: str | Path | None = None
+    verify_certs: bool = True
+    fingerprints: Sequence[str] = ()
+    client_cert: str | Path | None = None
+    client_key: str | Path | None = None
+    client_key_password: str | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.fingerprints, str):
+            raise TypeError("`certificate_fingerprints` is a list of them")
+        for fingerprint in self.fingerprints:
+            _digest(fingerprint)
+        self._check_what_is_trusted()
+        for name, path in (("ca_certs", self.ca_certs), ("client_cert", self.client_cert)):
+            if path is not None and not Path(path).exists():
+                raise ValueError(f"`{name}` names {str(path)!r}, which does not exist")
+        if self.client_cert is None and (self.client_key is not None or self.client_key_password is not None):
+            raise ValueError("`client_key` and `client_key_password` are about `client_cert`, which is not given")
+
+    def _check_what_is_trusted(self) -> None:
+        if self.ca_certs is not None and self.fingerprints:
+            raise ValueError("give `ca_certs` or `certificate_fingerprints`, not both")
+        for name, given in (("ca_certs", self.ca_certs), ("certificate_fingerprints", self.fingerprints)):
+            if given and not self.verify_certs:
+                raise ValueError(f"`{name}` is given, but `verify_certs` is false, so that nothing would be checked")
+
+    def context(self) -> ssl.SSLContext:
+        """The context of the connections to make.
+
+        Raises:
+            ValueError: a file holds no certificate or no key, or the password does not fit.
+        """
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if not self.verify_certs or self.fingerprints:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        else:
+            self._trust(context)
+        if self.client_cert is not None:
+            self._show(context, self.client_cert)
+        return context
+
+    def _trust(self, context: ssl.SSLContext) -> None:
+        if self.ca_certs is None:
+            context.load_default_certs()
+            context.load_verify_locations(certifi.where())
+            return
+        place = "capath" if Path(self.ca_certs).is_dir() else "cafile"
+        try:
+            context.load_verify_locations(**{place: str(self.ca_certs)})
+        except OSError as error:
+            raise ValueError(f"`ca_certs` names {str(self.ca_certs)!r}, which holds no certificate in PEM") from error
+
+    def _show(self, context: ssl.SSLContext, cert: str | Path) -> None:
+        password = self.client_key_password or ""
+        try:
+            context.load_cert_chain(cert, self.client_key, lambda: password)  # a callable, or openssl would ask for it
+        except OSError as error:
+            cause = "hold no certificate and key in PEM that belong together, or `client_key_password` is not the key's"
+            raise ValueError(f"`client_cert` and `client_key` {cause}") from error
+
+    def pins(self) -> "Pins | None":
+        """What aiohttp compares each new connection with, before anything is sent over it."""
+        return Pins(self.fingerprints) if self.fingerprints else None
+
+
+class Pins(aiohttp.Fingerprint):
+    """Any of several fingerprints."""
+
+    def __init__(self, fingerprints: Sequence[str]) -> None:
+        self._each = [aiohttp.Fingerprint(_digest(fingerprint)) for fingerprint in fingerprints]
+        super().__init__(self._each[0].fingerprint)
+
+    def check(self, transport: Any) -> None:
+        """Raises ``aiohttp.ServerFingerprintMismatch`` where none fits."""
+        mismatch = None
+        for each in self._each:
+            try:
+                return each.check(transport)
+            except aiohttp.ServerFingerprintMismatch as error:
+                mismatch = error
+        assert mismatch is not None
+        asyncio.get_running_loop().call_soon(transport.abort)  # closing in good order waits for a stranger's goodbye
+        raise mismatch
+
+
+def _digest(fingerprint: str) -> bytes:
+    plain = fingerprint.replace(":", "")
+    if not re.fullmatch(r"[0-9A-Fa-f]{64}", plain):
+        raise ValueError("`certificate_fingerprints` are SHA-256 in hex: 64 digits, with or without colons")
+    return b16decode(plain, casefold=True)

@@ -1,0 +1,47 @@
+"""Which engines answer, and whether they are those that were configured: asked at start, and until they are there."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from connectors.base import Connector
+from connectors.errors import ConnectorError, EngineRefused, NotAuthenticated, NotPermitted
+from connectors.products import WRONG_PRODUCT, untested_version
+from sidecar.logs import log
+
+ANSWER_WITHIN_S = 5.0
+_FIRST_WAIT_S = 1.0
+_LONGEST_WAIT_S = 30.0
+
+Sleep = Callable[[float], Awaitable[None]]
+
+
+async def greet(connector: Connector, *, quiet: bool = False) -> bool:
+    """Ask once and say in the log what answered; false if it is worth asking again, which ``quiet`` leaves unsaid."""
+    try:
+        info = await connector.info(timeout_s=ANSWER_WITHIN_S)
+    except (NotAuthenticated, NotPermitted) as error:
+        log.warning("engine_not_checked", connector=connector.name, error=str(error))
+        return True  # it is there; asking on with the same credentials may lock them
+    except ConnectorError as error:
+        if not quiet:
+            tell, event = (log.error, "engine_refused") if _is_wrong(error) else (log.warning, "engine_not_found")
+            tell(event, connector=connector.name, error=str(error))
+        return False
+    log.info("engine_found", connector=connector.name, engine=info.engine, version=info.version)
+    if advice := untested_version(info):
+        log.warning("engine_version_untested", connector=connector.name, advice=advice)
+    return True
+
+
+async def wait_for(connector: Connector, sleep: Sleep = asyncio.sleep) -> None:
+    """Ask again, ever more seldom, until the right engine answers, which is said in the log."""
+    wait_s = _FIRST_WAIT_S
+    while True:
+        await sleep(wait_s)
+        wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
+        if await greet(connector, quiet=True):
+            return
+
+
+def _is_wrong(error: ConnectorError) -> bool:
+    return isinstance(error, EngineRefused) and error.error_type == WRONG_PRODUCT

@@ -1,0 +1,44 @@
+"""Secrets: in the configuration file, the environment or a file of their own, and never shown."""
+
+import os
+from collections.abc import Mapping
+from typing import Annotated, Self
+
+from pydantic import Discriminator, Field, SecretStr, Tag, model_validator
+
+from sidecar.setting_types import ExistingFile, Faults, Section
+
+
+class SecretFrom(Section):
+    """Where a secret is read from, so that it need not stand in the file."""
+
+    env: str | None = Field(None, description="Name of the environment variable that holds the secret.")
+    file: ExistingFile | None = Field(
+        None, description="Path of the file that holds the secret; a final newline is dropped."
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.env is None) == (self.file is None):
+            raise ValueError("give exactly one of `env` and `file`")
+        if self.env is not None and self.env not in os.environ:
+            raise Faults((("env",), f"the environment variable {self.env} is not set"))
+        return self
+
+    def read(self) -> str:
+        """The secret itself."""
+        return self.file.read_text(encoding="utf-8").rstrip("\n") if self.file else os.environ[self.env or ""]
+
+
+def _secret_kind(value: object) -> str:
+    return "source" if isinstance(value, (Mapping, SecretFrom)) else "text"
+
+
+Secret = Annotated[
+    Annotated[SecretStr, Tag("text")] | Annotated[SecretFrom, Tag("source")], Discriminator(_secret_kind)
+]
+
+
+def reveal(secret: Secret) -> str:
+    """The secret as text, for handing to a client; never for printing."""
+    return secret.read() if isinstance(secret, SecretFrom) else secret.get_secret_value()
