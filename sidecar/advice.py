@@ -32,7 +32,7 @@ def tight_budgets(settings: Settings, model: LoadedModel) -> list[TightBudget]:
     for name, policy in settings.policies.items():
         if policy.model != model.name or not policy.enabled:
             continue
-        pairs = policy.rank_window_size * (policy.text.passages.max_passages if policy.text.passages else 1)
+        pairs = policy.rank_window_size * policy.text.max_passages
         needed_s = seconds(model, pairs)
         budget_s = (policy.budget_ms - settings.server.reserve_ms) / 1e3
         if needed_s > budget_s:

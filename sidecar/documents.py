@@ -1,6 +1,6 @@
 """The text of candidates: from the hits themselves, and from one call to the engine for what is missing."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from connectors.errors import ConnectorError
@@ -8,9 +8,8 @@ from connectors.hits import DocumentRef, Json
 from sidecar import text
 from sidecar.errors import TextUnavailable
 from sidecar.policy import Plan
-from sidecar.settings import TextSettings
 from sidecar.task import Task
-from sidecar.types import Candidate, Carried
+from sidecar.types import Candidate
 
 _FETCH_SHARE = 0.5
 """Share of the time left that a fetch may take: what has text already is still to be scored when it fails."""
@@ -18,9 +17,13 @@ _FETCH_SHARE = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """What the engine had of the documents asked for; ``problem`` says why there is nothing, if that is a failure."""
+    """What the engine had of the documents asked for; ``problem`` says why there is nothing, if that is a failure.
+
+    ``gone`` are those that it does not have any more: scored by what the hit holds of them, they would be misjudged.
+    """
 
     sources: Mapping[DocumentRef, Json] = field(default_factory=dict)
+    gone: frozenset[DocumentRef] = frozenset()
     problem: str = ""
 
 
@@ -30,9 +33,11 @@ async def fetch_missing(task: Task, plan: Plan) -> Fetched:
         candidate.ref
         for candidate in task.candidates
         if candidate.ref
+        and candidate.ref.id
+        and candidate.ref.index
         and candidate.ref.index not in task.closed_indices
         and not task.is_pinned(candidate)
-        and _lacks_text(candidate, plan.text)
+        and text.lacks_text(candidate, plan.text)
     ]
     if not missing or task.connector is None:
         return Fetched()
@@ -43,15 +48,13 @@ async def fetch_missing(task: Task, plan: Plan) -> Fetched:
             sources = await task.connector.fetch(missing, fields, timeout_s=timeout_s)
     except ConnectorError as error:
         return Fetched(problem=f"the documents could not be fetched: {error}")
-    if not sources:
-        return Fetched(problem=f"the engine found none of the {len(missing)} documents that were to be fetched")
-    return Fetched(sources)
+    gone = frozenset(missing) - sources.keys()
+    return Fetched(sources, gone, "" if sources else _none_of(len(missing)))
 
 
-def _lacks_text(candidate: Candidate, settings: TextSettings) -> bool:
-    if candidate.text is not None or candidate.carried is Carried.WHOLE:
-        return False
-    return candidate.carried is Carried.FILTERED or not text.has_text(candidate.source, settings)
+def _none_of(count: int) -> str:
+    documents = f"the {count} documents that were to be fetched"
+    return f"the engine has the `_source` of none of {documents}: deleted, or `_source` is disabled in the mapping"
 
 
 def passages_of(task: Task, plan: Plan, fetched: Fetched) -> dict[int, list[str]]:
@@ -63,12 +66,19 @@ def passages_of(task: Task, plan: Plan, fetched: Fetched) -> dict[int, list[str]
     wanted = [candidate for candidate in task.candidates if not task.is_pinned(candidate)]
     if not wanted:
         raise TextUnavailable("every candidate is pinned, and none is scored")
-    found = {one.rank: text.passages(one, _source(one, fetched.sources), plan.text) for one in wanted}
+    there = (candidate for candidate in wanted if candidate.ref not in fetched.gone)
+    found = {one.rank: text.passages(one, _source(one, fetched.sources), plan.text) for one in there}
     passages = {rank: texts for rank, texts in found.items() if texts}
     if not passages:
-        names = ", ".join(one.name for one in plan.text.fields)
-        raise TextUnavailable(fetched.problem or f"no candidate has text in any of the policy's fields ({names})")
+        raise TextUnavailable(fetched.problem or _nothing_in(wanted, plan))
     return passages
+
+
+def _nothing_in(candidates: Sequence[Candidate], plan: Plan) -> str:
+    names = ", ".join(one.name for one in plan.text.fields)
+    if any(one.source is not None or one.text is not None for one in candidates):
+        return f"no candidate has text in any of the policy's fields ({names})"
+    return f"no hit has a `_source`, as when the mapping disables it, nor the policy's fields ({names}) elsewhere"
 
 
 def _source(candidate: Candidate, fetched: Mapping[DocumentRef, Json]) -> Json | None:

@@ -1,6 +1,8 @@
 """From scores to an order. Pure; the same input always gives the same order, ties stay as the engine had them."""
 
+import heapq
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 
 from sidecar.errors import NonFiniteScore
@@ -10,10 +12,13 @@ from sidecar.types import Ranked
 _SQUARE_ROOT_OF_LARGEST = 1e150
 
 
-def best_passages(passages: Mapping[int, Sequence[str]], scores: Sequence[float]) -> dict[int, Ranked]:
+def best_passages(
+    passages: Mapping[int, Sequence[str]], scores: Sequence[float], mean_of_top: int = 1
+) -> dict[int, Ranked]:
     """The best passage of each document, by original rank; ``scores`` are those of all passages one after the other.
 
-    Scores behind the end are missing for whole documents only, which are then left out.
+    A document's score is the mean of its best ``mean_of_top`` scores, or of all where it has fewer. Scores behind the
+    end are missing for whole documents only, which are then left out.
 
     Raises:
         NonFiniteScore: a score is NaN or infinite. One NaN would silently misorder a sort.
@@ -26,7 +31,8 @@ def best_passages(passages: Mapping[int, Sequence[str]], scores: Sequence[float]
     for rank, texts in passages.items():
         scored = list(zip(scores[start : start + len(texts)], texts, strict=False))
         if scored:
-            best[rank] = Ranked(rank, *max(scored, key=lambda pair: pair[0]))
+            top = heapq.nlargest(mean_of_top, scored, key=lambda pair: pair[0])
+            best[rank] = Ranked(rank, statistics.fmean(score for score, _ in top), top[0][1])
         start += len(texts)
     return best
 

@@ -1,6 +1,6 @@
-"""Whether the hits of a search carry all the text that a policy reads, or the app filtered some of it away. Pure."""
+"""Which of the policy's fields the hits of a search carry, and what the app filtered away. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from connectors.hits import Json
@@ -8,33 +8,80 @@ from sidecar.policy import matches
 from sidecar.settings import TextSettings
 from sidecar.types import Carried
 
-_PARAMS = ("_source", "_source_includes", "_source_excludes")
+_PARAMS = ("_source", "_source_includes", "_source_excludes", "stored_fields")
+_HIDING = frozenset({"stored_fields", "script_fields"})
+"""Keys of a body that leave the source out, unless it is asked for."""
+_STYLED_TAGS = (*(f'<em class="hlt{level}">' for level in range(1, 11)), "</em>")
 
 
 def carries(body: Json, params: Mapping[str, str], settings: TextSettings) -> Carried:
-    """WHOLE if the ``_source`` of each hit holds every field that the policy reads and its document has.
+    """What is known of the hits before they are there.
 
-    Any URL parameter about the source counts as a filter; so do ``stored_fields``, which leave the source out.
+    Any URL parameter about the source counts as a filter of everything; so do ``stored_fields`` and ``script_fields``,
+    which leave the source out unless the body asks for both.
     """
-    if any(name in params for name in _PARAMS) or "stored_fields" in body:
-        return Carried.FILTERED
-    included = _included(body.get("_source", True))
-    whole = all(any(_covers(pattern, field.name) for pattern in included) for field in settings.fields)
-    return Carried.WHOLE if whole else Carried.FILTERED
+    names = [field.name for field in settings.fields]
+    included, excluded = _kept(body, params)
+    whole = (name for name in names if _any_covers(included, name) and not _any_touches(excluded, name))
+    asked = [] if "fields" not in settings.sources else list(_field_patterns(body.get("fields")))
+    return Carried(
+        frozenset(whole),
+        frozenset(name for name in names if any(matches(pattern, name) for pattern in asked)),
+        tuple(sorted({*Carried.tags, *_tags(body.get("highlight"))}, key=len, reverse=True)),
+    )
 
 
-def _included(source: Any) -> list[str]:
-    """The patterns of what is kept; none when something is excluded, since that is not worth working out."""
-    if isinstance(source, Mapping):
-        if source.get("excludes") or source.get("exclude"):
-            return []
-        return _included(source.get("includes", source.get("include", True)))
+def _kept(body: Json, params: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    """The patterns of what is kept of the source, and of what is then left out."""
+    source = body.get("_source", _HIDING.isdisjoint(body))
+    if any(name in params for name in _PARAMS):
+        return [], []
+    if not isinstance(source, Mapping):
+        return _patterns(source), []
+    included = source.get("includes", source.get("include"))
+    excluded = source.get("excludes", source.get("exclude"))
+    return (_patterns(included) if included else ["*"]), (_patterns(excluded) if excluded else [])
+
+
+def _patterns(source: Any) -> list[str]:
     if isinstance(source, bool):
         return ["*"] if source else []
     patterns = source if isinstance(source, list) else [source]
     return [one for one in patterns if isinstance(one, str)]
 
 
-def _covers(pattern: str, field: str) -> bool:
+def _any_covers(patterns: list[str], field: str) -> bool:
     """Whether a pattern keeps a field: by its whole name, or by an object that it lies in."""
-    return matches(pattern, field) or field.startswith(f"{pattern}.")
+    return any(matches(pattern, field) or field.startswith(f"{pattern}.") for pattern in patterns)
+
+
+def _any_touches(patterns: list[str], field: str) -> bool:
+    """Whether a pattern may take away a field, an object that it lies in, or a part of it."""
+    parts = field.split(".")
+    names = [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
+    return any(
+        "*" in pattern.removesuffix("*") or matches(pattern, name) or pattern.startswith(f"{field}.")
+        for pattern in patterns
+        for name in names
+    )
+
+
+def _field_patterns(fields: Any) -> Iterator[str]:
+    for one in fields if isinstance(fields, list) else [fields]:
+        name = one.get("field") if isinstance(one, Mapping) else one
+        if isinstance(name, str):
+            yield name
+
+
+def _tags(highlight: Any) -> Iterator[str]:
+    """What the app has put around the matches, for all fields and for single ones."""
+    if not isinstance(highlight, Mapping):
+        return
+    if highlight.get("tags_schema") == "styled":
+        yield from _STYLED_TAGS
+    fields = highlight.get("fields")
+    of_fields = fields if isinstance(fields, list) else [fields]
+    options = [one for each in of_fields if isinstance(each, Mapping) for one in each.values()]
+    for where in (highlight, *(one for one in options if isinstance(one, Mapping))):
+        for key in ("pre_tags", "post_tags"):
+            yield from (tag for tag in _patterns(where.get(key)) if tag)

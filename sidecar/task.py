@@ -72,4 +72,4 @@ class Retrieved:
 
 def candidate_of(hit: Hit, rank: int, carried: Carried = Carried.UNKNOWN) -> Candidate:
     """A hit as a candidate."""
-    return Candidate(rank, hit.ref, hit.score, source=hit.source, carried=carried)
+    return Candidate(rank, hit.ref, hit.score, source=hit.source, carried=carried, hit=hit.raw)

@@ -1,78 +1,114 @@
 """From a hit to the passages that the model reads. Pure."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-from sidecar.settings import Passages, TextField, TextSettings
+from connectors.hits import Json
+from sidecar.field_values import MAX_CHARS, nodes, values
+from sidecar.hit_text import objects, sections
+from sidecar.markup import text_of
+from sidecar.settings import HitSection, Nested, Passages, TextField, TextSettings
 from sidecar.types import Candidate
 
 _UNSCORABLE = re.compile(r"[\x00\ud800-\udfff]")
 _WORD = re.compile(r"\S+")
-MAX_CHARS = 1_000_000
-"""Characters of one document that are looked at; far more than any model reads."""
-_MAX_DEPTH = 50
-"""Levels of lists within lists that are looked into; far more than any engine's mapping allows."""
 
 
 def clean(text: str) -> str:
     """The text without what no tokenizer takes: NUL and lone surrogates become spaces."""
-    return _UNSCORABLE.sub(" ", text)
+    return text if text.isascii() and "\x00" not in text else _UNSCORABLE.sub(" ", text)
 
 
-def has_text(source: Mapping[str, Any] | None, settings: TextSettings) -> bool:
-    """Whether a stored document holds at least one of the policy's fields."""
-    return source is not None and any(True for field in settings.fields for _ in values(source, field.name))
+def lacks_text(candidate: Candidate, settings: TextSettings) -> bool:
+    """Whether text of a candidate's document may be missing from its hit, so that the document is to be fetched."""
+    names = {field.name for field in settings.fields}
+    if candidate.text is not None or names <= candidate.carried.whole:
+        return False
+    found = sections(candidate, candidate.source, settings)
+    here = set(_present(found, settings))
+    if not candidate.carried.is_known:
+        return not here
+    for name in names - here - candidate.carried.whole:
+        is_nested = settings.nested is not None and settings.nested.holds(name)
+        if is_nested or name not in candidate.carried.asked:
+            return True
+    return not here and not candidate.carried.whole
 
 
-def passages(candidate: Candidate, source: Mapping[str, Any] | None, settings: TextSettings) -> list[str]:
-    """What the model reads of one candidate: its own text if it has one, else the policy's fields of ``source``.
+def _present(found: Mapping[HitSection, Any], settings: TextSettings) -> Iterator[str]:
+    """The policy's fields that the sections hold, be it as null; nested ones only where they stand in objects."""
+    inside = _names(settings, settings.nested)
+    within = objects(found, settings.nested, inside) if settings.nested else []
+    for field in settings.fields:
+        where: Any = found.values()
+        name = field.name
+        if settings.nested and name in inside:
+            where, name = within, name[len(settings.nested.path) + 1 :]
+        if any(True for document in where for _ in nodes(document, name)):
+            yield field.name
 
-    Empty when there is nothing to read. With ``settings.passages`` a long text becomes several overlapping passages.
+
+def passages(candidate: Candidate, stored: Json | None, settings: TextSettings) -> list[str]:
+    """What the model reads of one candidate: its own text if it has one, else the policy's fields.
+
+    ``stored`` is the document, the hit's own ``_source`` or fetched. Empty when there is nothing to read. With
+    ``settings.passages`` a long text becomes several overlapping passages, with ``settings.nested`` each object one.
     """
-    text = candidate.text if candidate.text is not None else assemble(source or {}, settings)
-    text = clean(text[:MAX_CHARS]).strip()
-    if not text:
-        return []
-    return split(text, settings.passages) if settings.passages else [text]
+    if candidate.text is not None:
+        texts = [candidate.text]
+    else:
+        texts = list(_documents(sections(candidate, stored, settings), settings))
+    cleaned = [text for text in (clean(text[:MAX_CHARS]).strip() for text in texts) if text]
+    return [part for text in cleaned for part in split(text, settings.passages)] if settings.passages else cleaned
 
 
-def assemble(source: Mapping[str, Any], settings: TextSettings) -> str:
-    """The policy's fields in their order, each with its label, all values of each; missing fields leave no trace."""
-    parts = (_field_text(source, field, settings.separator) for field in settings.fields)
-    return settings.separator.join(part for part in parts if part)
+def _documents(found: Mapping[HitSection, Any], settings: TextSettings) -> Iterator[str]:
+    """One text of all fields, or one for each nested object together with the fields outside of the objects."""
+    nested, inside = settings.nested, _names(settings, settings.nested)
+    within = objects(found, nested, inside)[: nested.max_passages] if nested else []
+    if not nested or not within:
+        yield _joined([_field_text(found.values(), field, settings) for field in settings.fields], settings)
+        return
+    outside = {
+        field: _field_text(found.values(), field, settings) for field in settings.fields if field.name not in inside
+    }
+    for one in within:
+        focus = [{nested.path: one}]
+        texts = (
+            outside[field] if field in outside else _field_text(focus, field, settings) for field in settings.fields
+        )
+        yield _joined(texts, settings)
 
 
-def _field_text(source: Mapping[str, Any], field: TextField, separator: str) -> str:
-    text = separator.join(value for value in values(source, field.name) if value)
-    return field.label + text[: field.max_chars] if text else ""
+def _names(settings: TextSettings, nested: Nested | None) -> list[str]:
+    return [field.name for field in settings.fields if nested.holds(field.name)] if nested else []
 
 
-def values(source: Any, path: str, depth: int = 0) -> list[str]:
-    """All text values under a dotted path, reaching through objects and lists; numbers are written out.
-
-    A key that itself holds dots (``{"a.b": "x"}``) is found too, as the engines allow both spellings.
-
-    >>> values({"author": [{"name": "Ada"}, {"name": "Bob"}]}, "author.name")
-    ['Ada', 'Bob']
-    """
-    if depth > _MAX_DEPTH:
-        return []
-    if isinstance(source, list):
-        return [value for element in source for value in values(element, path, depth + 1)]
-    if not path:
-        return [_scalar(source)] if isinstance(source, (str, int, float)) and not isinstance(source, bool) else []
-    if not isinstance(source, Mapping):
-        return []
-    if path in source:
-        return values(source[path], "", depth + 1)
-    found = (key for key in source if path.startswith(f"{key}."))
-    return [value for key in found for value in values(source[key], path[len(key) + 1 :], depth + 1)]
+def _joined(texts: Iterable[str], settings: TextSettings) -> str:
+    """The fields in their order; missing ones leave no trace."""
+    return settings.separator.join(text for text in texts if text)
 
 
-def _scalar(value: str | float) -> str:
-    return value.strip() if isinstance(value, str) else str(value)
+def _field_text(documents: Iterable[Any], field: TextField, settings: TextSettings) -> str:
+    """A field with its label and all its values, from the first of the documents that has text of it."""
+    texts = (_read(document, field, settings.separator) for document in documents)
+    text = next((text for text in texts if text), "")
+    return field.label + text if text else ""
+
+
+def _read(document: Any, field: TextField, separator: str) -> str:
+    most = field.max_chars or MAX_CHARS
+    parts: list[str] = []
+    room = most
+    for value in values(document, field.name):
+        part = text_of(value) if field.html else value
+        parts += [part] if part else []
+        room -= len(part)
+        if room <= 0:
+            break
+    return separator.join(parts)[:most]
 
 
 def split(text: str, settings: Passages) -> list[str]:

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from enum import Enum, IntEnum, auto
+from enum import IntEnum
+from typing import ClassVar
 
 from connectors.hits import DocumentRef, Json
 
@@ -36,12 +37,24 @@ class Reason(IntEnum):
     WINDOW_REFUSED = 13
 
 
-class Carried(Enum):
-    """How much of its document a hit carries: what the app filtered away has to be fetched, what is not there not."""
+@dataclass(frozen=True)
+class Carried:
+    """How much of its document a hit carries: what the app filtered away has to be fetched, what is not there not.
 
-    WHOLE = auto()
-    FILTERED = auto()
-    UNKNOWN = auto()
+    ``whole`` are the policy's fields that stand in the hit's ``_source`` if the document has them, ``asked`` those that
+    the app also asked for in ``fields``; ``tags`` is what marks the matches in highlight fragments.
+    """
+
+    whole: frozenset[str] = frozenset()
+    asked: frozenset[str] = frozenset()
+    tags: tuple[str, ...] = ("<em>", "</em>")
+    is_known: bool = True
+
+    UNKNOWN: ClassVar["Carried"]
+    """Of a hit that the caller brings: nobody knows how it was searched."""
+
+
+Carried.UNKNOWN = Carried(is_known=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +62,7 @@ class Candidate:
     """One document in the engine's order. ``rank`` is its place there, from 0.
 
     ``text`` is given by the caller and used as it is; ``source`` is the stored document as far as the hit carries it,
-    and ``carried`` how far that is.
+    and ``carried`` how far that is. ``hit`` is the whole hit, for what it holds beside its source.
     """
 
     rank: int
@@ -58,6 +71,7 @@ class Candidate:
     text: str | None = None
     source: Json | None = None
     carried: Carried = Carried.UNKNOWN
+    hit: Json | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +97,10 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """The order of all candidates and how it came about. ``order`` always holds every candidate exactly once."""
+    """The order of all candidates and how it came about. ``order`` always holds every candidate exactly once.
+
+    ``remembered`` says that it was made for an earlier call.
+    """
 
     order: Sequence[Ranked]
     outcome: Outcome
@@ -91,6 +108,7 @@ class Ranking:
     detail: str = ""
     fusion: str = ""
     model_version: str = ""
+    remembered: bool = False
 
     @classmethod
     def original(cls, count: int, outcome: Outcome, reason: Reason, detail: str) -> "Ranking":

@@ -55,6 +55,20 @@ def test_the_best_passage_stands_for_its_document() -> None:
     assert best == {0: Ranked(0, 0.7, "b"), 3: Ranked(3, -2.0, "c")}
 
 
+def test_a_document_may_count_as_the_mean_of_its_best_passages() -> None:
+    passages = {0: ["a", "b", "c"], 1: ["d"], 2: ["e", "f"]}
+    best = best_passages(passages, [0.9, 0.1, 0.5, 0.8, 0.2, 0.8], mean_of_top=2)
+    assert [(one.relevance_score, one.passage) for one in best.values()] == [
+        (pytest.approx(0.7), "a"),
+        (0.8, "d"),
+        (0.5, "f"),
+    ]
+
+
+def test_equal_passages_give_the_first_of_them() -> None:
+    assert best_passages({0: ["a", "b"]}, [0.5, 0.5])[0].passage == "a"
+
+
 def test_documents_behind_a_shrunk_window_are_left_out() -> None:
     assert list(best_passages({0: ["a"], 1: ["b"], 2: ["c"]}, [0.1, 0.2])) == [0, 1]
 

@@ -1,0 +1,61 @@
+"""The values of a field in a document, wherever the document keeps them. Pure."""
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+MAX_CHARS = 1_000_000
+"""Characters of one value, and of one document, that are looked at; far more than any model reads."""
+_MAX_DEPTH = 50
+"""Levels of lists within lists that are looked into; far more than any engine's mapping allows."""
+MAX_VALUES = 100_000
+"""Values of one field that are looked at."""
+_LONGEST_WORD = 1000
+_BINARY = re.compile(r"(?=[^0-9]{0,999}[0-9])(?=[^A-Z]{0,999}[A-Z])(?=[^a-z]{0,999}[a-z])[A-Za-z0-9+/]{1000}")
+"""How base64 begins that is too long to be a word."""
+
+
+def nodes(document: Any, path: str, depth: int = 0) -> Iterator[Any]:
+    """Whatever stands under a dotted path, reaching through objects and lists; a list gives its elements.
+
+    A key that itself holds dots (``{"a.b": "x"}``) is found too, as the engines allow both spellings.
+
+    >>> list(nodes({"author": [{"name": "Ada"}, {"name": None}]}, "author.name"))
+    ['Ada', None]
+    """
+    if depth > _MAX_DEPTH:
+        return
+    if isinstance(document, list):
+        for element in document:
+            yield from nodes(element, path, depth + 1)
+    elif not path:
+        yield document
+    elif isinstance(document, Mapping):
+        if path in document:
+            yield from nodes(document[path], "", depth + 1)
+            return
+        for key in document:
+            if path.startswith(f"{key}."):
+                yield from nodes(document[key], path[len(key) + 1 :], depth + 1)
+
+
+def values(document: Any, path: str) -> Iterator[str]:
+    """The texts under a dotted path that are not empty; numbers are written out.
+
+    What is no text is passed over: objects (geo points among them), true and false, base64.
+
+    >>> list(values({"tags": ["red", " ", 7, True, None, {"x": 1}]}, "tags"))
+    ['red', '7']
+    """
+    return (text for node in islice(nodes(document, path), MAX_VALUES) if (text := _text(node)))
+
+
+def _text(node: Any) -> str:
+    if isinstance(node, str):
+        text = node[:MAX_CHARS].strip()
+        return "" if " " not in text[:_LONGEST_WORD] and _BINARY.match(text) else text
+    if isinstance(node, bool) or not isinstance(node, (int, float)):
+        return ""
+    return str(node) if isinstance(node, int) or math.isfinite(node) else ""
