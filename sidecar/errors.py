@@ -5,6 +5,7 @@
     │   ├── InvalidRequest        INVALID_ARGUMENT: the caller has to change the request
     │   ├── UnknownName           NOT_FOUND: no such connector
     │   ├── NotAllowed            PERMISSION_DENIED: the configuration forbids it
+    │   ├── NoAuthorization       UNAUTHENTICATED: the end user's own rights are needed and were not sent
     │   ├── TooManyCalls          RESOURCE_EXHAUSTED: more calls at once than the server serves
     │   ├── ReplyTooLarge         RESOURCE_EXHAUSTED: over the limit of a message
     │   └── DeadlinePassed        DEADLINE_EXCEEDED: no time left to search
@@ -17,7 +18,7 @@
         ├── TextUnavailable       no candidate has text
         └── QueryTooLong          no room for a passage beside the query
 
-:mod:`sidecar.policy` adds two kinds of InvalidRequest: UnknownPolicy and InvalidOverride.
+:mod:`sidecar.policy` adds three kinds of InvalidRequest: UnknownPolicy, PolicyConflict and InvalidOverride.
 
 Errors of the engines are a third tree, :mod:`connectors.errors`: before there are hits they become a status, after that
 a fallback. The message of an error is for the caller: it never holds a query or a document's text.
@@ -44,6 +45,10 @@ class UnknownName(RequestError):
 
 class NotAllowed(RequestError):
     """The configuration forbids what the request asks for."""
+
+
+class NoAuthorization(RequestError):
+    """The connector acts for the end user, and the call does not say for whom."""
 
 
 class TooManyCalls(RequestError):

@@ -12,6 +12,10 @@ SOURCES = [
 GRPC = {"app", "interceptors", "health", "service", "client", "cli", "demo"}
 PURE = (
     "policy",
+    "resolution",
+    "votes",
+    "specificity",
+    "index_names",
     "text",
     "batching",
     "ranking",

@@ -1,0 +1,65 @@
+"""Index names and patterns: what fits what, and which expressions a request may name. Pure.
+
+In patterns only `*` is special; it stands for any text, the empty one too.
+"""
+
+from collections.abc import Iterable, Sequence
+
+MAX_EXPRESSION_CHARS = 4096
+"""Longest index expression; the engines take no longer URL, and what is longer would cost time before it is refused."""
+
+
+def matches(pattern: str, name: str) -> bool:
+    """Whether the whole name fits the pattern; linear in the name's length, whatever the pattern.
+
+    >>> matches("logs-*-eu", "logs-2026-eu"), matches("logs-?", "logs-1")
+    (True, False)
+    """
+    return fits(pattern.split("*"), name)
+
+
+def fits(pieces: Sequence[str], name: str) -> bool:
+    """Whether a name is these pieces in their order with any text between them: a pattern that was split before."""
+    if len(pieces) == 1:
+        return name == pieces[0]
+    first, last = pieces[0], pieces[-1]
+    start, end = len(first), len(name) - len(last)
+    if start > end or not name.startswith(first) or not name.endswith(last):
+        return False
+    for piece in pieces[1:-1]:
+        found = name.find(piece, start, end)
+        if found < 0:
+            return False
+        start = found + len(piece)
+    return True
+
+
+def is_allowed(patterns: Iterable[str], index_expression: str) -> bool:
+    """Whether a request may name this index expression: every part of its comma list must fit an allow pattern.
+
+    A wildcard of the request is an ordinary character here: `a*` is inside `a*` and not inside `a-*`; whatever an
+    allowed one expands to is then inside too. Of an exclusion (`-old`) the rest must fit. `_all` needs a pattern `*`
+    or `_all`, another cluster (`cluster:index`) a pattern `*` or one with a colon. No part may be empty, `.` or `..`,
+    or hold whitespace, control characters or any of `/ \\ ? # " < > |`; only where everything is allowed (the list is
+    exactly `*`) date math in angle brackets passes.
+    Nothing longer than MAX_EXPRESSION_CHARS is allowed.
+    """
+    allowed = tuple(patterns)
+    return len(index_expression) <= MAX_EXPRESSION_CHARS and all(
+        _is_part_allowed(allowed, part.removeprefix("-")) for part in index_expression.split(",")
+    )
+
+
+def _is_part_allowed(patterns: tuple[str, ...], name: str) -> bool:
+    if not _is_well_formed(name, date_math=patterns == ("*",)):
+        return False
+    if name == "_all":
+        return not {"*", "_all"}.isdisjoint(patterns)
+    return any(matches(pattern, name) for pattern in patterns if ":" not in name or ":" in pattern or pattern == "*")
+
+
+def _is_well_formed(name: str, *, date_math: bool) -> bool:
+    forbidden = set('/\\?#"<>| ')
+    if date_math and name.startswith("<") and name.endswith(">"):
+        forbidden -= set("/|<>")
+    return name not in ("", ".", "..") and name.isprintable() and forbidden.isdisjoint(name)

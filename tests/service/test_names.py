@@ -1,0 +1,162 @@
+"""Aliases and patterns on their way through the server: the policy is that of what stands behind the name, now."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import grpc
+import pytest
+
+from connectors.base import Member
+from connectors.errors import EngineTimeout, IndexNotFound
+from connectors.hits import Hits, Json
+from connectors.memory import Fault, MemoryConnector
+from sidecar.client import Page, RerankClient
+from sidecar.settings import Settings
+from sidecar.v1 import rerank_pb2 as pb
+from tests.calls import BODY, QUERY, status
+from tests.conftest import DOCUMENTS, Serve, settings
+
+
+class AliasConnector(MemoryConnector):
+    """A memory connector whose aliases can be moved; it counts how often it was asked what names stand for."""
+
+    def __init__(self, **aliases: str) -> None:
+        super().__init__("main", {"books-1": DOCUMENTS, "films-1": DOCUMENTS})
+        self.aliases = aliases
+        self.resolved: list[str] = []
+        self.searched: list[Json] = []
+
+    async def search(
+        self, index: str, body: Json, *, timeout_s: float, params: Mapping[str, str] | None = None
+    ) -> Hits:
+        """See :meth:`connectors.base.Connector.search`."""
+        self.searched.append(body)
+        return await super().search(self.aliases.get(index, index), body, timeout_s=timeout_s, params=params)
+
+    async def resolve(self, expression: str, *, timeout_s: float) -> tuple[Member, ...]:
+        """See :meth:`connectors.base.Connector.resolve`."""
+        self.resolved.append(expression)
+        found = await super().resolve(self.aliases.get(expression, expression), timeout_s=timeout_s)
+        return tuple(Member(one.index, (expression,) if expression in self.aliases else ()) for one in found)
+
+
+def two_policies(books: tuple[str, ...] = ("books-*",), **server: Any) -> Settings:
+    def policy(*patterns: str, window: int, **more: Any) -> dict[str, Any]:
+        match = [{"index": pattern} for pattern in patterns]
+        return {"match": match, "text": {"fields": ["title", "body"]}, "rank_window_size": window, **more}
+
+    return settings(
+        policies={
+            "books": policy(*books, window=5, budget_ms=2000),
+            "films": policy("films-*", window=4, budget_ms=2000, on_conflict="refuse"),
+        },
+        default_policy="books",
+        server={"address": "127.0.0.1:0", "metrics_address": None, **server},
+    )
+
+
+async def search(client: RerankClient, index: str, **options: Any) -> Page:
+    return await client.search(index, QUERY, BODY, options=pb.Options(**options))
+
+
+async def test_an_alias_gets_the_policy_of_its_index(serve: Serve) -> None:
+    engine = AliasConnector(now="films-1")
+    async with serve(connector=engine, configured=two_policies()) as (client, _):
+        for _ in range(3):
+            page = await search(client, "now")
+            assert (page.outcome, page.message.meta.policy) == ("RERANKED", "films")
+    assert engine.resolved == ["now"]
+    assert [body["size"] for body in engine.searched] == [10, 10, 10]
+
+
+async def test_a_moved_alias_is_noticed_by_its_first_hits(serve: Serve) -> None:
+    engine = AliasConnector(now="films-1")
+    async with serve(connector=engine, configured=two_policies()) as (client, _):
+        assert (await search(client, "now")).message.meta.policy == "films"
+        engine.aliases["now"] = "books-1"
+        page = await search(client, "now")
+        assert (page.outcome, page.message.meta.policy) == ("RERANKED", "books")
+        assert {hit["_index"] for hit in page.hits} == {"books-1"}
+        engine.searched.clear()
+        assert (await search(client, "now")).message.meta.policy == "books"
+    assert engine.resolved == ["now", "now"]
+    assert len(engine.searched) == 1
+
+
+async def test_when_asking_again_fails_the_hits_that_are_there_are_used(serve: Serve) -> None:
+    engine = AliasConnector(now="films-1")
+    async with serve(connector=engine, configured=two_policies()) as (client, _):
+        await search(client, "now")
+        engine.aliases["now"] = "books-1"
+        engine.script.append(Fault(error=EngineTimeout("slow"), on="resolve"))
+        page = await search(client, "now")
+    assert page.outcome == "RERANKED"
+    assert {hit["_index"] for hit in page.hits} == {"books-1"}
+
+
+async def test_an_engine_that_cannot_tell_costs_no_search(serve: Serve) -> None:
+    engine = AliasConnector(now="films-1")
+    engine.script.append(Fault(error=IndexNotFound("no such thing"), on="resolve"))
+    async with serve(connector=engine, configured=two_policies()) as (client, _):
+        page = await search(client, "now")
+        told = await client.policies.Explain(pb.ExplainRequest(index="now"))
+    assert (page.outcome, page.message.meta.policy) == ("RERANKED", "books")
+    assert "could not say" in told.why
+
+
+async def test_indices_of_policies_that_refuse_company_are_refused(serve: Serve) -> None:
+    async with serve(connector=AliasConnector(), configured=two_policies()) as (client, _):
+        error = await status(search(client, "*"))
+        named = await search(client, "*", policy="films")
+    assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
+    for word in ("books-1", "films-1", "refuses"):
+        assert word in str(error.details())
+    assert named.message.meta.policy == "films"
+
+
+async def test_no_one_is_asked_where_it_would_change_nothing(serve: Serve) -> None:
+    engine = AliasConnector(now="books-1")
+    async with serve(connector=engine, configured=settings()) as (client, _):
+        await search(client, "now")
+        await search(client, "books-*")
+    assert engine.resolved == []
+
+
+async def test_with_nothing_remembered_each_call_asks(serve: Serve) -> None:
+    engine = AliasConnector(now="films-1")
+    async with serve(connector=engine, configured=two_policies(names_ttl_s=0)) as (client, _):
+        for _ in range(3):
+            await search(client, "now")
+    assert engine.resolved == ["now"] * 3
+
+
+async def test_explain_asks_as_a_search_does(serve: Serve) -> None:
+    async with serve(connector=AliasConnector(now="films-1"), configured=two_policies()) as (client, _):
+        told = await client.policies.Explain(pb.ExplainRequest(index="now"))
+    assert told.policy.name == "films"
+    assert told.rank_window_size == 4
+
+
+async def test_the_texts_behind_an_allowed_alias_are_fetched_and_no_others(serve: Serve) -> None:
+    connectors = {"main": {"type": "memory", "indices": {"x": "unused"}, "allow_indices": ["now"]}}
+    engine = AliasConnector(now="films-1")
+    behind = [pb.Candidate(id=key, index="films-1") for key in DOCUMENTS]
+    foreign = [*behind, pb.Candidate(id="d1", index="books-1")]
+    async with serve(connector=engine, configured=settings(connectors=connectors)) as (client, _):
+        got = await client.rerank(QUERY, behind, index="now")
+        refused = await status(client.rerank(QUERY, foreign, index="now"))
+        unnamed = await status(client.rerank(QUERY, behind))
+    assert got.outcome == pb.OUTCOME_RERANKED
+    assert got.meta.scored == len(DOCUMENTS)
+    assert {refused.code(), unnamed.code()} == {grpc.StatusCode.PERMISSION_DENIED}
+    assert "books-1" in str(refused.details())
+
+
+@pytest.mark.parametrize("index", ["books-1", "books-2", "books-1,books-2"])
+async def test_names_that_settle_themselves_ask_nobody(serve: Serve, index: str) -> None:
+    configured = two_policies(books=("books-1", "books-2"))
+    engine = AliasConnector()
+    async with serve(connector=engine, configured=configured) as (client, _):
+        told = await client.policies.Explain(pb.ExplainRequest(index=index))
+    assert told.policy.name == "books"
+    assert engine.resolved == []
