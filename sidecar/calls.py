@@ -27,7 +27,11 @@ class Clock:
 
 @dataclass(frozen=True, slots=True)
 class SearchCall:
-    """A Search request. An empty ``connector`` means the only one."""
+    """A Search request. An empty ``connector`` means the only one.
+
+    ``template`` is a search template that the engine makes the body of, instead of ``body``. ``authorization`` is the
+    end user's own, as the gRPC call carried it.
+    """
 
     connector: str
     index: str
@@ -36,6 +40,8 @@ class SearchCall:
     params: Mapping[str, str]
     narrowing: Narrowing
     clock: Clock
+    template: Json | None = None
+    authorization: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +55,7 @@ class RerankCall:
     top_n: int | None
     narrowing: Narrowing
     clock: Clock
+    authorization: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,32 +2,54 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import NoReturn
 
 from connectors.base import Connector
 from connectors.hits import Json
 from sidecar import policy, skips, window
-from sidecar.calls import Narrowing, RerankCall, SearchCall
-from sidecar.errors import InvalidRequest, NotAllowed, UnknownName
+from sidecar.calls import RerankCall, SearchCall
+from sidecar.errors import InvalidRequest, NoAuthorization, NotAllowed, UnknownName
 from sidecar.lookups import named_indices
-from sidecar.policy import Plan
+from sidecar.names import Known
+from sidecar.policy import Plan, Resolution
 from sidecar.settings import Limits, Settings
 from sidecar.skips import Skip
+from sidecar.text import lacks_text
 from sidecar.types import Candidate
 from sidecar.window import EngineRequest
 
 _NO_LIMITS = Limits()
 _SHOWN_CHARS = 200
+_UNNAMED_USER = "connector {!r} forwards the end user's rights: send `authorization` as metadata of the call"
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """All that is decided of a search before the engine is asked. ``plan`` is None only where ``skip`` says why."""
+    """All that is decided of a search before the engine is asked. ``plan`` is None only where ``skip`` says why.
 
+    ``known`` is what the index expression stands for, where that had to be asked.
+    """
+
+    call: SearchCall
     connector: Connector
     plan: Plan | None
     why: str
     skip: Skip | None
     request: EngineRequest
+    known: Known | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """What a Rerank call may use: the plan, None where ``why`` says that none applies, and where texts are fetched.
+
+    From ``closed_indices`` no document is ever fetched.
+    """
+
+    plan: Plan | None
+    why: str
+    connector: Connector | None
+    closed_indices: frozenset[str]
 
 
 class Gate:
@@ -37,69 +59,121 @@ class Gate:
         self._settings = settings
         self._connectors = connectors
 
-    def prepare(self, call: SearchCall) -> Prepared:
-        """Where a search goes, under which plan, and as which request.
+    def for_search(self, call: SearchCall) -> Connector:
+        """The connector that a search goes to, with the rights that it has there.
 
         Raises:
-            InvalidRequest, UnknownName, NotAllowed: the call is not valid or not allowed.
+            InvalidRequest, UnknownName, NotAllowed, NoAuthorization: the call is not valid or not allowed.
         """
-        connector = self._for_search(call)
-        plan, why = self.plan(connector.name, call.index, call.query, call.narrowing)
-        page = window.page_of(call.body, call.params)
-        skip = skips.by_policy(plan, why) or (skips.by_search(call, page, plan) if plan else None)
-        size = plan.rank_window_size if plan and not skip else None
-        return Prepared(connector, plan, why, skip, window.request(call.index, call.body, call.params, page, size))
-
-    def as_asked(self, call: SearchCall, prepared: Prepared) -> Prepared:
-        """The same search without the window, which the engine has refused."""
-        page = window.page_of(call.body, call.params)
-        own = window.request(call.index, call.body, call.params, page, None)
-        return replace(prepared, skip=skips.by_refused_window(), request=own)
-
-    def _for_search(self, call: SearchCall) -> Connector:
         if not call.index:
             raise InvalidRequest("`index` is empty; name the index, alias or pattern to search")
         name = self._connector_name(call.connector)
         if name is None:
             raise InvalidRequest("`connector` is empty, and not exactly one connector is configured")
         self._allow(name, call.index)
-        if tuple(self._settings.connectors[name].allow_indices) != ("*",):
-            self._check_body(name, call.body)
-        return self._connectors[name]
+        return self._with_rights(name, call.authorization)
 
-    def for_rerank(self, call: RerankCall) -> Connector | None:
-        """The connector that fetches the missing texts of ``call``; None when no candidate needs it.
+    def must_ask(self, connector: Connector, call: SearchCall | RerankCall) -> bool:
+        """Whether the policy depends on what the index expression stands for."""
+        return policy.must_ask(self._settings, connector.name, call.index or None, call.narrowing.policy)
+
+    def prepare(self, call: SearchCall, connector: Connector, known: Known | None, time_left_s: float) -> Prepared:
+        """Under which plan and as which request a search goes to its connector.
 
         Raises:
-            InvalidRequest, UnknownName, NotAllowed: texts are missing and cannot be fetched.
+            InvalidRequest, NotAllowed: the call is not valid or not allowed.
         """
-        missing = [candidate for candidate in call.candidates if needs_fetch(candidate)]
+        if self._restricts(connector.name):
+            self._check_body(connector.name, call.body)
+        plan, why = self._plan(connector.name, call, known)
+        page = window.page_of(call.body, call.params)
+        skip = skips.by_policy(plan, why) or (skips.by_search(call, page, plan) if plan else None)
+        size = plan.rank_window_size if plan and not skip else None
+        request = window.request(call.index, call.body, call.params, page, size)
+        if plan and plan.engine_timeout:
+            request = window.stopping_after(request, time_left_s)
+        return Prepared(call, connector, plan, why, skip, request, known)
+
+    def as_asked(self, prepared: Prepared) -> Prepared:
+        """The same search without the window, which the engine has refused."""
+        call = prepared.call
+        own = window.request(call.index, call.body, call.params, window.page_of(call.body, call.params), None)
+        return replace(prepared, skip=skips.by_refused_window(), request=own)
+
+    def for_rerank(self, call: RerankCall) -> tuple[str | None, Connector | None]:
+        """The connector's name, and the connector if texts can be fetched from it, with the rights it has there.
+
+        Raises:
+            InvalidRequest, UnknownName: there is no such connector, or the end user's rights cannot be read.
+        """
         name = self._connector_name(call.connector)
-        if not missing:
-            return self._connectors[name] if name else None
-        if name is None:
-            raise InvalidRequest(
-                f"candidate {missing[0].rank} has neither `text` nor a `_source`, and `connector` does not say "
-                "where to fetch it"
-            )
-        for index in {candidate.ref.index for candidate in missing if candidate.ref}:
-            self._allow(name, index)
-        return self._connectors[name]
+        if name is None or (self._forwards(name) and call.authorization is None):
+            return name, None
+        return name, self._with_rights(name, call.authorization)
 
-    def closed_indices(self, connector: Connector | None, call: RerankCall) -> frozenset[str]:
-        """Indices named by candidates that the connector may not read, since a hit may say that it is from anywhere."""
-        if connector is None:
-            return frozenset()
-        allowed = self._settings.connectors[connector.name].allow_indices
-        named = {candidate.ref.index for candidate in call.candidates if candidate.ref}
-        return frozenset(index for index in named if not policy.is_allowed(allowed, index))
+    def hides_members(self, connector: Connector, call: RerankCall) -> bool:
+        """Whether candidates are from indices that only the name in the request, an alias say, may open."""
+        return bool(call.index) and self._is_allowed(connector.name, call.index) and bool(self._closed(connector, call))
 
-    def check_counts(self, plan: Plan | None, call: RerankCall) -> None:
-        """Refuse more candidates, or more results, than the policy allows.
+    def reach(self, call: RerankCall, name: str | None, connector: Connector | None, known: Known | None) -> Reach:
+        """What a Rerank call may use. Its candidates may say that they are from anywhere; texts are fetched only from
+        indices that are allowed by their name, or stand behind the request's ``index``, which is.
 
         Raises:
-            InvalidRequest: a count is over its limit.
+            InvalidRequest, NotAllowed: the call is not valid or not allowed.
+            NoAuthorization: texts are missing, and are fetched only for an end user.
         """
+        plan, why = self._plan(name, call, known)
+        self._check_counts(plan, call)
+        missing = [candidate for candidate in call.candidates if needs_fetch(candidate, plan)]
+        if connector is None:
+            if missing:
+                self._cannot_fetch(missing[0], name)
+            return Reach(plan, why, None, frozenset())
+        closed = self._closed(connector, call)
+        if known and self._is_allowed(connector.name, call.index):
+            closed -= {member.index for member in known.members}
+        for candidate in missing:
+            if candidate.ref and not candidate.ref.index:
+                raise InvalidRequest(f"candidates[{candidate.rank}] has no text, and no `index` says where to fetch it")
+            if candidate.ref and candidate.ref.index in closed:
+                self._allow(connector.name, candidate.ref.index)
+        return Reach(plan, why, connector, closed)
+
+    def _cannot_fetch(self, candidate: Candidate, name: str | None) -> NoReturn:
+        if name is not None:
+            raise NoAuthorization(_UNNAMED_USER.format(name))
+        raise InvalidRequest(
+            f"candidate {candidate.rank} has neither `text` nor a `_source`, and `connector` does not say "
+            "where to fetch it"
+        )
+
+    def search_timeout_s(self, connector: Connector) -> float:
+        """The longest that a search on this connector may take."""
+        return self._settings.connectors[connector.name].search_timeout_ms / 1e3
+
+    def _plan(
+        self, connector: str | None, call: SearchCall | RerankCall, known: Known | None
+    ) -> tuple[Plan | None, str]:
+        """The plan of a call and why it is this one; None when no policy applies.
+
+        Raises:
+            InvalidRequest: the policy is unknown, a value is over its limit, or the query is too long.
+        """
+        narrowing = call.narrowing
+
+        def resolve() -> Resolution:
+            members, problem = (known.members, known.problem) if known else (None, "")
+            return policy.resolve(self._settings, connector, call.index or None, narrowing.policy, members, problem)
+
+        found = known.settle(resolve) if known and narrowing.policy is None else resolve()
+        plan = policy.plan(self._settings, found.policy_name, narrowing.overrides) if found.policy_name else None
+        limit = (plan.limits if plan else _NO_LIMITS).query_chars
+        if len(call.query) > limit:
+            raise InvalidRequest(f"`query` has {len(call.query)} characters, at most {limit} are allowed")
+        return plan, found.why
+
+    def _check_counts(self, plan: Plan | None, call: RerankCall) -> None:
         limit = (plan.limits if plan else _NO_LIMITS).candidates
         if len(call.candidates) > limit:
             raise InvalidRequest(f"there are {len(call.candidates)} `candidates`, at most {limit} are allowed")
@@ -112,25 +186,23 @@ class Gate:
             raise UnknownName(f"there is no connector {asked!r}; known: {', '.join(self._connectors) or 'none'}")
         return asked or (next(iter(self._connectors)) if len(self._connectors) == 1 else None)
 
-    def plan(self, connector: str | None, index: str, query: str, narrowing: Narrowing) -> tuple[Plan | None, str]:
-        """The plan of a call and why it is this one; None when no policy applies.
+    def _with_rights(self, name: str, authorization: str | None) -> Connector:
+        """The connector as itself or, where it forwards, as the end user; never as itself for want of a user."""
+        connector = self._connectors[name]
+        if not self._forwards(name):
+            return connector
+        if authorization is None:
+            raise NoAuthorization(_UNNAMED_USER.format(name))
+        try:
+            return connector.acting_as(authorization)
+        except ValueError as error:
+            raise InvalidRequest(f"metadata `authorization`: {error}") from None
 
-        Raises:
-            InvalidRequest: the policy is unknown, a value is over its limit, or the query is too long.
-        """
-        resolution = policy.resolve(self._settings, connector, index or None, narrowing.policy)
-        if resolution.policy_name is None:
-            plan = None
-        else:
-            plan = policy.plan(self._settings, resolution.policy_name, narrowing.overrides)
-        limit = (plan.limits if plan else _NO_LIMITS).query_chars
-        if len(query) > limit:
-            raise InvalidRequest(f"`query` has {len(query)} characters, at most {limit} are allowed")
-        return plan, resolution.why
+    def _forwards(self, name: str) -> bool:
+        return bool(getattr(self._settings.connectors[name], "forward_authorization", False))
 
-    def search_timeout_s(self, connector: Connector) -> float:
-        """The longest that a search on this connector may take."""
-        return self._settings.connectors[connector.name].search_timeout_ms / 1e3
+    def _restricts(self, name: str) -> bool:
+        return tuple(self._settings.connectors[name].allow_indices) != ("*",)
 
     def _check_body(self, connector: str, body: Json) -> None:
         """Where not every index is allowed, the body may not read another one past the URL."""
@@ -139,12 +211,21 @@ class Gate:
         for index in named_indices(body):
             self._allow(connector, index)
 
+    def _closed(self, connector: Connector, call: RerankCall) -> frozenset[str]:
+        named = {candidate.ref.index for candidate in call.candidates if candidate.ref}
+        return frozenset(index for index in named if not self._is_allowed(connector.name, index))
+
+    def _is_allowed(self, connector: str, index: str) -> bool:
+        return policy.is_allowed(self._settings.connectors[connector].allow_indices, index)
+
     def _allow(self, connector: str, index: str) -> None:
-        if not policy.is_allowed(self._settings.connectors[connector].allow_indices, index):
+        if not self._is_allowed(connector, index):
             shown = index if len(index) <= _SHOWN_CHARS else f"{index[:_SHOWN_CHARS]}..."
             raise NotAllowed(f"index {shown!r} is not allowed on connector {connector!r}")
 
 
-def needs_fetch(candidate: Candidate) -> bool:
+def needs_fetch(candidate: Candidate, plan: Plan | None) -> bool:
     """Whether nothing of a candidate's text came with the request."""
-    return candidate.text is None and candidate.source is None
+    if candidate.text is not None or candidate.source is not None:
+        return False
+    return plan is None or lacks_text(candidate, plan.text)

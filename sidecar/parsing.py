@@ -24,7 +24,7 @@ MAX_CANDIDATES = 100_000
 """More than any policy may allow; refused before they are looked at."""
 
 
-def search_call(request: pb.SearchRequest, clock: Clock) -> SearchCall:
+def search_call(request: pb.SearchRequest, clock: Clock, authorization: str | None = None) -> SearchCall:
     """A Search request as a call. Raises :class:`InvalidRequest`."""
     return SearchCall(
         connector=request.connector,
@@ -34,10 +34,35 @@ def search_call(request: pb.SearchRequest, clock: Clock) -> SearchCall:
         params=dict(request.params),
         narrowing=narrowing(request.options),
         clock=clock,
+        template=_template(request),
+        authorization=authorization,
     )
 
 
-def rerank_call(request: pb.RerankRequest, clock: Clock) -> RerankCall:
+def explained_call(request: pb.ExplainRequest, clock: Clock, authorization: str | None = None) -> SearchCall:
+    """An Explain request as the search that it asks about. Raises :class:`InvalidRequest`."""
+    return SearchCall(
+        connector=request.connector,
+        index=request.index,
+        query="",
+        body=json_object(request.body or "{}", "body"),
+        params=dict(request.params),
+        narrowing=narrowing(request.options),
+        clock=clock,
+        template=_template(request),
+        authorization=authorization,
+    )
+
+
+def _template(request: pb.SearchRequest | pb.ExplainRequest) -> Json | None:
+    if not request.template:
+        return None
+    if request.body:
+        raise InvalidRequest("`body` and `template` exclude each other: the template makes the body")
+    return json_object(request.template, "template")
+
+
+def rerank_call(request: pb.RerankRequest, clock: Clock, authorization: str | None = None) -> RerankCall:
     """A Rerank request as a call. Raises :class:`InvalidRequest`."""
     top_n = _given(request, "top_n")
     if top_n is not None and top_n < 1:
@@ -52,6 +77,7 @@ def rerank_call(request: pb.RerankRequest, clock: Clock) -> RerankCall:
         top_n=top_n,
         narrowing=narrowing(request.options),
         clock=clock,
+        authorization=authorization,
     )
 
 
@@ -143,10 +169,8 @@ def _candidate(given: pb.Candidate, rank: int, default_index: str) -> Candidate:
     ref = _ref(given, hit, default_index)
     if text is None and hit is None and (ref is None or not ref.index):
         raise InvalidRequest(f"candidates[{rank}] needs `text`, `hit`, or an `id` together with an `index`")
-    candidate = Candidate(rank, ref, hit.score if score is None and hit else score, text, hit.source if hit else None)
-    if candidate.text is None and candidate.source is None and ref and not ref.index:
-        raise InvalidRequest(f"candidates[{rank}] has no text, and no `index` says where to fetch it")
-    return candidate
+    score = hit.score if score is None and hit else score
+    return Candidate(rank, ref, score, text, hit.source if hit else None, hit=hit.raw if hit else None)
 
 
 def _ref(given: pb.Candidate, hit: Hit | None, default_index: str) -> DocumentRef | None:

@@ -1,21 +1,22 @@
 """The way of a request, top to bottom, and the only place that makes a fallback."""
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any, TypeVar
 
-from connectors.base import Connector
-from connectors.errors import InvalidQuery
-from connectors.hits import Hits
-from sidecar import ranking, skips, window
+from sidecar import orders, ranking, skips
 from sidecar.calls import Answer, Clock, RerankCall, Result, SearchCall
 from sidecar.deadline import Deadline
 from sidecar.documents import fetch_missing, passages_of
-from sidecar.errors import BudgetExhausted, DeadlinePassed, Fallback
-from sidecar.gate import Gate, Prepared
+from sidecar.errors import BudgetExhausted, Fallback
 from sidecar.loaded import LoadedModel, Models
 from sidecar.logs import log
 from sidecar.metrics import Metrics
+from sidecar.orders import Orders
 from sidecar.policy import Plan
+from sidecar.retrieval import Retrieval
 from sidecar.scheduler import Scheduler
 from sidecar.scoring.base import Pair
 from sidecar.source_filter import carries
@@ -23,17 +24,29 @@ from sidecar.task import Retrieved, Task, candidate_of
 from sidecar.timing import Stopwatch
 from sidecar.types import Carried, Outcome, Ranked, Ranking, Reason
 
+T = TypeVar("T")
+
 _TOKENIZER_THREADS = 2
 
 
 class Pipeline:
     """Answers calls with the engine's hits in a better order, or exactly in the engine's own."""
 
-    def __init__(self, gate: Gate, models: Models, scheduler: Scheduler, metrics: Metrics, *, reserve_s: float) -> None:
-        self._gate = gate
+    def __init__(
+        self,
+        retrieval: Retrieval,
+        models: Models,
+        scheduler: Scheduler,
+        metrics: Metrics,
+        orders: Orders,
+        *,
+        reserve_s: float,
+    ) -> None:
+        self._retrieval = retrieval
         self._models = models
         self._scheduler = scheduler
         self._metrics = metrics
+        self._orders = orders
         self._reserve_s = reserve_s
         self._turns = asyncio.Semaphore(_TOKENIZER_THREADS)
         self._tokenizers = ThreadPoolExecutor(_TOKENIZER_THREADS, thread_name_prefix="tokenizer")
@@ -54,35 +67,26 @@ class Pipeline:
     async def retrieve(self, call: SearchCall) -> Retrieved:
         """The first half of :meth:`search`: the engine's hits, in its own order."""
         watch = Stopwatch(call.clock.received_at, self._metrics)
-        prepared = self._gate.prepare(call)
         with watch.stage("search"):
-            prepared, hits = await self._search_engine(call, prepared)
+            prepared, hits = await self._retrieval.search(call)
         plan, request = prepared.plan, prepared.request
-        carried = carries(call.body, call.params, plan.text) if plan else Carried.UNKNOWN
+        carried = carries(prepared.call.body, call.params, plan.text) if plan else Carried.UNKNOWN
         candidates = [candidate_of(hit, rank, carried) for rank, hit in enumerate(hits.hits[: request.window])]
         skip = prepared.skip or skips.by_hits(candidates)
         deadline = self._deadline(call.clock, plan)
         task = Task(call.query, candidates, call.narrowing.pinned_ids, plan, skip, prepared.connector, deadline, watch)
         return Retrieved(task, hits, request.page, request.first_rank)
 
-    async def _search_engine(self, call: SearchCall, prepared: Prepared) -> tuple[Prepared, Hits]:
-        """The engine's answer; a search that it refuses with the window and takes without is skipped, not failed."""
-        connector, request = prepared.connector, prepared.request
-        timeout_s = self._search_timeout_s(call.clock, connector)
-        try:
-            found = await connector.search(request.index, request.body, timeout_s=timeout_s, params=request.params)
-            refused = window.is_refused(found.raw)
-        except InvalidQuery:
-            if request.window is None:
-                raise
-            refused = True
-        if request.window is None or not refused:
-            return prepared, found
-        return await self._search_engine(call, self._gate.as_asked(call, prepared))
-
     async def finish(self, retrieved: Retrieved) -> Answer:
         """The second half of :meth:`search`: the hits in their final order. Fails only by being cancelled."""
-        return retrieved.answer(await self._rank(retrieved.task))
+        key = orders.key_of(retrieved)
+        kept = self._orders.recall(key) if key else None
+        if kept and orders.may_follow(kept, first_page=retrieved.page.start == 0):
+            return retrieved.answer(replace(kept, remembered=True))
+        ranking = await self._rank(retrieved.task)
+        if key and retrieved.task.plan:
+            self._orders.keep(key, ranking, retrieved.task.plan.order_cache_s)
+        return retrieved.answer(ranking)
 
     async def rerank(self, call: RerankCall) -> Answer:
         """Rerank the caller's own candidates.
@@ -91,14 +95,13 @@ class Pipeline:
             RequestError: the call is not valid or not allowed.
         """
         watch = Stopwatch(call.clock.received_at, self._metrics)
-        connector = self._gate.for_rerank(call)
-        plan, why = self._gate.plan(connector.name if connector else None, call.index, call.query, call.narrowing)
-        self._gate.check_counts(plan, call)
+        reach = await self._retrieval.reach(call)
+        plan, connector = reach.plan, reach.connector
         considered = call.candidates[: plan.rank_window_size] if plan else call.candidates
-        skip = skips.by_policy(plan, why) or skips.by_count(considered)
+        skip = skips.by_policy(plan, reach.why) or skips.by_count(considered)
         deadline = self._deadline(call.clock, plan)
-        closed = self._gate.closed_indices(connector, call)
-        task = Task(call.query, considered, call.narrowing.pinned_ids, plan, skip, connector, deadline, watch, closed)
+        pinned, closed = call.narrowing.pinned_ids, reach.closed_indices
+        task = Task(call.query, considered, pinned, plan, skip, connector, deadline, watch, closed)
         ranked = await self._rank(task)
         places = [*ranked.order, *(Ranked(rank) for rank in range(len(considered), len(call.candidates)))]
         kept = [place for place in places if task.keeps(place)][: call.top_n]
@@ -133,13 +136,13 @@ class Pipeline:
         async with self._turns:  # nobody is tokenised whose turn comes too late
             self._scheduler.check(task.deadline)
             with task.watch.stage("tokenize"):
-                passages = passages_of(task, plan, fetched)
+                passages = await self._off_loop(passages_of, task, plan, fetched)
                 groups = await self._encode(model, task.query, list(passages.values()))
             submitted = self._scheduler.submit(model, groups, task.deadline, plan.min_rank_window_size)
         scored = await self._scheduler.result(submitted)
         task.watch.record("queue", scored.queue_ms)
         task.watch.record("score", scored.score_ms)
-        best = ranking.best_passages(passages, scored.scores.tolist())
+        best = ranking.best_passages(passages, scored.scores.tolist(), plan.text.mean_of_top)
         original = [candidate.score for candidate in task.candidates]
         relevance = {rank: place.relevance_score for rank, place in best.items() if place.relevance_score is not None}
         ranked = Ranking(
@@ -153,18 +156,13 @@ class Pipeline:
     async def _encode(self, model: LoadedModel, query: str, passages: list[list[str]]) -> list[list[Pair]]:
         """Tokens of every passage, grouped as the passages are; off the event loop, in one batch."""
         flat = [passage for group in passages for passage in group]
-        loop = asyncio.get_running_loop()
-        pairs = iter(await loop.run_in_executor(self._tokenizers, model.scorer.encode, query, flat))
+        pairs = iter(await self._off_loop(model.scorer.encode, query, flat))
         return [[next(pairs) for _ in group] for group in passages]
+
+    async def _off_loop(self, work: Callable[..., T], *arguments: Any) -> T:
+        """Do what takes milliseconds in a thread, so that other calls go on."""
+        return await asyncio.get_running_loop().run_in_executor(self._tokenizers, work, *arguments)
 
     def _deadline(self, clock: Clock, plan: Plan | None) -> Deadline:
         budget_s = plan.budget_ms / 1e3 if plan else None
         return Deadline.earliest(clock.received_at, budget_s, clock.client_time_left_s).earlier_by(self._reserve_s)
-
-    def _search_timeout_s(self, clock: Clock, connector: Connector) -> float:
-        """What the engine may take: it may outlast the budget, but not the client's patience."""
-        patience_s = None if clock.client_time_left_s is None else clock.client_time_left_s - self._reserve_s
-        left = Deadline.earliest(clock.received_at, self._gate.search_timeout_s(connector), patience_s)
-        if left.expired:
-            raise DeadlinePassed("the client's deadline leaves no time to search")
-        return left.remaining_s()

@@ -71,5 +71,6 @@ def _meta(answer: Answer, ranking: Ranking, request_id: str) -> pb.Meta:
         scored=ranking.scored,
         fusion=ranking.fusion,
         timings=pb.Timings(**asdict(answer.timings)),
+        remembered=ranking.remembered,
         detail=ranking.detail,
     )

@@ -7,14 +7,14 @@ from typing import Any
 from google.protobuf.message import Message
 
 from sidecar import parsing, policy, replies
-from sidecar.calls import Answer, Clock, SearchCall
+from sidecar.calls import Answer, Clock
 from sidecar.errors import ReplyTooLarge
-from sidecar.gate import Gate
 from sidecar.interceptors import request_id
 from sidecar.loaded import Models
 from sidecar.logs import log
 from sidecar.metrics import Metrics
 from sidecar.pipeline import Pipeline
+from sidecar.retrieval import Retrieval
 from sidecar.settings import Settings
 from sidecar.types import Reason
 from sidecar.v1 import rerank_pb2 as pb
@@ -28,6 +28,12 @@ def _clock(context: Any) -> Clock:
     return Clock(time.monotonic(), context.time_remaining())
 
 
+def _user(context: Any) -> str | None:
+    """The end user's own `authorization`, as the call carries it; used only by connectors that forward it."""
+    found = dict(context.invocation_metadata() or ()).get("authorization")
+    return found if isinstance(found, str) else None
+
+
 class RerankService(pb_grpc.RerankServiceServicer):
     """Search, Rerank and SearchProgressive."""
 
@@ -38,7 +44,7 @@ class RerankService(pb_grpc.RerankServiceServicer):
 
     async def Search(self, request: pb.SearchRequest, context: Any) -> pb.SearchResponse:
         """See the contract."""
-        answer = await self._pipeline.search(parsing.search_call(request, _clock(context)))
+        answer = await self._pipeline.search(parsing.search_call(request, _clock(context), _user(context)))
         reply = replies.search_response(answer, request_id.get(), return_passages=request.options.return_passages)
         self._check_size(reply)
         self._report("Search", answer)
@@ -46,7 +52,7 @@ class RerankService(pb_grpc.RerankServiceServicer):
 
     async def Rerank(self, request: pb.RerankRequest, context: Any) -> pb.RerankResponse:
         """See the contract."""
-        answer = await self._pipeline.rerank(parsing.rerank_call(request, _clock(context)))
+        answer = await self._pipeline.rerank(parsing.rerank_call(request, _clock(context), _user(context)))
         reply = replies.rerank_response(answer, request_id.get(), return_passages=request.options.return_passages)
         self._check_size(reply)
         self._report("Rerank", answer)
@@ -57,7 +63,8 @@ class RerankService(pb_grpc.RerankServiceServicer):
     ) -> AsyncIterator[pb.SearchProgressiveResponse]:
         """See the contract."""
         passages = request.search.options.return_passages
-        retrieved = await self._pipeline.retrieve(parsing.search_call(request.search, _clock(context)))
+        call = parsing.search_call(request.search, _clock(context), _user(context))
+        retrieved = await self._pipeline.retrieve(call)
         original = replies.search_response(retrieved.original(), request_id.get(), return_passages=passages)
         self._check_size(original)
         yield pb.SearchProgressiveResponse(stage=pb.STAGE_ORIGINAL, search=original)
@@ -94,9 +101,9 @@ class RerankService(pb_grpc.RerankServiceServicer):
 class PolicyService(pb_grpc.PolicyServiceServicer):
     """List and Explain."""
 
-    def __init__(self, settings: Settings, gate: Gate, models: Models) -> None:
+    def __init__(self, settings: Settings, retrieval: Retrieval, models: Models) -> None:
         self._settings = settings
-        self._gate = gate
+        self._retrieval = retrieval
         self._models = models
 
     async def List(self, request: pb.ListRequest, context: Any) -> pb.ListResponse:  # noqa: ARG002
@@ -109,11 +116,7 @@ class PolicyService(pb_grpc.PolicyServiceServicer):
 
     async def Explain(self, request: pb.ExplainRequest, context: Any) -> pb.ExplainResponse:
         """See the contract."""
-        body = parsing.json_object(request.body or "{}", "body")
-        narrowing = parsing.narrowing(request.options)
-        params = dict(request.params)
-        call = SearchCall(request.connector, request.index, "", body, params, narrowing, _clock(context))
-        prepared = self._gate.prepare(call)
+        prepared = await self._retrieval.prepare(parsing.explained_call(request, _clock(context), _user(context)))
         plan, skip = prepared.plan, prepared.skip
         return pb.ExplainResponse(
             policy=self._policy(plan.policy) if plan else None,

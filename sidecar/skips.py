@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from sidecar.calls import SearchCall
 from sidecar.policy import Plan
 from sidecar.types import Candidate, Reason
-from sidecar.window import Page, skip_reason
+from sidecar.window import Page, sizes_itself, skip_reason
 
 Skip = tuple[Reason, str]
 
@@ -25,7 +25,9 @@ def by_policy(plan: Plan | None, why: str) -> Skip | None:
 
 
 def by_search(call: SearchCall, page: Page, plan: Plan) -> Skip | None:
-    """The body asks for something other than the most relevant hits."""
+    """The body asks for something other than the most relevant hits, or for as many of them as the engine likes."""
+    if sizes_itself(call.body, call.params):
+        return Reason.WINDOW_REFUSED, "a compound retriever without `size` gives as many hits as the engine decides"
     return _skip(skip_reason(call.body, call.params, page, plan.rank_window_size))
 
 

@@ -6,15 +6,17 @@ of the reordered window; what lies behind it follows in the engine's order. So p
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from connectors.hits import Json
 from sidecar.errors import InvalidRequest
+from sidecar.size_defaults import written_out
 from sidecar.types import Reason
 
 _DEFAULT_SIZE = 10
 _LARGEST = 2**31 - 1
+_SIMPLE_RETRIEVERS = frozenset({"standard", "knn"})
 _REFUSED_PARAMS = {
     "filter_path": "it would hide what the reply is built from",
     "format": "the engine has to answer in JSON",
@@ -47,13 +49,7 @@ def page_of(body: Json, params: Mapping[str, str]) -> Page:
     for name, why in _REFUSED_PARAMS.items():
         if name in params:
             raise InvalidRequest(f"params: {name!r} is not supported: {why}")
-    if "_none_" in (params.get("stored_fields"), *_listed(body.get("stored_fields"))):
-        raise InvalidRequest("`stored_fields: _none_` is not supported: it leaves the hits without their ids")
     return Page(_whole(body, params, "from", 0), _whole(body, params, "size", _DEFAULT_SIZE))
-
-
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
 
 
 def _whole(body: Json, params: Mapping[str, str], name: str, default: int) -> int:
@@ -68,6 +64,14 @@ def _whole(body: Json, params: Mapping[str, str], name: str, default: int) -> in
         where = "params" if name in params else "body"
         raise InvalidRequest(f"{where}: `{name}` is not a whole number of 0 to {_LARGEST}")
     return value
+
+
+def sizes_itself(body: Json, params: Mapping[str, str]) -> bool:
+    """Whether the page is as long as the engine decides: a compound retriever's own window, where no size is given."""
+    retriever = body.get("retriever")
+    if not isinstance(retriever, Mapping) or "size" in body or "size" in params:
+        return False
+    return not retriever.keys() <= _SIMPLE_RETRIEVERS
 
 
 def skip_reason(body: Json, params: Mapping[str, str], page: Page, rank_window_size: int) -> Reason | None:
@@ -124,8 +128,18 @@ def request(
     asked = {"from": page.start, "size": page.size}
     wanted = {"from": 0, "size": max(rank_window_size, page.start + page.size)}
     changes = tuple(f"{name}: {asked[name]} -> {value}" for name, value in wanted.items() if value != asked[name])
+    body, defaults = written_out(body, page.size) if wanted["size"] != page.size else (body, ())
     others = {name: value for name, value in params.items() if name not in wanted}
-    return EngineRequest(index, {**body, **wanted}, others, page, 0, rank_window_size, (*dropped, *changes))
+    return EngineRequest(index, {**body, **wanted}, others, page, 0, rank_window_size, (*dropped, *changes, *defaults))
+
+
+def stopping_after(request: EngineRequest, seconds: float) -> EngineRequest:
+    """The same request, which the engine is to end by itself after ``seconds``, unless the app has said when."""
+    if "timeout" in request.body or "timeout" in request.params:
+        return request
+    timeout = f"{max(1, int(seconds * 1e3))}ms"
+    change = f"timeout: none -> {timeout}, what is left of the search's time"
+    return replace(request, body={**request.body, "timeout": timeout}, changes=(*request.changes, change))
 
 
 def is_refused(response: Json) -> bool:

@@ -8,8 +8,13 @@ from rich.console import Console
 from rich.table import Table
 
 from sidecar.cli.terminal import ConfigurationFile, settings_of, stop
-from sidecar.policy import Plan, is_allowed, plan, resolve
+from sidecar.policy import Plan, is_allowed, must_ask, plan, resolve
 from sidecar.settings import Settings
+
+_ASKED = (
+    "This is by the name alone: a running sidecar asks the engine what an alias, pattern or data stream stands for, "
+    "and takes the policy of that (PolicyService.Explain tells it)."
+)
 
 
 def explain(
@@ -31,7 +36,10 @@ def explain(
 
 
 def explanation(settings: Settings, connector: str | None, index: str) -> dict[str, Any]:
-    """`allowed`, `policy`, `why`, `plan`, and `body`: the changes to a search's body (None where there are none)."""
+    """`allowed`, `policy`, `why`, `plan`, and `body`: the changes to a search's body (None where there are none).
+
+    ``asks_engine`` says that a running sidecar would ask what the name stands for, and may so choose another policy.
+    """
     found = resolve(settings, connector, index, None)
     chosen = plan(settings, found.policy_name) if found.policy_name is not None else None
     patterns = settings.connectors[connector].allow_indices if connector is not None else ("*",)
@@ -41,6 +49,7 @@ def explanation(settings: Settings, connector: str | None, index: str) -> dict[s
         "allowed": is_allowed(patterns, index),
         "policy": found.policy_name,
         "why": found.why,
+        "asks_engine": must_ask(settings, connector, index, None),
         "plan": _rows(chosen) if chosen else None,
         "body": _changes(chosen) if chosen and chosen.enabled else None,
     }
@@ -59,12 +68,17 @@ def _rows(chosen: Plan) -> dict[str, Any]:
         "enabled": chosen.enabled,
         "model": chosen.model,
         "fields": [field.name for field in chosen.text.fields],
+        "sources": list(chosen.text.sources),
         "passages": chosen.text.passages.model_dump() if chosen.text.passages else None,
+        "nested": chosen.text.nested.model_dump() if chosen.text.nested else None,
+        "mean_of_top": chosen.text.mean_of_top,
         "rank_window_size": chosen.rank_window_size,
         "min_rank_window_size": chosen.min_rank_window_size,
         "budget_ms": chosen.budget_ms,
         "min_score": chosen.min_score,
         "fusion": chosen.fusion.model_dump(),
+        "order_cache_s": chosen.order_cache_s,
+        "engine_timeout": chosen.engine_timeout,
         "limits": chosen.limits.model_dump(),
         "version": chosen.version,
     }
@@ -84,6 +98,8 @@ def _changes(chosen: Plan) -> dict[str, str]:
 def _print(answer: dict[str, Any]) -> None:
     console = Console(markup=False, highlight=False, emoji=False)
     console.print(answer["why"], soft_wrap=True)
+    if answer["asks_engine"]:
+        console.print(_ASKED, soft_wrap=True)
     if not answer["allowed"]:
         console.print(f"The connector's allow_indices refuse {answer['index']!r} (PERMISSION_DENIED).", soft_wrap=True)
     if answer["plan"] is None:

@@ -10,7 +10,8 @@ a degraded answer is data, not an error. An error status means that there is not
                       rejected the body (its own reason is in the message)
   NOT_FOUND           unknown connector, or the engine has no such index
   PERMISSION_DENIED   the connector does not allow this index, or the engine forbids it
-  UNAUTHENTICATED     the engine rejected the sidecar's credentials
+  UNAUTHENTICATED     the engine rejected the credentials; or the connector has `forward_authorization` and the call
+                      carries no metadata `authorization`
   UNAVAILABLE         the engine could not be reached or answered nonsense: try again later
   DEADLINE_EXCEEDED   the engine's search did not end in time
   FAILED_PRECONDITION the engine refused for a reason that is none of these; its own words are in the message
@@ -108,7 +109,8 @@ class _ReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTyp
     """The query alone fills the model's input, and a query is never truncated."""
     REASON_WINDOW_REFUSED: _Reason.ValueType  # 13
     """The engine refuses the search with the window's `from` and `size` (a retriever with a smaller window of its own, an
-    `index.max_result_window` below `rank_window_size`) and was asked again as the app asked.
+    `index.max_result_window` below `rank_window_size`) and was asked again as the app asked; or the search has a
+    compound retriever and no `size`.
     """
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
@@ -142,7 +144,8 @@ REASON_QUERY_TOO_LONG: Reason.ValueType  # 12
 """The query alone fills the model's input, and a query is never truncated."""
 REASON_WINDOW_REFUSED: Reason.ValueType  # 13
 """The engine refuses the search with the window's `from` and `size` (a retriever with a smaller window of its own, an
-`index.max_result_window` below `rank_window_size`) and was asked again as the app asked.
+`index.max_result_window` below `rank_window_size`) and was asked again as the app asked; or the search has a
+compound retriever and no `size`.
 """
 global___Reason = Reason
 
@@ -249,6 +252,7 @@ class SearchRequest(google.protobuf.message.Message):
     BODY_FIELD_NUMBER: builtins.int
     PARAMS_FIELD_NUMBER: builtins.int
     OPTIONS_FIELD_NUMBER: builtins.int
+    TEMPLATE_FIELD_NUMBER: builtins.int
     connector: builtins.str
     """Connector to search with, a key of `connectors`. Default: the only one, when there is only one."""
     index: builtins.str
@@ -257,7 +261,12 @@ class SearchRequest(google.protobuf.message.Message):
     """What the user asked, as plain text; this is what the model reads. Required, not blank, at most `limits.query_chars`."""
     body: builtins.str
     """The app's own search body, a JSON object of at most 8 MiB. Default: `{}`, the engine's match_all.
-    Passed on untouched but for `from` and `size`, which are widened to the window (see PolicyService.Explain).
+    Passed on untouched but for `from` and `size`, which are widened to the window, and for `timeout` where the policy
+    has `engine_timeout` (see PolicyService.Explain).
+    """
+    template: builtins.str
+    """A search template instead of `body`: a JSON object with `id` or `source`, and `params`. The engine makes the body of
+    it, which is then searched as `body` would be. Default: none.
     """
     @property
     def params(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
@@ -276,9 +285,10 @@ class SearchRequest(google.protobuf.message.Message):
         body: builtins.str = ...,
         params: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
         options: global___Options | None = ...,
+        template: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["options", b"options"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["body", b"body", "connector", b"connector", "index", b"index", "options", b"options", "params", b"params", "query", b"query"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["body", b"body", "connector", b"connector", "index", b"index", "options", b"options", "params", b"params", "query", b"query", "template", b"template"]) -> None: ...
 
 global___SearchRequest = SearchRequest
 
@@ -294,9 +304,7 @@ class SearchResponse(google.protobuf.message.Message):
     REASON_FIELD_NUMBER: builtins.int
     META_FIELD_NUMBER: builtins.int
     response: builtins.str
-    """The engine's own response as JSON, with the hits of the asked page in their new order. Nothing else is changed, but
-    a number may be written in another way (1.0E10 as 10000000000.0).
-    """
+    """The engine's own response, with the hits of the asked page in their new order; every other character is the engine's."""
     outcome: global___Outcome.ValueType
     """What became of the reranking."""
     reason: global___Reason.ValueType
@@ -556,6 +564,7 @@ class Meta(google.protobuf.message.Message):
     FUSION_FIELD_NUMBER: builtins.int
     TIMINGS_FIELD_NUMBER: builtins.int
     DETAIL_FIELD_NUMBER: builtins.int
+    REMEMBERED_FIELD_NUMBER: builtins.int
     request_id: builtins.str
     """Identifies this call in the sidecar's logs; also sent as trailing metadata `x-request-id`, with errors too."""
     policy: builtins.str
@@ -574,6 +583,10 @@ class Meta(google.protobuf.message.Message):
     """How the scores made the order: `replace`, `linear` or `rrf`; empty when nothing was reordered."""
     detail: builtins.str
     """One sentence for people on why the outcome is not RERANKED; empty otherwise."""
+    remembered: builtins.bool
+    """Whether this is the order of an earlier call, kept by the policy's `order_cache_s`: its outcome and reason are that
+    call's.
+    """
     @property
     def timings(self) -> global___Timings:
         """Where the time went."""
@@ -591,9 +604,10 @@ class Meta(google.protobuf.message.Message):
         fusion: builtins.str = ...,
         timings: global___Timings | None = ...,
         detail: builtins.str = ...,
+        remembered: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["timings", b"timings"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["candidates", b"candidates", "detail", b"detail", "fusion", b"fusion", "model", b"model", "model_version", b"model_version", "policy", b"policy", "policy_version", b"policy_version", "request_id", b"request_id", "scored", b"scored", "timings", b"timings"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["candidates", b"candidates", "detail", b"detail", "fusion", b"fusion", "model", b"model", "model_version", b"model_version", "policy", b"policy", "policy_version", b"policy_version", "remembered", b"remembered", "request_id", b"request_id", "scored", b"scored", "timings", b"timings"]) -> None: ...
 
 global___Meta = Meta
 
@@ -748,12 +762,15 @@ class ExplainRequest(google.protobuf.message.Message):
     BODY_FIELD_NUMBER: builtins.int
     OPTIONS_FIELD_NUMBER: builtins.int
     PARAMS_FIELD_NUMBER: builtins.int
+    TEMPLATE_FIELD_NUMBER: builtins.int
     connector: builtins.str
     """Connector name. Default: the only one."""
     index: builtins.str
     """Index expression. Required."""
     body: builtins.str
     """The app's search body, a JSON object. Default: `{}`."""
+    template: builtins.str
+    """A search template instead of `body`. Default: none."""
     @property
     def options(self) -> global___Options:
         """What the call would ask of its policy."""
@@ -770,9 +787,10 @@ class ExplainRequest(google.protobuf.message.Message):
         body: builtins.str = ...,
         options: global___Options | None = ...,
         params: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
+        template: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["options", b"options"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["body", b"body", "connector", b"connector", "index", b"index", "options", b"options", "params", b"params"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["body", b"body", "connector", b"connector", "index", b"index", "options", b"options", "params", b"params", "template", b"template"]) -> None: ...
 
 global___ExplainRequest = ExplainRequest
 

@@ -224,7 +224,8 @@ class PolicyServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Explain(self, request, context):
-        """The policy, the plan and the rewritten body that a Search with these arguments would use. Runs nothing.
+        """The policy, the plan and the rewritten body that a Search with these arguments would use. Searches nothing;
+        the engine may be asked what an index expression stands for, and to make a body of a template.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

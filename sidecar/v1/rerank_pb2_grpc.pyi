@@ -10,7 +10,8 @@ a degraded answer is data, not an error. An error status means that there is not
                       rejected the body (its own reason is in the message)
   NOT_FOUND           unknown connector, or the engine has no such index
   PERMISSION_DENIED   the connector does not allow this index, or the engine forbids it
-  UNAUTHENTICATED     the engine rejected the sidecar's credentials
+  UNAUTHENTICATED     the engine rejected the credentials; or the connector has `forward_authorization` and the call
+                      carries no metadata `authorization`
   UNAVAILABLE         the engine could not be reached or answered nonsense: try again later
   DEADLINE_EXCEEDED   the engine's search did not end in time
   FAILED_PRECONDITION the engine refused for a reason that is none of these; its own words are in the message
@@ -128,7 +129,9 @@ class PolicyServiceStub:
         sidecar.v1.rerank_pb2.ExplainRequest,
         sidecar.v1.rerank_pb2.ExplainResponse,
     ]
-    """The policy, the plan and the rewritten body that a Search with these arguments would use. Runs nothing."""
+    """The policy, the plan and the rewritten body that a Search with these arguments would use. Searches nothing;
+    the engine may be asked what an index expression stands for, and to make a body of a template.
+    """
 
 class PolicyServiceAsyncStub:
     """Tells which policy an index gets, and why."""
@@ -143,7 +146,9 @@ class PolicyServiceAsyncStub:
         sidecar.v1.rerank_pb2.ExplainRequest,
         sidecar.v1.rerank_pb2.ExplainResponse,
     ]
-    """The policy, the plan and the rewritten body that a Search with these arguments would use. Runs nothing."""
+    """The policy, the plan and the rewritten body that a Search with these arguments would use. Searches nothing;
+    the engine may be asked what an index expression stands for, and to make a body of a template.
+    """
 
 class PolicyServiceServicer(metaclass=abc.ABCMeta):
     """Tells which policy an index gets, and why."""
@@ -162,6 +167,8 @@ class PolicyServiceServicer(metaclass=abc.ABCMeta):
         request: sidecar.v1.rerank_pb2.ExplainRequest,
         context: _ServicerContext,
     ) -> typing.Union[sidecar.v1.rerank_pb2.ExplainResponse, collections.abc.Awaitable[sidecar.v1.rerank_pb2.ExplainResponse]]:
-        """The policy, the plan and the rewritten body that a Search with these arguments would use. Runs nothing."""
+        """The policy, the plan and the rewritten body that a Search with these arguments would use. Searches nothing;
+        the engine may be asked what an index expression stands for, and to make a body of a template.
+        """
 
 def add_PolicyServiceServicer_to_server(servicer: PolicyServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -54,9 +54,12 @@ def test_init_into_a_folder_that_is_not_there(tmp_path: Path) -> None:
 
 def test_the_options_commented_out_in_the_starter_are_valid_too(starter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ENGINE_PASSWORD", "secret")
-    (starter.parent / "engine-ca.pem").touch()
-    text = re.sub(r"^( +)# (?!api_key)", r"\1", starter.read_text(), flags=re.MULTILINE)
-    starter.write_text(text)
+    monkeypatch.setenv("CLIENT_KEY_PASSWORD", "secret")
+    for file in ("engine-ca.pem", "client.pem", "client-key.pem"):
+        (starter.parent / file).touch()
+    instead = "api_key|bearer_token|cloud_id|aws|certificate_fingerprints|nested"  # of the ones beside them
+    text = re.sub(rf"^( +)# (?!{instead})", r"\1", starter.read_text(), flags=re.MULTILINE)
+    starter.write_text(text.replace("http://", "https://"))
     policy = load(starter).policies["articles"]
     assert policy.limits.query_chars == 4096
     assert policy.text.passages is not None
@@ -99,7 +102,7 @@ def test_explain_shows_the_policy_why_and_the_changes(starter: Path) -> None:
 def test_explain_as_json(starter: Path) -> None:
     result = runner.invoke(app, ["explain", str(starter), "--index", "books", "--connector", "main", "--json"])
     answer = json.loads(result.stdout)
-    assert (answer["policy"], answer["allowed"]) == ("everything_else", True)
+    assert (answer["policy"], answer["allowed"], answer["asks_engine"]) == ("everything_else", True, True)
     assert answer["plan"]["rank_window_size"] == 100
     assert answer["body"]["size"] == "max(100, from + size)"
 
@@ -113,6 +116,9 @@ def test_explain_an_index_that_is_not_reranked_or_not_allowed(starter: Path) -> 
     assert result.exit_code == 0
     assert result.stdout == (
         "no policy matches index 'books' on connector 'main', and there is no default_policy\n"
+        "This is by the name alone: a running sidecar asks the engine what an alias, pattern or data stream stands "
+        "for, "
+        "and takes the policy of that (PolicyService.Explain tells it).\n"
         "The connector's allow_indices refuse 'books' (PERMISSION_DENIED).\n"
         "The engine's order is returned (SKIPPED, NO_POLICY).\n"
     )

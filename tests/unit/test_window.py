@@ -6,7 +6,7 @@ import pytest
 
 from sidecar.errors import InvalidRequest
 from sidecar.types import Reason
-from sidecar.window import Page, is_refused, page_of, request, skip_reason
+from sidecar.window import Page, is_refused, page_of, request, sizes_itself, skip_reason
 
 
 def test_the_body_is_passed_on_untouched_but_for_from_and_size() -> None:
@@ -90,3 +90,21 @@ def test_shards_that_refuse_the_window_are_noticed_and_other_failures_are_the_en
     assert not is_refused({"_shards": {"failed": 1, "failures": [{"reason": {"type": "query_shard_exception"}}]}})
     assert not is_refused({"_shards": {"failed": 0}})
     assert not is_refused({})
+
+
+@pytest.mark.parametrize(
+    ("body", "params", "expected"),
+    [
+        ({"retriever": {"rrf": {"rank_window_size": 50}}}, {}, True),
+        ({"retriever": {"rrf": {}}, "size": 5}, {}, False),
+        ({"retriever": {"rrf": {}}}, {"size": "5"}, False),
+        ({"retriever": {"standard": {}}}, {}, False),
+        ({"retriever": {"knn": {"k": 3}}}, {}, False),
+        ({"retriever": "ill-formed"}, {}, False),
+        ({"query": {"match": {"retriever": "rrf"}}}, {}, False),
+    ],
+)
+def test_a_compound_retriever_without_a_size_decides_itself(
+    body: dict[str, Any], params: dict[str, str], expected: bool
+) -> None:
+    assert sizes_itself(body, params) is expected

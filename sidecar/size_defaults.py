@@ -1,0 +1,45 @@
+"""What of a search depends on its `size` unless it says otherwise, said before the size is widened. Pure.
+
+Elasticsearch lets `k` of a kNN search and `rank_window_size` of a compound retriever default to `size`: a wider size
+would find other documents and count another total. With these defaults written out, the window changes neither; where
+the engine then refuses the window, the search is passed on as the app asked it.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from connectors.hits import Json
+
+_COMPOUND = frozenset({"diversify", "linear", "pinned", "rrf", "rule", "text_similarity_reranker"})
+_VECTORS = frozenset({"query_vector", "query_vector_builder"})
+_SEARCHED = ("knn", "query", "retriever")
+
+
+def written_out(body: Json, size: int) -> tuple[Json, tuple[str, ...]]:
+    """The body with those defaults for ``size`` hits, and what was added, a line each; the same body if nothing was.
+
+    >>> written_out({"knn": {"field": "v", "query_vector": [1.0]}}, 10)
+    ({'knn': {'field': 'v', 'query_vector': [1.0], 'k': 10}}, ('knn.k: none -> 10, its default',))
+    """
+    changes: list[str] = []
+    searched = {name: _walk(body[name], name, name, size, changes) for name in _SEARCHED if name in body}
+    return ({**body, **searched} if changes else body), tuple(dict.fromkeys(changes))
+
+
+def _walk(value: Any, name: str, part: str, size: int, changes: list[str]) -> Any:
+    """A copy of ``value``, which stands under ``name`` somewhere in that part of the body."""
+    if isinstance(value, list):
+        return [_walk(one, name, part, size, changes) for one in value]
+    if not isinstance(value, dict):
+        return value
+    added = dict(_missing(value, name, part, size))
+    changes += [f"{name}.{key}: none -> {default}, its default" for key, default in added.items()]
+    return {key: _walk(one, key, part, size, changes) for key, one in value.items()} | added
+
+
+def _missing(value: Json, name: str, part: str, size: int) -> Iterator[tuple[str, int]]:
+    if name == "knn" and "field" in value and "k" not in value and not _VECTORS.isdisjoint(value):
+        candidates = value.get("num_candidates")
+        yield "k", min(size, candidates) if isinstance(candidates, int) and candidates > 0 else size
+    if part == "retriever" and name in _COMPOUND and "rank_window_size" not in value:
+        yield "rank_window_size", size
