@@ -6,13 +6,16 @@ BIN := .venv/bin
 GRPC_TOOLS := grpcio-tools==1.74.0 mypy-protobuf==3.6.0
 PROTO := proto/sidecar/v1/rerank.proto
 
-.PHONY: demo test lint format proto bench lock clean
+.PHONY: demo test engines lint format proto bench lock clean
 
 demo: .venv/ready  ## both orders of real queries side by side; QUERY="..." asks your own
 	@$(BIN)/python -m sidecar.demo $(if $(QUERY),--query "$(QUERY)")
 
-test: .venv/ready
-	$(BIN)/python -m pytest
+test: .venv/ready  ## all but the tests that need a search engine; with ENGINES, ES_URL or OS_URL set, those too
+	$(BIN)/python -m pytest $(if $(ENGINES)$(ES_URL)$(OS_URL),,--ignore=tests/engines)
+
+engines: .venv/ready  ## the tests that need a search engine, on real nodes: docs/engines.md
+	$(BIN)/python -m pytest tests/engines
 
 lint: .venv/ready .venv-proto/ready
 	$(BIN)/ruff check .

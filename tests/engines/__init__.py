@@ -1,0 +1,1 @@
+"""Real OpenSearch and Elasticsearch: how nodes of them are started, and the tests that need them."""
