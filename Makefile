@@ -6,7 +6,7 @@ BIN := .venv/bin
 GRPC_TOOLS := grpcio-tools==1.74.0 mypy-protobuf==3.6.0
 PROTO := proto/sidecar/v1/rerank.proto
 
-.PHONY: demo test engines lint format proto bench lock clean
+.PHONY: demo test engines lint format proto bench overhead lock clean
 
 demo: .venv/ready  ## both orders of real queries side by side; QUERY="..." asks your own
 	@$(BIN)/python -m sidecar.demo $(if $(QUERY),--query "$(QUERY)")
@@ -34,6 +34,9 @@ proto: .venv-proto/ready  ## generate sidecar/v1 from the contract
 
 bench: .venv/ready
 	$(BIN)/python -m tests.bench.throughput
+
+overhead: .venv/ready  ## what the sidecar adds to a search that it leaves alone, on a real node
+	$(BIN)/python -m tests.bench.overhead
 
 lock: .venv/ready  ## pin what is installed now
 	$(BIN)/python -m pip freeze --exclude-editable > requirements.lock

@@ -19,6 +19,9 @@ a degraded answer is data, not an error. An error status means that there is not
                       (a request over it has no request id: it is refused before it is read)
   INTERNAL            a fault of the sidecar; the message holds the request id of the log line and nothing else
 
+Errors carry google.rpc.ErrorInfo (reason, domain, metadata) and, where trying again may help, google.rpc.RetryInfo.
+A connector with `forward_authorization` asks the engine with the call's metadata `authorization`.
+
 Ranks are 0-based. Times are milliseconds. JSON travels as text, since google.protobuf.Struct would turn
 64-bit integers into doubles.
 """
