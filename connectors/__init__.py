@@ -17,6 +17,7 @@ Example:
 
 from connectors.base import Connector, EngineInfo, Member
 from connectors.errors import (
+    AnswerTooLarge,
     ConnectorError,
     EngineRefused,
     EngineTimeout,
@@ -31,6 +32,7 @@ from connectors.errors import (
 from connectors.hits import DocumentRef, Hit, Hits, Json
 
 __all__ = [
+    "AnswerTooLarge",
     "Connector",
     "ConnectorError",
     "DocumentRef",

@@ -47,6 +47,8 @@ class AnswerText:
         start, end = self._list
         if not start:
             raise ValueError("the answer has no `hits.hits` list")
+        if list(places) == list(range(len(self.hits))):
+            return self.text
         rows = ",".join(self.text[first:last] for first, last in (self.hits[place] for place in places))
         return f"{self.text[:start]}{rows}{self.text[end:]}"
 

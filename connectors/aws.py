@@ -4,13 +4,18 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
+from connectors.bad_option import BadOption
 from connectors.options import Aws
 
 MISSING = "`aws` needs the library botocore: install `rerank-sidecar[aws]`"
 
 
 class NoCredentials(Exception):
-    """The standard chain holds no AWS credentials, or those there are could not be refreshed."""
+    """The standard chain holds no AWS credentials, or whoever hands them out said no."""
+
+
+class Unreachable(NoCredentials):
+    """Whoever hands out the credentials did not answer, failed, or is asked too often: later there may be some."""
 
 
 class Signer:
@@ -20,16 +25,16 @@ class Signer:
         """``session`` is a botocore session of your own.
 
         Raises:
-            ValueError: botocore is not installed.
+            BadOption: botocore is not installed.
         """
         try:
             import botocore.session
         except ImportError as error:
-            raise ValueError(MISSING) from error
+            raise BadOption("aws", MISSING) from error
         self._aws = aws
         self._session = session or botocore.session.Session()
         self._credentials: Any = None
-        self._looking_up = asyncio.Lock()
+        self._looking_up: asyncio.Task[Any] | None = None
 
     async def sign(self, method: str, url: str, body: bytes | None, headers: Mapping[str, str]) -> dict[str, str]:
         """The headers to send: those given, and the signature over method, URL, body and them.
@@ -49,17 +54,45 @@ class Signer:
         return dict(request.headers.items())
 
     async def _current(self) -> Any:
-        """Credentials that do not change while they are used; looking them up may ask the network, so in a thread."""
-        from botocore.exceptions import BotoCoreError
+        """Credentials that do not change while they are used.
 
-        async with self._looking_up:
-            try:
-                if self._credentials is None:
-                    self._credentials = await asyncio.to_thread(self._session.get_credentials)
-                if self._credentials is None:
-                    raise NoCredentials("no AWS credentials were found")
-                if getattr(self._credentials, "refresh_needed", bool)():
-                    return await asyncio.to_thread(self._credentials.get_frozen_credentials)
-                return self._credentials.get_frozen_credentials()
-            except BotoCoreError as error:
-                raise NoCredentials(f"the AWS credentials cannot be had ({type(error).__name__})") from error
+        Looking them up and refreshing them may ask the network: in one thread for all calls that wait for it, which
+        goes on when a call runs out of time.
+        """
+        if self._credentials is not None and not hasattr(self._credentials, "refresh_needed"):
+            return self._credentials.get_frozen_credentials()
+        if self._looking_up is None or self._looking_up.done():
+            self._looking_up = asyncio.create_task(asyncio.to_thread(self._look_up))
+            self._looking_up.add_done_callback(_seen)
+        return await asyncio.shield(self._looking_up)
+
+    def _look_up(self) -> Any:
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            if self._credentials is None:
+                self._credentials = self._session.get_credentials()
+            if self._credentials is None:
+                raise NoCredentials("no AWS credentials were found")
+            return self._credentials.get_frozen_credentials()
+        except (BotoCoreError, ClientError) as error:
+            raise _meaning_of(error) from error
+
+
+def _meaning_of(error: Exception) -> NoCredentials:
+    """What a failure of botocore means; its own words hold names of roles and accounts, and are left out."""
+    from botocore.exceptions import ConnectionError as NotConnected
+    from botocore.exceptions import HTTPClientError
+
+    response = getattr(error, "response", None) or {}
+    code = str(response.get("Error", {}).get("Code", ""))
+    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    away = isinstance(error, (NotConnected, HTTPClientError)) or status == 429 or status >= 500 or "Throttl" in code
+    kind = Unreachable if away else NoCredentials
+    return kind(f"the AWS credentials cannot be had ({' '.join(filter(None, (type(error).__name__, code)))})")
+
+
+def _seen(task: "asyncio.Task[Any]") -> None:
+    """Every call that waited may have run out of time; a failure is then nobody's, and not worth a warning."""
+    if not task.cancelled():
+        task.exception()

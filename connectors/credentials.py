@@ -4,6 +4,8 @@ import hashlib
 import re
 from base64 import b64encode
 
+from connectors.bad_option import BadOption
+
 LONGEST_AUTHORIZATION = 16 * 1024
 """Bytes of a forwarded header at most."""
 
@@ -11,7 +13,7 @@ LONGEST_AUTHORIZATION = 16 * 1024
 def basic(user: str, password: str) -> str:
     """User name and password in UTF-8, as both engines read it (their clients know ASCII or Latin-1 only)."""
     if ":" in user:
-        raise ValueError("the user name of `basic_auth` holds a colon, which HTTP does not allow")
+        raise BadOption("basic_auth", "the user name of `basic_auth` holds a colon, which HTTP does not allow")
     return f"Basic {b64encode(f'{user}:{password}'.encode()).decode()}"
 
 
@@ -27,7 +29,7 @@ def bearer(token: str) -> str:
 
 def _word(name: str, value: str) -> str:
     if not re.fullmatch(r"[!-~]+", value):
-        raise ValueError(f"`{name}` is empty or holds a space, a line break or a letter that is not ASCII")
+        raise BadOption(name, f"`{name}` is empty or holds a space, a line break or a letter that is not ASCII")
     return value
 
 

@@ -10,12 +10,13 @@ from elastic_transport import AiohttpHttpNode, ConnectionTimeout, Serializer, Tr
 from elasticsearch import ApiError, AsyncElasticsearch, UnsupportedProductError
 
 from connectors.attempts import Call
+from connectors.bad_option import BadOption
 from connectors.errors import EngineRefused, MalformedAnswer
 from connectors.http import Answer, HttpConnector, Request, json_of
 from connectors.options import HttpOptions
 from connectors.products import WRONG_PRODUCT
-from connectors.sessions import open_session
-from connectors.silence import no_answer, too_late
+from connectors.sessions import TooLarge, open_session
+from connectors.silence import no_answer, too_large, too_late
 
 log = logging.getLogger(__name__)
 
@@ -38,14 +39,13 @@ class ElasticsearchConnector(HttpConnector):
     def __init__(self, name: str, options: HttpOptions) -> None:
         super().__init__(name, options)
         if options.aws is not None:
-            raise ValueError("`aws` is about OpenSearch; no Elasticsearch reads such signatures")
+            raise BadOption("aws", "`aws` is about OpenSearch; no Elasticsearch reads such signatures")
         context = options.tls.context() if options.tls else None
         secured: dict[str, Any] = {"ssl_context": context} if context else {}
         self._client = AsyncElasticsearch(
             [node.url for node in options.nodes],
             node_class=_node_class(options, context),
             serializers={media_type: _AsBytes() for media_type in MEDIA_TYPES},
-            http_compress=options.compress,
             max_retries=0,
             retry_on_timeout=False,
             **secured,
@@ -66,6 +66,8 @@ class ElasticsearchConnector(HttpConnector):
             raise too_late(call, error, timeout_s, self._options) from error
         except elastic_transport.ConnectionError as error:
             raise no_answer(call, error) from error
+        except TooLarge as error:
+            raise too_large(call, self._options) from error
         except (TransportError, ValueError, RecursionError) as error:
             raise MalformedAnswer(call.sentence("the client could not read the engine's answer")) from error
         return _answer(response)

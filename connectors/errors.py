@@ -4,7 +4,8 @@
     ├── NoAnswer                 the engine said nothing we could use
     │   ├── EngineUnavailable    refused, reset, 502/503/504, overloaded (429): trying again later may help
     │   ├── EngineTimeout        no complete answer within ``timeout_s``
-    │   └── MalformedAnswer      an answer that is not what the API promises (not JSON, no ``hits``)
+    │   ├── MalformedAnswer      an answer that is not what the API promises (not JSON, no ``hits``)
+    │   └── AnswerTooLarge       more than ``max_answer_mib``, left unread
     └── EngineRefused            an answer that says no (a closed index, another product); has the engine's own reason
         ├── IndexNotFound        404, no such index or alias
         ├── InvalidQuery         400, the engine could not parse or run the body
@@ -12,8 +13,7 @@
         └── NotPermitted         403
 
 Every error's message names the connector, what was tried, and the cause, never the query or a document's text, so
-it is fit for a log. What the engine says of a query it refuses may quote that query: it is in ``reason``, for the one
-who asked.
+it is fit for a log. The engine's own sentence may quote the query: it is in ``reason``, for the one who asked.
 """
 
 
@@ -22,14 +22,15 @@ class ConnectorError(Exception):
 
     ``connector`` and ``engine`` say whose it is, where a call was observed; ``error_type`` is the engine's own name of
     the error (such as ``parsing_exception``), ``status`` the HTTP status, ``index`` the index that the engine blames,
-    and ``position`` line and column, counted from 1, in the body as it was sent: on one line, without blanks. What is
-    not known is empty, 0 or None.
+    ``position`` line and column, counted from 1, in the body as it was sent: on one line, without blanks, and
+    ``reason`` the engine's own sentence. What is not known is empty, 0 or None.
     """
 
     connector: str = ""
     engine: str = ""
     error_type: str = ""
     status: int = 0
+    reason: str = ""
     index: str = ""
     position: tuple[int, int] | None = None
 
@@ -53,12 +54,14 @@ class EngineUnavailable(NoAnswer):
         status: int = 0,
         transient: bool = True,
         error_type: str = "",
+        reason: str = "",
         retry_after_s: float | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.transient = transient
         self.error_type = error_type
+        self.reason = reason
         self.retry_after_s = retry_after_s
 
 
@@ -70,11 +73,12 @@ class MalformedAnswer(NoAnswer):
     """The engine answered something that its API does not promise."""
 
 
-class EngineRefused(ConnectorError):
-    """The engine understood the call and said no.
+class AnswerTooLarge(NoAnswer):
+    """The engine's answer is larger than the connector reads; the same call would be answered the same."""
 
-    ``reason`` is the engine's own sentence.
-    """
+
+class EngineRefused(ConnectorError):
+    """The engine understood the call and said no."""
 
     def __init__(
         self,

@@ -1,6 +1,5 @@
 """An engine's answer, kept whole: typed views beside the untouched JSON."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -66,13 +65,8 @@ class Hits:
             raise MalformedAnswer("the engine's answer has no `hits.hits` list")
         return cls(raw, tuple(hit_of(row, place) for place, row in enumerate(rows["hits"])), answer)
 
-    @classmethod
-    def of(cls, raw: Json) -> "Hits":
-        """The same from JSON that is read already; raises as :meth:`read`."""
-        return cls.read(json.dumps(raw))
-
     def with_page(self, places: Sequence[int]) -> str:
-        """The response as JSON with the hits at these places, in this order; every other character is the engine's."""
+        """The response as JSON with the hits at these places, in this order; no character of them is changed."""
         return self._answer.with_hits(places)
 
 

@@ -1,6 +1,8 @@
 """What the connectors over HTTP share: one search, one ``_mget``, one time limit, one reading of failures."""
 
+import asyncio
 import copy
+import gzip
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,6 +21,7 @@ from connectors.wire import (
     LONGEST_NAME,
     MGET,
     RENDER,
+    can_be_fetched,
     decode,
     encode,
     mget_body,
@@ -33,24 +36,33 @@ from connectors.wire import (
 
 JSON = "application/json"
 JSON_TYPES = frozenset({JSON, "application/vnd.elasticsearch+json"})
+_LARGE_BYTES = 64 * 2**10
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One HTTP request: method, path with query string, body, and who is asking."""
+    """One HTTP request: method, path with query string, body, and who is asking.
+
+    ``compressed`` says that the body is gzip, and that the answer may be.
+    """
 
     method: str
     target: str
     body: bytes | None = None
     authorization: str | None = field(default=None, repr=False)
+    compressed: bool = False
 
     @property
     def headers(self) -> dict[str, str]:
         """What the client is to send beside its own headers."""
-        named = {"accept": JSON, "content-type": JSON if self.body is not None else None}
-        return {
-            name: value for name, value in {**named, "authorization": self.authorization}.items() if value is not None
+        named = {
+            "accept": JSON,
+            "accept-encoding": "gzip" if self.compressed else None,
+            "content-type": JSON if self.body is not None else None,
+            "content-encoding": "gzip" if self.compressed and self.body is not None else None,
+            "authorization": self.authorization,
         }
+        return {name: value for name, value in named.items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +154,11 @@ class HttpConnector(ABC):
     async def fetch(
         self, refs: Sequence[DocumentRef], fields: Sequence[str], *, timeout_s: float
     ) -> dict[DocumentRef, Json]:
-        """See :meth:`connectors.base.Connector.fetch`; no refs or no fields need no call and find nothing."""
-        wanted = list(dict.fromkeys(refs))
+        """See :meth:`connectors.base.Connector.fetch`; no refs or no fields need no call and find nothing.
+
+        References that no ``_mget`` takes, see :func:`connectors.wire.can_be_fetched`, are not found either.
+        """
+        wanted = list(filter(can_be_fetched, dict.fromkeys(refs)))
         if not wanted or not fields:
             return {}
         call = Call(self.name, f"fetch of {len(wanted)} documents")
@@ -186,9 +201,18 @@ class HttpConnector(ABC):
         async def once(left_s: float) -> bytes:
             if self._state.closed:
                 raise EngineUnavailable(call.sentence("the connector is closed"), transient=False)
-            return json_of(call, await self._send(call, authorized, left_s))
+            ready = await compressed(authorized) if self._options.compress else authorized
+            return json_of(call, await self._send(call, ready, left_s))
 
         return await attempt(call, once, timeout_s=timeout_s, max_attempts=self._options.max_attempts)
+
+
+async def compressed(request: Request) -> Request:
+    """The same with a body in gzip; a large one is compressed in a thread, for it would hold up every other call."""
+    body = request.body
+    if body is not None:
+        body = await asyncio.to_thread(gzip.compress, body) if len(body) > _LARGE_BYTES else gzip.compress(body)
+    return replace(request, body=body, compressed=True)
 
 
 def json_of(call: Call, answer: Answer) -> bytes:

@@ -1,7 +1,6 @@
 """OpenSearch 2 and 3 through its official client."""
 
 import asyncio
-import gzip
 import json
 import logging
 import ssl
@@ -14,13 +13,14 @@ from opensearchpy.exceptions import SerializationError
 from opensearchpy.serializer import Serializer
 
 from connectors.attempts import Call
-from connectors.aws import NoCredentials, Signer
-from connectors.errors import MalformedAnswer, NotAuthenticated
+from connectors.aws import NoCredentials, Signer, Unreachable
+from connectors.bad_option import BadOption
+from connectors.errors import EngineUnavailable, MalformedAnswer, NotAuthenticated
 from connectors.hosts import Host
 from connectors.http import JSON, Answer, HttpConnector, Request
 from connectors.options import HttpOptions
-from connectors.sessions import open_session
-from connectors.silence import no_answer, too_late
+from connectors.sessions import Response, TooLarge, open_session
+from connectors.silence import no_answer, too_large, too_late
 
 log = logging.getLogger(__name__)
 
@@ -43,12 +43,13 @@ class OpenSearchConnector(HttpConnector):
     def __init__(self, name: str, options: HttpOptions) -> None:
         super().__init__(name, options)
         if options.api_key is not None:
-            raise ValueError("`api_key` is about Elasticsearch; give OpenSearch `basic_auth` or `bearer_token`")
+            raise BadOption(
+                "api_key", "`api_key` is about Elasticsearch; give OpenSearch `basic_auth` or `bearer_token`"
+            )
         self._client = AsyncOpenSearch(
             [_host(node) for node in options.nodes],
             connection_class=_connection_class(options),
             serializer=_AsBytes(),
-            http_compress=options.compress and options.aws is None,
             max_retries=0,
             retry_on_timeout=False,
         )
@@ -65,6 +66,10 @@ class OpenSearchConnector(HttpConnector):
             raise no_answer(call, error) from error
         except TransportError as error:
             return self._refusal(request, int(error.status_code), error.info)
+        except TooLarge as error:
+            raise too_large(call, self._options) from error
+        except Unreachable as error:  # botocore has tried it several times
+            raise EngineUnavailable(call.sentence(str(error)), transient=False, error_type="no_credentials") from error
         except NoCredentials as error:
             raise NotAuthenticated(call.sentence(str(error)), error_type="no_credentials") from error
         except SerializationError as error:
@@ -95,7 +100,7 @@ class _Body(bytes):
     retry_after: str
 
 
-class _Response(aiohttp.ClientResponse):
+class _Response(Response):
     """An answer whose body stays as it came."""
 
     async def text(self, *_: Any, **__: Any) -> Any:
@@ -120,7 +125,8 @@ class _Connection(AIOHttpConnection):
     """The client's connection, which reports by exceptions alone and leaves an error's body unread.
 
     By itself it logs each failure with a traceback and the URL, raises ``Warning`` headers as Python warnings on every
-    call, fails on an error body that is JSON but no object, and goes on asking a node that takes no connections.
+    call, fails on an error body that is JSON but no object, goes on asking a node that takes no connections,
+    and leaves one alone whose answer was too large.
     """
 
     def _raise_error(self, status_code: int, raw_data: str | bytes, *_: Any, **__: Any) -> None:
@@ -140,6 +146,10 @@ class _Connection(AIOHttpConnection):
             if isinstance(error.info, aiohttp.ConnectionTimeoutError):
                 raise _NotConnected("N/A", str(error.info), error.info) from error
             raise
+        except opensearchpy.ConnectionError as error:
+            if isinstance(error.info, TooLarge):
+                raise error.info from None
+            raise
 
 
 def _connection_class(options: HttpOptions) -> type[_Connection]:
@@ -154,11 +164,11 @@ def _connection_class(options: HttpOptions) -> type[_Connection]:
             self.loop = asyncio.get_running_loop()
             self.session = open_session(options, context, response_class=_Response)
 
-    return _signing(Connection, Signer(options.aws), compress=options.compress) if options.aws else Connection
+    return _signing(Connection, Signer(options.aws)) if options.aws else Connection
 
 
-def _signing(connection: type[_Connection], signer: Signer, *, compress: bool) -> type[_Connection]:
-    """Connections that sign what they send, compressed before that."""
+def _signing(connection: type[_Connection], signer: Signer) -> type[_Connection]:
+    """Connections that sign what they send."""
 
     class Signing(connection):  # type: ignore[valid-type,misc]
         async def perform_request(
@@ -171,13 +181,12 @@ def _signing(connection: type[_Connection], signer: Signer, *, compress: bool) -
             headers: Any = None,
             **more: Any,
         ) -> Any:
-            signed = {"content-type": JSON}
-            if compress and body:
-                signed["content-encoding"], body = "gzip", gzip.compress(body)
-            signed = await signer.sign(method, f"{self.host}{self.url_prefix}{url}", body, signed)
-            own = {"accept-encoding": "gzip"} if compress else {}
-            sent = {**(headers or {}), **own, **signed}
-            return await super().perform_request(method, url, params, body, *args, headers=sent, **more)
+            given = headers or {}
+            to_sign = {"content-type": JSON}
+            if "content-encoding" in given:
+                to_sign["content-encoding"] = given["content-encoding"]
+            signed = await signer.sign(method, f"{self.host}{self.url_prefix}{url}", body, to_sign)
+            return await super().perform_request(method, url, params, body, *args, headers={**given, **signed}, **more)
 
     return Signing
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from connectors import credentials
+from connectors.bad_option import BadOption
 from connectors.hosts import Host, host_of
 from connectors.tls import Tls
 
@@ -23,14 +24,15 @@ class Aws:
 
     def __post_init__(self) -> None:
         if not self.region:
-            raise ValueError("`aws` needs a region, such as `eu-central-1`")
+            raise BadOption("aws", "`aws` needs a region, such as `eu-central-1`")
         if self.service not in AWS_SERVICES:
-            raise ValueError(f"`aws` has the service {self.service!r}; allowed: {', '.join(AWS_SERVICES)}")
+            sentence = f"`aws` has the service {self.service!r}; allowed: {', '.join(AWS_SERVICES)}"
+            raise BadOption("aws", sentence)
 
 
 @dataclass(frozen=True, slots=True)
 class HttpOptions:
-    """Addresses, credentials and limits of one engine; a combination that makes no sense is a ``ValueError``.
+    """Addresses, credentials and limits of one engine; a combination that makes no sense is a ``BadOption``.
 
     ``hosts`` are URLs of nodes of one cluster, all http or all https; a port left out is that of the scheme (80, 443),
     and a path is put before every call's. At most one of ``basic_auth`` (a user name and a password), ``api_key`` (in
@@ -38,6 +40,7 @@ class HttpOptions:
     those of :class:`connectors.tls.Tls`. ``max_attempts`` (1 to 5) counts the first try. ``connections`` (1 to 1024) is
     the most kept open to one node. ``connect_timeout_s`` is how long a connection may be in the making before
     another node is tried, and never more than half of the time that the call has left. ``compress`` is for both ways.
+    ``max_answer_mib`` (1 to 1024) is the most that is read of an answer, counted after it is decompressed.
 
     Example:
         >>> HttpOptions(("http://localhost:9200",)).nodes
@@ -59,22 +62,25 @@ class HttpOptions:
     connections: int = 32
     connect_timeout_s: float = 1.0
     compress: bool = False
+    max_answer_mib: int = 64
     nodes: tuple[Host, ...] = field(init=False, repr=False)
     tls: Tls | None = field(init=False, repr=False)
     authorization: str | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.hosts, str) or not self.hosts:
-            raise ValueError("`hosts` needs a list of at least one URL, such as `http://localhost:9200`")
-        object.__setattr__(self, "nodes", tuple(host_of(url) for url in self.hosts))
+            raise BadOption("hosts", "`hosts` needs a list of at least one URL, such as `http://localhost:9200`")
+        object.__setattr__(self, "nodes", tuple(map(_node, self.hosts)))
         if len({node.scheme for node in self.nodes}) > 1:
-            raise ValueError("`hosts` mixes http and https; the nodes of one cluster are reached one way")
+            raise BadOption("hosts", "`hosts` mixes http and https; the nodes of one cluster are reached one way")
         object.__setattr__(self, "tls", self._tls())
         object.__setattr__(self, "authorization", self._authorization())
         _check_range("max_attempts", self.max_attempts, 5)
         _check_range("connections", self.connections, 1024)
+        _check_range("max_answer_mib", self.max_answer_mib, 1024)
         if not 0 < self.connect_timeout_s <= 60:
-            raise ValueError(f"`connect_timeout_s` is {self.connect_timeout_s}; it must be over 0, and 60 at most")
+            sentence = f"`connect_timeout_s` is {self.connect_timeout_s}; it must be over 0, and 60 at most"
+            raise BadOption("connect_timeout_s", sentence)
 
     def _tls(self) -> Tls | None:
         given = (
@@ -88,7 +94,7 @@ class HttpOptions:
         if self.nodes[0].scheme == "https":
             return Tls(*given)
         if given != (None, True, (), None, None, None):
-            raise ValueError("options of certificates are about https, but `hosts` are http")
+            raise BadOption("hosts", "options of certificates are about https, but `hosts` are http")
         return None
 
     def _authorization(self) -> str | None:
@@ -101,7 +107,9 @@ class HttpOptions:
         }
         given = [name for name, way in ways.items() if way is not None]
         if len(given) > 1:
-            raise ValueError(f"give `{given[0]}` or `{given[1]}`, not both: there is one way of saying who asks")
+            raise BadOption(
+                given[1], f"give `{given[0]}` or `{given[1]}`, not both: there is one way of saying who asks"
+            )
         if self.basic_auth is not None:
             return credentials.basic(*self.basic_auth)
         if self.api_key is not None:
@@ -109,6 +117,13 @@ class HttpOptions:
         return None if self.bearer_token is None else credentials.bearer(self.bearer_token)
 
 
+def _node(url: str) -> Host:
+    try:
+        return host_of(url)
+    except ValueError as error:
+        raise BadOption("hosts", str(error)) from None
+
+
 def _check_range(name: str, value: int, most: int) -> None:
     if not 1 <= value <= most:
-        raise ValueError(f"`{name}` is {value}; it must be from 1 to {most}")
+        raise BadOption(name, f"`{name}` is {value}; it must be from 1 to {most}")

@@ -70,12 +70,14 @@ def refusal(call: Call, status: int, body: bytes, retry_after_s: float | None = 
     said = f"{status} {error.type}".rstrip()
     if status in TRY_AGAIN_STATUSES or error.type == CIRCUIT_BROKEN:
         sentence = call.sentence(f"the engine cannot serve now ({said})")
-        return EngineUnavailable(sentence, status=status, error_type=error.type, retry_after_s=retry_after_s)
+        return EngineUnavailable(
+            sentence, status=status, error_type=error.type, reason=error.reason, retry_after_s=retry_after_s
+        )
     if error.type == TIME_EXCEEDED:
         return EngineTimeout(call.sentence(f"the engine ended the search at its `timeout` ({said})"))
     if status >= 500 and error.type not in BLAMED_ON_THE_QUERY:
         sentence = call.sentence(f"the engine failed ({said})")
-        return EngineUnavailable(sentence, status=status, transient=False, error_type=error.type)
+        return EngineUnavailable(sentence, status=status, transient=False, error_type=error.type, reason=error.reason)
     if status not in (401, 403) and (status < 400 or not error.type):
         return MalformedAnswer(call.sentence(f"the answer ({said}) is not an engine's"))
     kind, cause = _kind(status, error.type)

@@ -1,6 +1,7 @@
 """One node's HTTP session, made the same way for both engines' clients."""
 
 import ssl
+from collections.abc import AsyncIterator
 from io import BytesIO
 from typing import Any
 
@@ -11,11 +12,41 @@ from connectors.options import HttpOptions
 _LARGE_BYTES = 2**20
 
 
+class TooLarge(ValueError):
+    """An answer is larger than what is read of one. A ``ValueError``, since the clients blame no node for that."""
+
+
+class Response(aiohttp.ClientResponse):
+    """An answer that is read as far as it may be; with more than that to come, its connection is closed."""
+
+    most_bytes: int
+
+    async def read(self) -> bytes:
+        """The whole body, decompressed.
+
+        Raises:
+            TooLarge: it has more than ``most_bytes``.
+        """
+        try:
+            return b"".join([part async for part in self._parts()])
+        except BaseException:
+            self.close()
+            raise
+
+    async def _parts(self) -> AsyncIterator[bytes]:
+        left = self.most_bytes
+        async for part in self.content.iter_any():
+            left -= len(part)
+            if left < 0:
+                raise TooLarge(f"the answer is larger than {self.most_bytes} bytes")
+            yield part
+
+
 def open_session(
     options: HttpOptions,
     context: ssl.SSLContext | None,
     *,
-    response_class: type[aiohttp.ClientResponse] = aiohttp.ClientResponse,
+    response_class: type[Response] = Response,
 ) -> aiohttp.ClientSession:
     """A session that keeps connections alive and holds no cookie, no credential and no proxy of the environment.
 
@@ -23,11 +54,12 @@ def open_session(
     connection has a time limit of its own where there are other nodes.
     """
     pins = options.tls.pins() if options.tls else None
+    bounded = type(response_class.__name__, (response_class,), {"most_bytes": options.max_answer_mib * 2**20})
     session = aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=options.connections, ssl=pins or context or True),
         cookie_jar=aiohttp.DummyCookieJar(),
         skip_auto_headers=("accept", "accept-encoding", "user-agent"),
-        response_class=response_class,
+        response_class=bounded,
         trust_env=False,
     )
     ask = session.request

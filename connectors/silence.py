@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import aiohttp
 
 from connectors.attempts import Call
-from connectors.errors import EngineTimeout, EngineUnavailable, MalformedAnswer, NoAnswer
+from connectors.errors import AnswerTooLarge, EngineTimeout, EngineUnavailable, MalformedAnswer, NoAnswer
 from connectors.options import HttpOptions
 from connectors.sessions import connect_timeout_s
 
@@ -41,6 +41,13 @@ def too_late(call: Call, error: Exception, timeout_s: float, options: HttpOption
     if connecting and limit_s is not None and limit_s < timeout_s:
         return EngineUnavailable(call.sentence(f"no connection was made within {limit_s:.3g} s"))
     return EngineTimeout(call.sentence(f"no complete answer within {timeout_s:.3g} s"))
+
+
+def too_large(call: Call, options: HttpOptions) -> NoAnswer:
+    """What it means that an answer was left unread for its size."""
+    return AnswerTooLarge(
+        call.sentence(f"the engine's answer is larger than {options.max_answer_mib} MiB (`max_answer_mib`)")
+    )
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

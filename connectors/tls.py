@@ -12,10 +12,12 @@ from typing import Any
 import aiohttp
 import certifi
 
+from connectors.bad_option import BadOption
+
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """What is trusted, and what is shown; a combination that makes no sense is a ``ValueError``.
+    """What is trusted, and what is shown; a combination that makes no sense is a ``BadOption``.
 
     ``ca_certs`` is a file or folder of CA certificates: these and no others are trusted. Without it those of the
     system and of certifi are. ``fingerprints`` are SHA-256 of the nodes' own certificates (not of their CA's) in hex:
@@ -38,22 +40,25 @@ class Tls:
         self._check_what_is_trusted()
         for name, path in (("ca_certs", self.ca_certs), ("client_cert", self.client_cert)):
             if path is not None and not Path(path).exists():
-                raise ValueError(f"`{name}` names {str(path)!r}, which does not exist")
-        if self.client_cert is None and (self.client_key is not None or self.client_key_password is not None):
-            raise ValueError("`client_key` and `client_key_password` are about `client_cert`, which is not given")
+                raise BadOption(name, f"`{name}` names {str(path)!r}, which does not exist")
+        for name, given in (("client_key", self.client_key), ("client_key_password", self.client_key_password)):
+            if self.client_cert is None and given is not None:
+                sentence = "`client_key` and `client_key_password` are about `client_cert`, which is not given"
+                raise BadOption(name, sentence)
 
     def _check_what_is_trusted(self) -> None:
         if self.ca_certs is not None and self.fingerprints:
-            raise ValueError("give `ca_certs` or `certificate_fingerprints`, not both")
+            raise BadOption("ca_certs", "give `ca_certs` or `certificate_fingerprints`, not both")
         for name, given in (("ca_certs", self.ca_certs), ("certificate_fingerprints", self.fingerprints)):
             if given and not self.verify_certs:
-                raise ValueError(f"`{name}` is given, but `verify_certs` is false, so that nothing would be checked")
+                sentence = f"`{name}` is given, but `verify_certs` is false, so that nothing would be checked"
+                raise BadOption(name, sentence)
 
     def context(self) -> ssl.SSLContext:
         """The context of the connections to make.
 
         Raises:
-            ValueError: a file holds no certificate or no key, or the password does not fit.
+            BadOption: a file holds no certificate or no key, or the password does not fit.
         """
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -75,7 +80,8 @@ class Tls:
         try:
             context.load_verify_locations(**{place: str(self.ca_certs)})
         except OSError as error:
-            raise ValueError(f"`ca_certs` names {str(self.ca_certs)!r}, which holds no certificate in PEM") from error
+            sentence = f"`ca_certs` names {str(self.ca_certs)!r}, which holds no certificate in PEM"
+            raise BadOption("ca_certs", sentence) from error
 
     def _show(self, context: ssl.SSLContext, cert: str | Path) -> None:
         password = self.client_key_password or ""
@@ -83,7 +89,7 @@ class Tls:
             context.load_cert_chain(cert, self.client_key, lambda: password)  # a callable, or openssl would ask for it
         except OSError as error:
             cause = "hold no certificate and key in PEM that belong together, or `client_key_password` is not the key's"
-            raise ValueError(f"`client_cert` and `client_key` {cause}") from error
+            raise BadOption("client_cert", f"`client_cert` and `client_key` {cause}") from error
 
     def pins(self) -> "Pins | None":
         """What aiohttp compares each new connection with, before anything is sent over it."""
@@ -113,5 +119,6 @@ class Pins(aiohttp.Fingerprint):
 def _digest(fingerprint: str) -> bytes:
     plain = fingerprint.replace(":", "")
     if not re.fullmatch(r"[0-9A-Fa-f]{64}", plain):
-        raise ValueError("`certificate_fingerprints` are SHA-256 in hex: 64 digits, with or without colons")
+        sentence = "`certificate_fingerprints` are SHA-256 in hex: 64 digits, with or without colons"
+        raise BadOption("certificate_fingerprints", sentence)
     return b16decode(plain, casefold=True)

@@ -26,8 +26,17 @@ def check_index(call: Call, index: str) -> None:
     Raises:
         InvalidQuery: the name is no index expression.
     """
-    if index in ("", ".", "..") or (index.startswith("_") and index.split(",")[0] != ALL_INDICES):
+    if not _is_expression(index):
         raise invalid_query(call, "invalid_index_name_exception", f"{index!r} is not an index expression")
+
+
+def _is_expression(index: str) -> bool:
+    return index not in ("", ".", "..") and (not index.startswith("_") or index.split(",")[0] == ALL_INDICES)
+
+
+def can_be_fetched(ref: DocumentRef) -> bool:
+    """Whether an ``_mget`` may ask for it: an invalid name may fail all of it, and it reaches no other cluster."""
+    return _is_expression(ref.index) and ":" not in ref.index
 
 
 def search_target(call: Call, index: str, params: Mapping[str, str] | None, *, pit: bool = False) -> str:

@@ -201,8 +201,8 @@ class App:
 
     async def _greet(self, connector: Connector) -> None:
         """Say in the log which engine answers; one that does not is waited for."""
-        if not await greeting.greet(connector):
-            self._spawn(greeting.wait_for(connector))
+        if problem := await greeting.greet(connector):
+            self._spawn(greeting.wait_for(connector, problem))
 
     def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)

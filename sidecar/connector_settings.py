@@ -1,11 +1,10 @@
 """The settings of connectors: where an engine is, how it is trusted, and who asks it."""
 
-import re
-from itertools import islice
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from connectors.bad_option import BadOption
 from connectors.hosts import cloud_url, host_of
 from connectors.options import Aws, HttpOptions
 from sidecar.secret import Secret, reveal
@@ -73,6 +72,13 @@ class HttpConnectorSettings(ConnectorSettings):
         "half of the time that the call has left. A single host has all of it.",
     )
     compress: bool = Field(False, description="Whether requests and answers are compressed (gzip).")
+    max_answer_mib: int = Field(
+        64,
+        ge=1,
+        le=1024,
+        description="Largest answer of the engine that is read, decompressed, in MiB; a search with a larger one is "
+        "RESOURCE_EXHAUSTED, a fetch of texts with a larger one finds none.",
+    )
 
     @field_validator("hosts")
     @classmethod
@@ -85,21 +91,15 @@ class HttpConnectorSettings(ConnectorSettings):
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
-        ways = [name for name in ("basic_auth", "api_key", "bearer_token", "aws") if getattr(self, name, None)]
-        if len(ways) > 1:
-            raise Faults(((ways[1],), f"give `{ways[0]}` or `{ways[1]}`, not both"))
         if not self.urls:
             raise Faults((("hosts",), "needs at least one entry"))
         try:
             self.options()
-        except (ValueError, OSError) as error:
-            raise Faults((self._blamed(str(error)), str(error))) from None
+        except BadOption as error:
+            raise Faults(((error.key,), str(error))) from None
+        except OSError as error:
+            raise Faults(((), str(error))) from None
         return self
-
-    def _blamed(self, message: str) -> tuple[str, ...]:
-        """The key that a message is about: the first one named in it that was given."""
-        named = (name for name in re.findall(r"`(\w+)`", message) if name in self.model_fields_set)
-        return tuple(islice(named, 1))
 
     @property
     def urls(self) -> tuple[str, ...]:
@@ -110,7 +110,7 @@ class HttpConnectorSettings(ConnectorSettings):
         """What a connector is made with, secrets included.
 
         Raises:
-            ValueError, OSError: options exclude each other, or a file cannot be read.
+            BadOption, OSError: options exclude each other, or a file cannot be read.
         """
         basic = self.basic_auth
         return HttpOptions(
@@ -127,6 +127,7 @@ class HttpConnectorSettings(ConnectorSettings):
             connections=self.connections,
             connect_timeout_s=self.connect_timeout_ms / 1e3,
             compress=self.compress,
+            max_answer_mib=self.max_answer_mib,
             **self._own(),
         )
 

@@ -15,32 +15,40 @@ _LONGEST_WAIT_S = 30.0
 Sleep = Callable[[float], Awaitable[None]]
 
 
-async def greet(connector: Connector, *, quiet: bool = False) -> bool:
-    """Ask once and say in the log what answered; false if it is worth asking again, which ``quiet`` leaves unsaid."""
+async def greet(connector: Connector, told: str = "") -> str:
+    """Ask once and say in the log what answered.
+
+    Returns:
+        Empty if that was an engine; otherwise the kind of problem, and it is worth asking again. ``told`` is the kind
+        that the log has already, and is not said again.
+    """
     try:
         info = await connector.info(timeout_s=ANSWER_WITHIN_S)
     except (NotAuthenticated, NotPermitted) as error:
         log.warning("engine_not_checked", connector=connector.name, error=str(error))
-        return True  # it is there; asking on with the same credentials may lock them
+        return ""  # it is there; asking on with the same credentials may lock them
     except ConnectorError as error:
-        if not quiet:
+        problem = f"{type(error).__name__} {error.error_type}"
+        if problem != told:
             tell, event = (log.error, "engine_refused") if _is_wrong(error) else (log.warning, "engine_not_found")
             tell(event, connector=connector.name, error=str(error))
-        return False
+        return problem
     log.info("engine_found", connector=connector.name, engine=info.engine, version=info.version)
     if advice := untested_version(info):
         log.warning("engine_version_untested", connector=connector.name, advice=advice)
-    return True
+    return ""
 
 
-async def wait_for(connector: Connector, sleep: Sleep = asyncio.sleep) -> None:
-    """Ask again, ever more seldom, until the right engine answers, which is said in the log."""
+async def wait_for(connector: Connector, problem: str, sleep: Sleep = asyncio.sleep) -> None:
+    """Ask again, ever more seldom, until the right engine answers; the log says that, and when the problem changes.
+
+    ``problem`` is what :func:`greet` returned.
+    """
     wait_s = _FIRST_WAIT_S
-    while True:
+    while problem:
         await sleep(wait_s)
         wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
-        if await greet(connector, quiet=True):
-            return
+        problem = await greet(connector, problem)
 
 
 def _is_wrong(error: ConnectorError) -> bool:

@@ -32,6 +32,7 @@ STATUSES: dict[type[Exception], grpc.StatusCode] = {
     engine.NotAuthenticated: grpc.StatusCode.UNAUTHENTICATED,
     engine.NotPermitted: grpc.StatusCode.PERMISSION_DENIED,
     engine.EngineRefused: grpc.StatusCode.FAILED_PRECONDITION,
+    engine.AnswerTooLarge: grpc.StatusCode.RESOURCE_EXHAUSTED,
     engine.EngineTimeout: grpc.StatusCode.DEADLINE_EXCEEDED,
     engine.NoAnswer: grpc.StatusCode.UNAVAILABLE,
 }
@@ -132,7 +133,7 @@ def _translated(error: Exception) -> tuple[grpc.StatusCode, str]:
     if code is None:
         log.exception("unforeseen_error", error=type(error).__name__)
         return grpc.StatusCode.INTERNAL, f"an unforeseen fault; request id {request_id.get()}"
-    said = f"{error}: {error.reason}" if isinstance(error, engine.EngineRefused) and error.reason else str(error)
+    said = f"{error}: {error.reason}" if isinstance(error, engine.ConnectorError) and error.reason else str(error)
     return code, said.encode(errors="replace")[:_MAX_MESSAGE_BYTES].decode(errors="ignore")
 
 

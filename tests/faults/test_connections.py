@@ -17,6 +17,7 @@ import pytest
 from aiohttp import web
 
 from connectors import DocumentRef, EngineRefused, EngineTimeout, EngineUnavailable, Json
+from connectors.http import Request, compressed
 from tests.connector_fixtures import (
     EMPTY_ANSWER,
     HTTP_KINDS,
@@ -250,6 +251,27 @@ class TestWhatTravels:
         assert header(asked, "content-encoding") == ("gzip" if compress else None)
         assert ("gzip" in (header(asked, "accept-encoding") or "")) == compress
         assert json.loads(gzip.decompress(asked.body) if compress else asked.body) == body
+
+    async def test_a_large_body_is_compressed_while_others_are_served(self, kind: str) -> None:
+        body: Json = {"query": {"terms": {"title": [f"{number * 7919 % 10**6}" for number in range(150_000)]}}}
+        turns = 0
+
+        async def others() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        served = asyncio.create_task(others())
+        whole = json.dumps(body).encode()
+        packed = await compressed(Request("POST", "/", whole))
+        served.cancel()
+        assert turns > 10
+        assert gzip.decompress(packed.body or b"") == whole
+        async with serving(always(fine)) as server, connect(kind, server.url, compress=True) as connector:
+            await connector.search("books", body, timeout_s=30)
+        [asked] = server.asked
+        assert json.loads(gzip.decompress(asked.body)) == body
 
     async def test_a_bearer_token(self, kind: str) -> None:
         async with serving(always(fine)) as server, connect(kind, server.url, bearer_token="abc.def") as connector:

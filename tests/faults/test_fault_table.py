@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from connectors.errors import (
+    AnswerTooLarge,
     ConnectorError,
     EngineRefused,
     EngineTimeout,
@@ -69,6 +70,7 @@ class TestSearchStage:
             (EngineUnavailable("connector 'main': busy", status=503), "UNAVAILABLE"),
             (EngineUnavailable("connector 'main': certificate", transient=False), "UNAVAILABLE"),
             (MalformedAnswer("connector 'main': not JSON"), "UNAVAILABLE"),
+            (AnswerTooLarge("connector 'main': too large"), "RESOURCE_EXHAUSTED"),
             (EngineTimeout("connector 'main': late"), "DEADLINE_EXCEEDED"),
             (InvalidQuery("connector 'main': 400", status=400, reason="no [foo] query"), "INVALID_ARGUMENT"),
             (NotAuthenticated("connector 'main': 401", status=401), "UNAUTHENTICATED"),
@@ -141,6 +143,7 @@ class TestFetchStage:
         [
             Fault(error=EngineUnavailable("connector 'main': refused"), on="fetch"),
             Fault(error=MalformedAnswer("connector 'main': not JSON"), on="fetch"),
+            Fault(error=AnswerTooLarge("connector 'main': too large"), on="fetch"),
             Fault(error=EngineTimeout("connector 'main': late"), on="fetch"),
             Fault(error=NotPermitted("connector 'main': 403", status=403), on="fetch"),
             Fault(answer={"took": 1}, on="fetch"),

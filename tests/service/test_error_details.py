@@ -8,7 +8,7 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from connectors import EngineTimeout, EngineUnavailable, IndexNotFound, InvalidQuery, NotPermitted
+from connectors import AnswerTooLarge, EngineTimeout, EngineUnavailable, IndexNotFound, InvalidQuery, NotPermitted
 from connectors.memory import Fault, MemoryConnector
 from sidecar.client import BlockingRerankClient, ErrorDetails, error_details
 from sidecar.metrics import Metrics
@@ -66,6 +66,11 @@ INDEX = {"connector": "main", "index": "docs", "http_status": "404"}
             ErrorDetails("ENGINE_UNAVAILABLE", "memory", {"connector": "main", "http_status": "503"}, 1.0),
         ),
         (
+            AnswerTooLarge("m"),
+            grpc.StatusCode.RESOURCE_EXHAUSTED,
+            ErrorDetails("ANSWER_TOO_LARGE", "memory", {"connector": "main"}),
+        ),
+        (
             EngineTimeout("m"),
             grpc.StatusCode.DEADLINE_EXCEEDED,
             ErrorDetails("ENGINE_TIMEOUT", "memory", {"connector": "main"}),
@@ -79,6 +84,12 @@ async def test_an_engines_error_in_the_engines_words(
     assert raised.code() is code
     assert error_details(raised) == details
     assert dict(raised.trailing_metadata() or ())["x-request-id"]
+
+
+async def test_the_one_who_asked_learns_what_a_circuit_breaker_says(serve: Serve) -> None:
+    error = EngineUnavailable("m", status=429, error_type="circuit_breaking_exception", reason="Data too large")
+    raised = await caught(serve, error)
+    assert (raised.code(), raised.details()) == (grpc.StatusCode.UNAVAILABLE, "m: Data too large")
 
 
 async def test_the_standard_library_and_the_blocking_client_read_it_too(serve: Serve) -> None:

@@ -1,21 +1,26 @@
 """SigV4: what arrives at the server is signed as AWS signs it, worked out again from the request alone."""
 
+import asyncio
 import gzip
 import hashlib
 import hmac
 import sys
+import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote
 
+import botocore.session
 import pytest
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials, RefreshableCredentials
+from botocore.exceptions import ClientError, EndpointConnectionError, PartialCredentialsError, ReadTimeoutError
 
-from connectors import Connector, DocumentRef, NotAuthenticated
+from connectors import Connector, ConnectorError, DocumentRef, EngineTimeout, EngineUnavailable, NotAuthenticated
 from connectors.aws import MISSING, Signer
 from connectors.elasticsearch import ElasticsearchConnector
 from connectors.opensearch import OpenSearchConnector
@@ -163,6 +168,72 @@ async def test_credentials_are_refreshed_before_they_run_out() -> None:
     signed = [await signer.sign("GET", "http://localhost/", None, {}) for _ in range(3)]
     assert ["Credential=key-2/" in headers["Authorization"] for headers in signed] == [True, True, True]
     assert made == 2
+
+
+class Failing:
+    """A session whose credentials cannot be had."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def get_credentials(self) -> None:
+        raise self.error
+
+
+def denied(code: str, status: int) -> ClientError:
+    answer: Any = {"Error": {"Code": code, "Message": "arn:aws:iam::1"}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    return ClientError(answer, "AssumeRole")
+
+
+@pytest.mark.parametrize(
+    ("error", "expected", "said"),
+    [
+        (denied("AccessDenied", 403), NotAuthenticated, "ClientError AccessDenied"),
+        (denied("ExpiredToken", 400), NotAuthenticated, "ClientError ExpiredToken"),
+        (PartialCredentialsError(provider="env", cred_var="x"), NotAuthenticated, "PartialCredentialsError"),
+        (denied("Throttling", 400), EngineUnavailable, "ClientError Throttling"),
+        (denied("InternalFailure", 500), EngineUnavailable, "ClientError InternalFailure"),
+        (EndpointConnectionError(endpoint_url="https://sts"), EngineUnavailable, "EndpointConnectionError"),
+        (ReadTimeoutError(endpoint_url="https://sts"), EngineUnavailable, "ReadTimeoutError"),
+    ],
+)
+async def test_credentials_that_cannot_be_had_are_an_error_of_ours(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, expected: type[ConnectorError], said: str
+) -> None:
+    monkeypatch.setattr(botocore.session, "Session", lambda: Failing(error))
+    async with serving(always(lambda: json_answer(EMPTY_ANSWER))) as server, signing(server) as connector:
+        with pytest.raises(ConnectorError, match=f"cannot be had \\({said}\\)") as caught:
+            await connector.search("books", {}, timeout_s=5)
+    assert type(caught.value) is expected
+    assert caught.value.error_type == "no_credentials"
+    assert not getattr(caught.value, "transient", False)
+    assert "arn:" not in str(caught.value)
+    assert server.asked == []
+
+
+async def test_a_slow_lookup_costs_a_call_its_time_and_never_more_than_one_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    done, lookups = threading.Event(), 0
+
+    class Slow:
+        def get_credentials(self) -> Credentials:
+            nonlocal lookups
+            lookups += 1
+            done.wait(30)
+            return Credentials(KEY, SECRET_KEY, TOKEN)
+
+    monkeypatch.setattr(botocore.session, "Session", Slow)
+    async with serving(always(lambda: json_answer(EMPTY_ANSWER))) as server, signing(server) as connector:
+        started = time.monotonic()
+        asked = (connector.search("books", {}, timeout_s=0.2) for _ in range(20))
+        ended = await asyncio.gather(*asked, return_exceptions=True)
+        assert {type(error) for error in ended} == {EngineTimeout}
+        assert time.monotonic() - started < 2
+        done.set()
+        await connector.search("books", {}, timeout_s=5)
+    assert lookups == 1
+    check(server.asked[0])
 
 
 async def test_each_try_is_signed_anew() -> None:

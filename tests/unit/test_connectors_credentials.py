@@ -216,13 +216,9 @@ def test_a_port_left_out_is_that_of_the_scheme(section: dict[str, Any], url: str
 
 
 def test_settings_reach_the_connector() -> None:
-    section = {"connect_timeout_ms": 250, "compress": True, "connections": 3, "max_attempts": 4}
+    section = {"connect_timeout_ms": 250, "compress": True, "connections": 3, "max_attempts": 4, "max_answer_mib": 5}
     connector = Settings.model_validate(tree(type="opensearch", **section)).connectors["main"]
     assert not isinstance(connector, MemorySettings)
     options = connector.options()
-    assert (options.connect_timeout_s, options.compress, options.connections, options.max_attempts) == (
-        0.25,
-        True,
-        3,
-        4,
-    )
+    assert (options.connect_timeout_s, options.compress, options.connections) == (0.25, True, 3)
+    assert (options.max_attempts, options.max_answer_mib) == (4, 5)

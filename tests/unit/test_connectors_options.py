@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from connectors.bad_option import BadOption
 from connectors.elasticsearch import ElasticsearchConnector
 from connectors.opensearch import OpenSearchConnector
 from connectors.options import HttpOptions
@@ -28,6 +29,7 @@ HTTP, HTTPS = ("http://localhost:9200",), ("https://localhost:9200",)
         ({"hosts": HTTP + HTTPS}, "mixes http and https"),
         ({"hosts": HTTP, "max_attempts": 0}, "`max_attempts` is 0; it must be from 1 to 5"),
         ({"hosts": HTTP, "connections": 1025}, "`connections` is 1025"),
+        ({"hosts": HTTP, "max_answer_mib": 0}, "`max_answer_mib` is 0; it must be from 1 to 1024"),
         ({"hosts": HTTP, "verify_certs": False}, "about https"),
         ({"hosts": HTTP, "ca_certs": "ca.pem"}, "about https"),
         ({"hosts": HTTPS, "ca_certs": "ca.pem", "verify_certs": False}, "nothing would be checked"),
@@ -49,6 +51,30 @@ def test_refused(options: dict[str, Any], sentence: str) -> None:
     with pytest.raises((ValueError, TypeError), match=sentence) as caught:
         HttpOptions(**options)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "key"),
+    [
+        ({"hosts": ()}, "hosts"),
+        ({"hosts": ("localhost:9200",)}, "hosts"),
+        ({"hosts": HTTP, "verify_certs": False}, "hosts"),
+        ({"hosts": HTTP, "connections": 0}, "connections"),
+        ({"hosts": HTTP, "connect_timeout_s": 0}, "connect_timeout_s"),
+        ({"hosts": HTTP, "basic_auth": ("a:b", "c")}, "basic_auth"),
+        ({"hosts": HTTP, "bearer_token": "a b"}, "bearer_token"),
+        ({"hosts": HTTP, "basic_auth": ("a", "b"), "api_key": "c"}, "api_key"),
+        ({"hosts": HTTPS, "client_key_password": "x"}, "client_key_password"),
+        ({"hosts": HTTPS, "client_cert": "no-such-file.pem"}, "client_cert"),
+        ({"hosts": HTTPS, "certificate_fingerprints": ["ab:cd"]}, "certificate_fingerprints"),
+        ({"hosts": HTTPS, "certificate_fingerprints": ["a" * 64], "ca_certs": "ca.pem"}, "ca_certs"),
+        ({"hosts": HTTPS, "ca_certs": "ca.pem", "verify_certs": False}, "ca_certs"),
+    ],
+)
+def test_the_error_names_the_option(options: dict[str, Any], key: str) -> None:
+    with pytest.raises(BadOption) as caught:
+        HttpOptions(**options)
+    assert caught.value.key == key
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,16 @@ def test_a_circuit_breaker_is_worth_another_try(status: int) -> None:
     error = refused(shards, status)
     assert type(error) is EngineUnavailable
     assert (error.error_type, error.status, error.transient) == ("circuit_breaking_exception", status, True)
+    assert error.reason == "[request] Data too large"
+    assert "Data" not in str(error), "the message is for logs"
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_an_engine_that_cannot_serve_is_quoted(status: int) -> None:
+    error = refused({"type": "rejected_execution_exception", "reason": "the queue is full"}, status)
+    assert type(error) is EngineUnavailable
+    assert (error.reason, error.transient) == ("the queue is full", status != 500)
+    assert "queue" not in str(error)
 
 
 def test_all_shards_failed_of_the_querys_fault() -> None:

@@ -190,6 +190,17 @@ class TestWire:
                 ]
             }
 
+    async def test_what_no_mget_takes_is_not_asked_for(self, kind: str) -> None:
+        good = DocumentRef("books", "1")
+        bad = [DocumentRef(index, "1") for index in ("_bad", "eu:books", "", ".", "..")]
+        answer = {"docs": [{"_index": "books", "_id": "1", "found": True, "_source": {"title": "x"}}]}
+        async with serving(always(lambda: json_answer(answer))) as server, connect(kind, server.url) as connector:
+            found = await connector.fetch([*bad[:2], good, *bad[2:]], ["title"], timeout_s=1)
+            assert found == {good: {"title": "x"}}
+            assert await connector.fetch(bad, ["title"], timeout_s=1) == {}
+            (asked,) = server.asked
+        assert [row["_index"] for row in json.loads(asked.body)["docs"]] == ["books"]
+
     async def test_nothing_to_fetch_is_no_call(self, kind: str) -> None:
         async with serving(always(lambda: json_answer({"docs": []}))) as server:
             async with connect(kind, server.url) as connector:
