@@ -18,7 +18,8 @@
         ├── TextUnavailable       no candidate has text
         └── QueryTooLong          no room for a passage beside the query
 
-:mod:`sidecar.policy` adds three kinds of InvalidRequest: UnknownPolicy, PolicyConflict and InvalidOverride.
+Kinds of InvalidRequest are added by :mod:`sidecar.resolution` (UnknownPolicy, PolicyConflict) and
+:mod:`sidecar.policy` (InvalidOverride).
 
 Errors of the engines are a third tree, :mod:`connectors.errors`: before there are hits they become a status, after that
 a fallback. The message of an error is for the caller: it never holds a query or a document's text.

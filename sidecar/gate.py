@@ -9,9 +9,11 @@ from connectors.hits import Json
 from sidecar import policy, skips, window
 from sidecar.calls import RerankCall, SearchCall
 from sidecar.errors import InvalidRequest, NoAuthorization, NotAllowed, UnknownName
+from sidecar.index_names import is_allowed
 from sidecar.lookups import named_indices
 from sidecar.names import Known
-from sidecar.policy import Plan, Resolution
+from sidecar.policy import Plan
+from sidecar.resolution import Resolution, Resolver
 from sidecar.settings import Limits, Settings
 from sidecar.skips import Skip
 from sidecar.text import lacks_text
@@ -20,6 +22,7 @@ from sidecar.window import EngineRequest
 
 _NO_LIMITS = Limits()
 _SHOWN_CHARS = 200
+_NAMES_SHARE = 0.25
 _UNNAMED_USER = "connector {!r} forwards the end user's rights: send `authorization` as metadata of the call"
 
 
@@ -40,7 +43,7 @@ class Prepared:
 
 
 @dataclass(frozen=True, slots=True)
-class Reach:
+class Access:
     """What a Rerank call may use: the plan, None where ``why`` says that none applies, and where texts are fetched.
 
     From ``closed_indices`` no document is ever fetched.
@@ -58,6 +61,7 @@ class Gate:
     def __init__(self, settings: Settings, connectors: Mapping[str, Connector]) -> None:
         self._settings = settings
         self._connectors = connectors
+        self._resolver = Resolver(settings)
 
     def for_search(self, call: SearchCall) -> Connector:
         """The connector that a search goes to, with the rights that it has there.
@@ -73,9 +77,21 @@ class Gate:
         self._allow(name, call.index)
         return self._with_rights(name, call.authorization)
 
+    def names_timeout_s(self, call: SearchCall | RerankCall) -> float:
+        """The longest to wait for what a name stands for: a share of the smallest budget that it may decide on."""
+        budgets_ms = [policy.budget_ms for policy in self._settings.policies.values()]
+        asked_ms = call.narrowing.overrides.budget_ms
+        return min([*budgets_ms, asked_ms] if asked_ms else budgets_ms) / 1e3 * _NAMES_SHARE
+
     def must_ask(self, connector: Connector, call: SearchCall | RerankCall) -> bool:
         """Whether the policy depends on what the index expression stands for."""
-        return policy.must_ask(self._settings, connector.name, call.index or None, call.narrowing.policy)
+        return self._resolver.must_ask(connector.name, call.index or None, call.narrowing.policy)
+
+    def work_out(self, connector: str | None, index: str, known: Known) -> Resolution:
+        """The policy that follows from an answer of the engine, kept with it; may be called from any thread."""
+        if known.resolution is None:
+            known.resolution = self._resolver.choose(connector, index, known.members, known.problem)
+        return known.resolution
 
     def prepare(self, call: SearchCall, connector: Connector, known: Known | None, time_left_s: float) -> Prepared:
         """Under which plan and as which request a search goes to its connector.
@@ -89,15 +105,11 @@ class Gate:
         page = window.page_of(call.body, call.params)
         skip = skips.by_policy(plan, why) or (skips.by_search(call, page, plan) if plan else None)
         size = plan.rank_window_size if plan and not skip else None
-        request = window.request(call.index, call.body, call.params, page, size)
-        if plan and plan.engine_timeout:
-            request = window.stopping_after(request, time_left_s)
-        return Prepared(call, connector, plan, why, skip, request, known)
+        return Prepared(call, connector, plan, why, skip, _request(call, plan, size, time_left_s), known)
 
-    def as_asked(self, prepared: Prepared) -> Prepared:
+    def as_asked(self, prepared: Prepared, time_left_s: float) -> Prepared:
         """The same search without the window, which the engine has refused."""
-        call = prepared.call
-        own = window.request(call.index, call.body, call.params, window.page_of(call.body, call.params), None)
+        own = _request(prepared.call, prepared.plan, None, time_left_s)
         return replace(prepared, skip=skips.by_refused_window(), request=own)
 
     def for_rerank(self, call: RerankCall) -> tuple[str | None, Connector | None]:
@@ -115,7 +127,7 @@ class Gate:
         """Whether candidates are from indices that only the name in the request, an alias say, may open."""
         return bool(call.index) and self._is_allowed(connector.name, call.index) and bool(self._closed(connector, call))
 
-    def reach(self, call: RerankCall, name: str | None, connector: Connector | None, known: Known | None) -> Reach:
+    def access(self, call: RerankCall, name: str | None, connector: Connector | None, known: Known | None) -> Access:
         """What a Rerank call may use. Its candidates may say that they are from anywhere; texts are fetched only from
         indices that are allowed by their name, or stand behind the request's ``index``, which is.
 
@@ -129,7 +141,7 @@ class Gate:
         if connector is None:
             if missing:
                 self._cannot_fetch(missing[0], name)
-            return Reach(plan, why, None, frozenset())
+            return Access(plan, why, None, frozenset())
         closed = self._closed(connector, call)
         if known and self._is_allowed(connector.name, call.index):
             closed -= {member.index for member in known.members}
@@ -138,7 +150,7 @@ class Gate:
                 raise InvalidRequest(f"candidates[{candidate.rank}] has no text, and no `index` says where to fetch it")
             if candidate.ref and candidate.ref.index in closed:
                 self._allow(connector.name, candidate.ref.index)
-        return Reach(plan, why, connector, closed)
+        return Access(plan, why, connector, closed)
 
     def _cannot_fetch(self, candidate: Candidate, name: str | None) -> NoReturn:
         if name is not None:
@@ -161,17 +173,18 @@ class Gate:
             InvalidRequest: the policy is unknown, a value is over its limit, or the query is too long.
         """
         narrowing = call.narrowing
-
-        def resolve() -> Resolution:
-            members, problem = (known.members, known.problem) if known else (None, "")
-            return policy.resolve(self._settings, connector, call.index or None, narrowing.policy, members, problem)
-
-        found = known.settle(resolve) if known and narrowing.policy is None else resolve()
+        found = self._resolution(connector, call, known)
         plan = policy.plan(self._settings, found.policy_name, narrowing.overrides) if found.policy_name else None
         limit = (plan.limits if plan else _NO_LIMITS).query_chars
         if len(call.query) > limit:
             raise InvalidRequest(f"`query` has {len(call.query)} characters, at most {limit} are allowed")
         return plan, found.why
+
+    def _resolution(self, connector: str | None, call: SearchCall | RerankCall, known: Known | None) -> Resolution:
+        """The policy of a call; what follows from an answer of the engine is worked out once for it."""
+        if known is None or call.narrowing.policy is not None:
+            return self._resolver.resolve(connector, call.index or None, call.narrowing.policy)
+        return self.work_out(connector, call.index, known).checked()
 
     def _check_counts(self, plan: Plan | None, call: RerankCall) -> None:
         limit = (plan.limits if plan else _NO_LIMITS).candidates
@@ -216,12 +229,18 @@ class Gate:
         return frozenset(index for index in named if not self._is_allowed(connector.name, index))
 
     def _is_allowed(self, connector: str, index: str) -> bool:
-        return policy.is_allowed(self._settings.connectors[connector].allow_indices, index)
+        return is_allowed(self._settings.connectors[connector].allow_indices, index)
 
     def _allow(self, connector: str, index: str) -> None:
         if not self._is_allowed(connector, index):
             shown = index if len(index) <= _SHOWN_CHARS else f"{index[:_SHOWN_CHARS]}..."
             raise NotAllowed(f"index {shown!r} is not allowed on connector {connector!r}")
+
+
+def _request(call: SearchCall, plan: Plan | None, size: int | None, time_left_s: float) -> EngineRequest:
+    page = window.page_of(call.body, call.params)
+    request = window.request(call.index, call.body, call.params, page, size)
+    return window.stopping_after(request, time_left_s) if plan and plan.engine_timeout else request
 
 
 def needs_fetch(candidate: Candidate, plan: Plan | None) -> bool:

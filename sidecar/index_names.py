@@ -1,37 +1,11 @@
-"""Index names and patterns: what fits what, and which expressions a request may name. Pure.
+"""Which index expressions a request may name. Pure."""
 
-In patterns only `*` is special; it stands for any text, the empty one too.
-"""
+from collections.abc import Iterable
 
-from collections.abc import Iterable, Sequence
+from sidecar.wildcards import matches
 
 MAX_EXPRESSION_CHARS = 4096
 """Longest index expression; the engines take no longer URL, and what is longer would cost time before it is refused."""
-
-
-def matches(pattern: str, name: str) -> bool:
-    """Whether the whole name fits the pattern; linear in the name's length, whatever the pattern.
-
-    >>> matches("logs-*-eu", "logs-2026-eu"), matches("logs-?", "logs-1")
-    (True, False)
-    """
-    return fits(pattern.split("*"), name)
-
-
-def fits(pieces: Sequence[str], name: str) -> bool:
-    """Whether a name is these pieces in their order with any text between them: a pattern that was split before."""
-    if len(pieces) == 1:
-        return name == pieces[0]
-    first, last = pieces[0], pieces[-1]
-    start, end = len(first), len(name) - len(last)
-    if start > end or not name.startswith(first) or not name.endswith(last):
-        return False
-    for piece in pieces[1:-1]:
-        found = name.find(piece, start, end)
-        if found < 0:
-            return False
-        start = found + len(piece)
-    return True
 
 
 def is_allowed(patterns: Iterable[str], index_expression: str) -> bool:

@@ -1,88 +1,67 @@
 """What index expressions stand for: asked of the engine once, remembered for a while, corrected by what hits reveal."""
 
 import asyncio
-import copy
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
-from cachetools import TLRUCache, TTLCache
+from cachetools import TLRUCache
 
 from connectors.base import Connector, Member
 from connectors.errors import ConnectorError
-from sidecar.errors import RequestError
-
-Outcome = TypeVar("Outcome")
+from sidecar.resolution import Resolution
 
 _Key = tuple[str, str, str]
 """Connector's name, whose rights, expression: what one user may see is never shown to another."""
 
 _PROBLEM_TTL_S = 1.0
+_COOL_DOWN_S = 1.0
+_STALE_TTLS = 10
+_MOST_CALLS = 256
 _CHARS_PER_NAME = 64
-_MOST_STRANGERS = 32
-_MOST_KEYS_WITH_STRANGERS = 1024
 
 
 class Known:
     """The indices behind one expression; ``problem`` says in a few words why the engine could not tell, else empty.
 
+    ``resolution`` is the policy that follows, once somebody has worked it out.
+
     >>> Known([Member("logs-1", ("logs",))]).knows("logs-2")
     False
     """
 
-    __slots__ = ("_indices", "_refusal", "_settled", "_strangers", "members", "problem")
+    __slots__ = ("_indices", "members", "problem", "resolution")
 
-    def __init__(self, members: Sequence[Member] = (), problem: str = "", strangers: frozenset[str] = frozenset()):
+    def __init__(self, members: Sequence[Member] = (), problem: str = "") -> None:
         self.members = tuple(members)
         self.problem = problem
-        self._strangers = strangers
+        self.resolution: Resolution | None = None
         self._indices = frozenset(member.index for member in self.members)
-        self._settled: object = None
-        self._refusal: RequestError | None = None
 
     def knows(self, index: str) -> bool:
-        """Whether a hit from this index is no news.
-
-        It is none either where asking again has not explained it (a hidden index, say), or could not.
-        """
-        return (
-            bool(self.problem)
-            or index in self._indices
-            or index in self._strangers
-            or len(self._strangers) >= _MOST_STRANGERS
-        )
-
-    def settle(self, decide: Callable[[], Outcome]) -> Outcome:
-        """What follows from this answer, or the refusal, worked out once; for a decision that depends on nothing else.
-
-        Raises:
-            RequestError: what ``decide`` raised.
-        """
-        if self._refusal is not None:
-            raise copy.copy(self._refusal)  # a traceback of its own for each call
-        if self._settled is None:
-            try:
-                self._settled = decide()
-            except RequestError as error:
-                self._refusal = copy.copy(error)
-                raise
-        return self._settled  # type: ignore[return-value]  # the one caller's type
+        """Whether a hit from this index is no news; it is none either where the engine could not tell."""
+        return bool(self.problem) or index in self._indices
 
 
 class _Kept(NamedTuple):
-    """An answer and how many names it counts for."""
+    """An answer, how many names it counts for, and until when it is fresh, not to be doubted, and of use at all."""
 
     known: Known
     weight: int
+    fresh_until: float
+    firm_until: float
+    stale_until: float
 
 
 class Names:
     """Remembers what expressions stand for, at most ``max_names`` index names in all, each for ``ttl_s`` seconds.
 
-    Concurrent calls for the same expression share one call to the engine, which none of them can cancel. A failure is
-    remembered for a second at most, so that an engine in trouble is not asked by every call. With a ``ttl_s`` of 0
-    nothing is remembered. ``clock`` counts seconds; ``shared_timeout_s`` is what the shared call may take at least, for
-    a caller in a hurry must not make it fail for all.
+    After these an answer still serves, up to ten times as long, while the engine is asked again; so only the first
+    call for an expression waits. Concurrent calls for the same expression share one call to the engine, which none of
+    them can cancel; there are ``most_calls`` of these at a time at most. A failure is remembered for a second at most,
+    so that an engine in trouble is not asked by every call. With a ``ttl_s`` of 0 nothing is remembered. ``clock``
+    counts seconds; ``shared_timeout_s`` is what the shared call may take at least, for a caller in a hurry must not
+    make it fail for all.
     """
 
     def __init__(
@@ -92,30 +71,34 @@ class Names:
         clock: Callable[[], float] = time.monotonic,
         *,
         shared_timeout_s: float = 2.0,
+        most_calls: int = _MOST_CALLS,
     ) -> None:
+        self._ttl_s = ttl_s
+        self._max_names = max_names
+        self._clock = clock
         self._shared_timeout_s = shared_timeout_s
+        self._most_calls = most_calls
         self._asking: dict[_Key, asyncio.Task[Known]] = {}
         self._tasks: set[asyncio.Task[Known]] = set()
+        self._known: TLRUCache[_Key, _Kept] = TLRUCache(
+            max_names, lambda _key, kept, _now: kept.stale_until, clock, lambda kept: kept.weight
+        )
 
-        def until(_: _Key, kept: _Kept, now: float) -> float:
-            return now + (min(ttl_s, _PROBLEM_TTL_S) if kept.known.problem else ttl_s)
-
-        self._max_names = max_names
-        self._known: TLRUCache[_Key, _Kept] = TLRUCache(max_names, until, clock, lambda kept: kept.weight)
-        self._strangers: TTLCache[_Key, frozenset[str]] = TTLCache(_MOST_KEYS_WITH_STRANGERS, max(ttl_s, 1.0), clock)
-
-    async def members(self, connector: Connector, expression: str, *, timeout_s: float) -> Known:
+    async def members(self, connector: Connector, expression: str, *, timeout_s: float, fresh: bool = False) -> Known:
         """The indices behind an expression, or why they are not known after ``timeout_s`` seconds at most.
 
+        ``fresh`` says that nothing older than ``ttl_s`` will do, even if that means to wait.
         Raises nothing but what is not a :class:`connectors.errors.ConnectorError`.
         """
         key = _key(connector, expression)
         kept = self._known.get(key)
-        if kept is not None:
+        if kept is not None and self._clock() < kept.fresh_until:
             return kept.known
-        task = self._asking.get(key)
+        task = self._asking.get(key) or self._ask(connector, key, timeout_s)
+        if kept is not None and not fresh:
+            return kept.known
         if task is None:
-            task = self._ask(connector, key, max(timeout_s, self._shared_timeout_s))
+            return Known(problem="the engine is being asked for too many names at once")
         await asyncio.wait({task}, timeout=timeout_s)  # neither its timeout nor our being cancelled cancels the task
         if not task.done():
             return Known(problem=f"no answer within {timeout_s:.3g} s")
@@ -123,26 +106,19 @@ class Names:
             return Known(problem="the sidecar is stopping")
         return task.result()
 
-    def knows(self, connector: Connector, expression: str, index: str) -> bool:
-        """Whether a hit from this index fits what is remembered; true where nothing is. See :meth:`Known.knows`."""
-        kept = self._known.get(_key(connector, expression))
-        return kept is None or kept.known.knows(index)
+    def forget(self, connector: Connector, expression: str, known: Known) -> None:
+        """Ask again: a hit shows that the expression no longer stands for what ``known`` says, which came from here.
 
-    def forget(self, connector: Connector, expression: str, known: Known | None = None, stranger: str = "") -> None:
-        """Ask again next time: the expression no longer stands for what it did, as a hit from ``stranger`` shows.
-
-        ``known`` is what the caller went by: if others have made the same discovery by now, nothing is asked twice.
-        Where even the next answer does not account for ``stranger``, hits from it are no longer news for ``ttl_s``, or
-        every call would ask.
+        If others have made the same discovery by now, nothing is asked twice. The new answer is not doubted for a
+        second (``ttl_s`` if that is less), or an index that the engine never lists, or an alias that moves all the
+        time, would make every call ask.
         """
         key = _key(connector, expression)
         kept = self._known.get(key)
-        if known is not None and (kept.known is not known if kept else key in self._asking):
+        if kept is None or kept.known is not known or self._clock() < kept.firm_until:
             return
-        self._known.pop(key, None)
-        self._asking.pop(key, None)  # who waits gets that answer; it is not remembered
-        if stranger:
-            self._strangers[key] = self._strangers.get(key, frozenset()) | {stranger}
+        if self._ask(connector, key, self._shared_timeout_s, cool_down_s=min(self._ttl_s, _COOL_DOWN_S)):
+            self._known.pop(key, None)
 
     async def close(self) -> None:
         """End the calls that are under way; who waits for one is told so. Safe to call twice."""
@@ -152,40 +128,44 @@ class Names:
         if tasks:
             await asyncio.wait(tasks)
 
-    def _ask(self, connector: Connector, key: _Key, timeout_s: float) -> asyncio.Task[Known]:
-        task = asyncio.create_task(self._answer(connector, key, timeout_s))
+    def _ask(
+        self, connector: Connector, key: _Key, timeout_s: float, cool_down_s: float = 0.0
+    ) -> asyncio.Task[Known] | None:
+        """The call that will tell; who waits for an earlier one gets that answer, but it is not remembered."""
+        if len(self._tasks) >= self._most_calls:
+            return None
+        task = asyncio.create_task(_answer(connector, key[-1], max(timeout_s, self._shared_timeout_s)))
         self._asking[key] = task
         self._tasks.add(task)
-        task.add_done_callback(lambda done: self._remember(key, done))
+        task.add_done_callback(lambda done: self._remember(key, done, cool_down_s))
         return task
 
-    async def _answer(self, connector: Connector, key: _Key, timeout_s: float) -> Known:
-        try:
-            async with asyncio.timeout(timeout_s):
-                members = await connector.resolve(key[-1], timeout_s=timeout_s)
-        except ConnectorError as error:
-            return Known(problem=str(error))
-        except TimeoutError:
-            return Known(problem=f"no answer within {timeout_s:.3g} s")
-        return Known(members, strangers=self._unexplained(key, members))
-
-    def _unexplained(self, key: _Key, members: Sequence[Member]) -> frozenset[str]:
-        """What hits have revealed and this answer does not list; what it lists is news again when it has left."""
-        strangers = self._strangers.pop(key, frozenset()).difference(member.index for member in members)
-        if strangers:
-            self._strangers[key] = strangers
-        return strangers
-
-    def _remember(self, key: _Key, task: asyncio.Task[Known]) -> None:
+    def _remember(self, key: _Key, task: asyncio.Task[Known], cool_down_s: float) -> None:
         self._tasks.discard(task)
+        failed = task.cancelled() or task.exception() is not None
         if self._asking.get(key) is not task:
-            return  # it was asked before the expression was forgotten
+            return  # it was asked before a hit showed that the expression stands for something else
         del self._asking[key]
-        if task.cancelled() or task.exception() is not None:
-            return
-        kept = _Kept(task.result(), _weight(key, task.result()))
-        if kept.weight <= self._max_names:
-            self._known[key] = kept
+        if not failed:
+            self._keep(key, task.result(), cool_down_s)
+
+    def _keep(self, key: _Key, known: Known, cool_down_s: float) -> None:
+        self._known.pop(key, None)
+        weight, now = _weight(key, known), self._clock()
+        fresh_s = min(self._ttl_s, _PROBLEM_TTL_S) if known.problem else self._ttl_s
+        stale_s = fresh_s if known.problem else self._ttl_s * _STALE_TTLS
+        if weight <= self._max_names:
+            self._known[key] = _Kept(known, weight, now + fresh_s, now + cool_down_s, now + stale_s)
+
+
+async def _answer(connector: Connector, expression: str, timeout_s: float) -> Known:
+    try:
+        async with asyncio.timeout(timeout_s):
+            return Known(await connector.resolve(expression, timeout_s=timeout_s))
+    except ConnectorError as error:
+        return Known(problem=str(error))
+    except TimeoutError:
+        return Known(problem=f"no answer within {timeout_s:.3g} s")
 
 
 def _key(connector: Connector, expression: str) -> _Key:

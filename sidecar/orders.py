@@ -2,7 +2,8 @@
 
 The rule: a page is cut from the order of its own call. Where a policy keeps orders, the first page decides, and later
 pages of the same query over the same window follow it, also when it was degraded; so no hit is lost between them or
-shown twice. A first page that is asked again follows only an order that is RERANKED, and else tries anew.
+shown twice. A first page that is asked again follows only an order that is RERANKED, and else tries anew; what it makes
+counts from then on, also for a reader who had gone on to later pages of the degraded order.
 
 Same window means: the engine gave the same documents with the same scores (and versions, where the hits tell them) in
 the same order. So an order never outlives a change of the index that shows in the window, and needs no other question

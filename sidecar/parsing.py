@@ -1,6 +1,5 @@
 """From the messages of the contract to parsed calls. Pure; every fault names the field and what is allowed."""
 
-import json
 import math
 from typing import Any
 
@@ -10,15 +9,12 @@ from connectors.errors import MalformedAnswer
 from connectors.hits import DocumentRef, Hit, Json, hit_of
 from sidecar.calls import Clock, Narrowing, RerankCall, SearchCall
 from sidecar.errors import InvalidRequest
+from sidecar.json_text import json_object
 from sidecar.policy import Overrides
 from sidecar.text import clean
 from sidecar.types import Candidate
 from sidecar.v1 import rerank_pb2 as pb
 
-MAX_DEPTH = 200
-"""Levels of nesting in a JSON object; what is deeper would outgrow the stack of whoever walks it."""
-MAX_JSON_CHARS = 8 * 2**20
-"""Characters of one JSON field; reading it holds up every other call."""
 MAX_PINNED_IDS = 10_000
 MAX_CANDIDATES = 100_000
 """More than any policy may allow; refused before they are looked at."""
@@ -91,62 +87,6 @@ def narrowing(options: pb.Options) -> Narrowing:
     if len(options.pinned_ids) > MAX_PINNED_IDS:
         raise InvalidRequest(f"there are {len(options.pinned_ids)} `pinned_ids`; at most {MAX_PINNED_IDS} are allowed")
     return Narrowing(options.policy or None, overrides, frozenset(options.pinned_ids))
-
-
-def json_object(text: str, field: str) -> Json:
-    """The JSON object in a field.
-
-    Raises:
-        InvalidRequest: the text is too long, not JSON, holds NaN or infinity, is nested too deeply, or is no object.
-    """
-    if len(text) > MAX_JSON_CHARS:
-        raise InvalidRequest(f"`{field}` has {len(text)} characters; at most {MAX_JSON_CHARS} are allowed")
-    try:
-        value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
-    except json.JSONDecodeError as error:
-        where = f"line {error.lineno} column {error.colno}"
-        raise InvalidRequest(f"`{field}` is not valid JSON: {error.msg} at {where}") from None
-    except RecursionError:
-        raise _too_deep(field) from None
-    except _NotJson as error:
-        raise InvalidRequest(f"`{field}` is not valid JSON: {error}") from None
-    except ValueError:
-        raise InvalidRequest(f"`{field}` holds a whole number with too many digits") from None
-    if not isinstance(value, dict):
-        raise InvalidRequest(f"`{field}` is a JSON {_KINDS.get(type(value), 'value')}; an object is needed")
-    if text.count("[") + text.count("{") > MAX_DEPTH and _is_too_deep(value):
-        raise _too_deep(field)
-    return value
-
-
-_KINDS = {list: "array", str: "string", int: "number", float: "number", bool: "boolean", type(None): "null"}
-
-
-class _NotJson(ValueError):
-    """A number that JSON does not know."""
-
-
-def _refuse_constant(name: str) -> None:
-    raise _NotJson(f"{name} is no JSON value")
-
-
-def _finite(digits: str) -> float:
-    value = float(digits)
-    if not math.isfinite(value):
-        raise _NotJson("a number is too large")
-    return value
-
-
-def _too_deep(field: str) -> InvalidRequest:
-    return InvalidRequest(f"`{field}` is nested too deeply; at most {MAX_DEPTH} levels are allowed")
-
-
-def _is_too_deep(value: Json) -> bool:
-    level: list[Any] = [value]
-    for _ in range(MAX_DEPTH):
-        children = (child for one in level for child in (one.values() if isinstance(one, dict) else one))
-        level = [child for child in children if isinstance(child, (dict, list))]
-    return bool(level)
 
 
 def _query(query: str) -> str:

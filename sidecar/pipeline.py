@@ -80,11 +80,12 @@ class Pipeline:
     async def finish(self, retrieved: Retrieved) -> Answer:
         """The second half of :meth:`search`: the hits in their final order. Fails only by being cancelled."""
         key = orders.key_of(retrieved)
+        first_page = retrieved.page.start == 0
         kept = self._orders.recall(key) if key else None
-        if kept and orders.may_follow(kept, first_page=retrieved.page.start == 0):
+        if kept and orders.may_follow(kept, first_page=first_page):
             return retrieved.answer(replace(kept, remembered=True))
         ranking = await self._rank(retrieved.task)
-        if key and retrieved.task.plan:
+        if key and retrieved.task.plan and (first_page or self._orders.recall(key) is None):
             self._orders.keep(key, ranking, retrieved.task.plan.order_cache_s)
         return retrieved.answer(ranking)
 
@@ -95,12 +96,12 @@ class Pipeline:
             RequestError: the call is not valid or not allowed.
         """
         watch = Stopwatch(call.clock.received_at, self._metrics)
-        reach = await self._retrieval.reach(call)
-        plan, connector = reach.plan, reach.connector
+        access = await self._retrieval.access(call)
+        plan, connector = access.plan, access.connector
         considered = call.candidates[: plan.rank_window_size] if plan else call.candidates
-        skip = skips.by_policy(plan, reach.why) or skips.by_count(considered)
+        skip = skips.by_policy(plan, access.why) or skips.by_count(considered)
         deadline = self._deadline(call.clock, plan)
-        pinned, closed = call.narrowing.pinned_ids, reach.closed_indices
+        pinned, closed = call.narrowing.pinned_ids, access.closed_indices
         task = Task(call.query, considered, pinned, plan, skip, connector, deadline, watch, closed)
         ranked = await self._rank(task)
         places = [*ranked.order, *(Ranked(rank) for rank in range(len(considered), len(call.candidates)))]

@@ -1,7 +1,6 @@
 """What a request may change of its policy, and the plan that comes of it. Pure: no I/O, no clock.
 
-Which policy an index expression gets is told by :mod:`sidecar.resolution`, which names it may be by
-:mod:`sidecar.index_names`; what callers need of both is named here too.
+Which policy an index expression gets is told by :mod:`sidecar.resolution`.
 """
 
 import hashlib
@@ -11,15 +10,7 @@ from functools import lru_cache
 from math import isfinite
 
 from sidecar.errors import InvalidRequest
-from sidecar.index_names import MAX_EXPRESSION_CHARS as MAX_EXPRESSION_CHARS
-from sidecar.index_names import is_allowed as is_allowed
-from sidecar.index_names import matches as matches
-from sidecar.resolution import PolicyConflict as PolicyConflict
-from sidecar.resolution import Resolution as Resolution
-from sidecar.resolution import UnknownPolicy as UnknownPolicy
 from sidecar.resolution import configured
-from sidecar.resolution import must_ask as must_ask
-from sidecar.resolution import resolve as resolve
 from sidecar.settings import Fusion, Limits, ModelSettings, PolicySettings, Settings, TextSettings
 
 

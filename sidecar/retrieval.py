@@ -1,19 +1,23 @@
 """The first half of a search: from a call to the engine's hits, and all that was decided of it on the way."""
 
+import asyncio
 from dataclasses import replace
 
 from connectors.base import Connector
-from connectors.errors import ConnectorError, InvalidQuery
+from connectors.errors import ConnectorError, EngineUnavailable, InvalidQuery
 from connectors.hits import Hits
 from sidecar import window
 from sidecar.calls import Clock, RerankCall, SearchCall
 from sidecar.deadline import Deadline
 from sidecar.errors import DeadlinePassed
-from sidecar.gate import Gate, Prepared, Reach
+from sidecar.gate import Access, Gate, Prepared
+from sidecar.json_text import check_depth
 from sidecar.names import Known, Names
 
-_NAMES_SHARE = 0.5
-"""Share of the time left that asking for names may take: a search must follow it."""
+_BROKEN = 500
+
+_MANY_MEMBERS = 1000
+"""Of so many indices a policy is worked out beside the event loop: it takes some 4 us for each."""
 
 
 class Retrieval:
@@ -32,21 +36,21 @@ class Retrieval:
             ConnectorError: the search failed.
         """
         connector = self._gate.for_search(call)
-        deadline = self._deadline(call.clock, connector)
+        deadline = self._search_deadline(call.clock, connector)
         prepared = await self._prepare(call, connector, deadline)
         prepared, hits = await self._ask(prepared, deadline)
         known = prepared.known
-        strangers = {hit.ref.index for hit in hits.hits if known and not known.knows(hit.ref.index)}
-        for index in strangers:
-            self._names.forget(connector, call.index, known, index)
-        return await self._ask_again(prepared, hits, deadline) if strangers else (prepared, hits)
+        if known is None or all(known.knows(hit.ref.index) for hit in hits.hits):
+            return prepared, hits
+        self._names.forget(connector, call.index, known)
+        return await self._ask_again(prepared, hits, deadline)
 
     async def prepare(self, call: SearchCall) -> Prepared:
         """All that is decided of a search before it is sent. Raises as :meth:`search`."""
         connector = self._gate.for_search(call)
-        return await self._prepare(call, connector, self._deadline(call.clock, connector))
+        return await self._prepare(call, connector, self._search_deadline(call.clock, connector))
 
-    async def reach(self, call: RerankCall) -> Reach:
+    async def access(self, call: RerankCall) -> Access:
         """Which policy and which documents a Rerank call may use.
 
         Raises:
@@ -54,20 +58,27 @@ class Retrieval:
         """
         name, connector = self._gate.for_rerank(call)
         known = None
-        if connector and (self._gate.must_ask(connector, call) or self._gate.hides_members(connector, call)):
-            known = await self._known(connector, call.index, self._deadline(call.clock, connector))
-        return self._gate.reach(call, name, connector, known)
+        hides = connector is not None and self._gate.hides_members(connector, call)
+        if connector and (hides or self._gate.must_ask(connector, call)):
+            known = await self._known(connector, call, self._deadline(call.clock, connector), fresh=hides)
+        return self._gate.access(call, name, connector, known)
 
     async def _prepare(self, call: SearchCall, connector: Connector, deadline: Deadline) -> Prepared:
         if call.template is not None:
             body = await connector.render(call.template, timeout_s=deadline.remaining_s())
+            check_depth(body, "template")
             call = replace(call, body=body, template=None)
-        asks = self._gate.must_ask(connector, call)
-        known = await self._known(connector, call.index, deadline) if asks else None
+        known = await self._known(connector, call, deadline) if self._gate.must_ask(connector, call) else None
         return self._gate.prepare(call, connector, known, deadline.remaining_s())
 
-    async def _known(self, connector: Connector, expression: str, deadline: Deadline) -> Known:
-        return await self._names.members(connector, expression, timeout_s=deadline.remaining_s() * _NAMES_SHARE)
+    async def _known(
+        self, connector: Connector, call: SearchCall | RerankCall, deadline: Deadline, *, fresh: bool = False
+    ) -> Known:
+        timeout_s = min(self._gate.names_timeout_s(call), deadline.remaining_s())
+        known = await self._names.members(connector, call.index, timeout_s=timeout_s, fresh=fresh)
+        if len(known.members) > _MANY_MEMBERS and known.resolution is None:
+            await asyncio.to_thread(self._gate.work_out, connector.name, call.index, known)
+        return known
 
     async def _ask(self, prepared: Prepared, deadline: Deadline) -> tuple[Prepared, Hits]:
         """The engine's answer; a search that it refuses with the window and takes without is skipped, not failed."""
@@ -77,13 +88,13 @@ class Retrieval:
                 request.index, request.body, timeout_s=deadline.remaining_s(), params=request.params
             )
             refused = window.is_refused(found.raw)
-        except InvalidQuery:
-            if request.window is None:
+        except (InvalidQuery, EngineUnavailable) as error:
+            if not request.widened or not _is_refusal(error):
                 raise
             refused = True
-        if request.window is None or not refused:
+        if not request.widened or not refused:
             return prepared, found
-        return await self._ask(self._gate.as_asked(prepared), deadline)
+        return await self._ask(self._gate.as_asked(prepared, deadline.remaining_s()), deadline)
 
     async def _ask_again(self, prepared: Prepared, hits: Hits, deadline: Deadline) -> tuple[Prepared, Hits]:
         """As hits show, the expression has come to stand for other indices: the answer under the policy of these.
@@ -99,7 +110,15 @@ class Retrieval:
     def _deadline(self, clock: Clock, connector: Connector) -> Deadline:
         """Until when the engine may answer: that may be after the budget, but not after the client has gone."""
         patience_s = None if clock.client_time_left_s is None else clock.client_time_left_s - self._reserve_s
-        deadline = Deadline.earliest(clock.received_at, self._gate.search_timeout_s(connector), patience_s)
+        return Deadline.earliest(clock.received_at, self._gate.search_timeout_s(connector), patience_s)
+
+    def _search_deadline(self, clock: Clock, connector: Connector) -> Deadline:
+        deadline = self._deadline(clock, connector)
         if deadline.expired:
             raise DeadlinePassed("the client's deadline leaves no time to search")
         return deadline
+
+
+def _is_refusal(error: ConnectorError) -> bool:
+    """Whether another search may go well where this one failed: the engine said no, or broke on it (500)."""
+    return isinstance(error, InvalidQuery) or error.status == _BROKEN

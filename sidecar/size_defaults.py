@@ -12,18 +12,27 @@ from connectors.hits import Json
 
 _COMPOUND = frozenset({"diversify", "linear", "pinned", "rrf", "rule", "text_similarity_reranker"})
 _VECTORS = frozenset({"query_vector", "query_vector_builder"})
-_SEARCHED = ("knn", "query", "retriever")
+_DEFAULT_SIZE = 10
 
 
 def written_out(body: Json, size: int) -> tuple[Json, tuple[str, ...]]:
-    """The body with those defaults for ``size`` hits, and what was added, a line each; the same body if nothing was.
+    """The body with those defaults for a page of ``size`` hits, and what was added, a line each.
+
+    It is the same body if nothing was.
 
     >>> written_out({"knn": {"field": "v", "query_vector": [1.0]}}, 10)
     ({'knn': {'field': 'v', 'query_vector': [1.0], 'k': 10}}, ('knn.k: none -> 10, its default',))
     """
     changes: list[str] = []
-    searched = {name: _walk(body[name], name, name, size, changes) for name in _SEARCHED if name in body}
+    sizes = {"knn": _size_of_body(body), "query": size, "retriever": size}
+    searched = {name: _walk(body[name], name, name, sizes[name], changes) for name in sizes if name in body}
     return ({**body, **searched} if changes else body), tuple(dict.fromkeys(changes))
+
+
+def _size_of_body(body: Json) -> int:
+    """What the ``knn`` section goes by: the body's own size, whatever the URL says."""
+    size = body.get("size")
+    return size if isinstance(size, int) and not isinstance(size, bool) and size > 0 else _DEFAULT_SIZE
 
 
 def _walk(value: Any, name: str, part: str, size: int, changes: list[str]) -> Any:

@@ -1,16 +1,20 @@
 """Which of the policy's fields the hits of a search carry, and what the app filtered away. Pure."""
 
 from collections.abc import Iterator, Mapping
+from itertools import chain, islice
 from typing import Any
 
 from connectors.hits import Json
-from sidecar.policy import matches
 from sidecar.settings import TextSettings
 from sidecar.types import Carried
+from sidecar.wildcards import matches
 
 _PARAMS = ("_source", "_source_includes", "_source_excludes", "stored_fields")
 _HIDING = frozenset({"stored_fields", "script_fields"})
 """Keys of a body that leave the source out, unless it is asked for."""
+_MOST_PATTERNS = 1000
+_MOST_TAGS = 64
+"""Of a body, which holds up every other call: what is beyond is not looked at, and a field counts as not there."""
 _STYLED_TAGS = (*(f'<em class="hlt{level}">' for level in range(1, 11)), "</em>")
 
 
@@ -23,11 +27,13 @@ def carries(body: Json, params: Mapping[str, str], settings: TextSettings) -> Ca
     names = [field.name for field in settings.fields]
     included, excluded = _kept(body, params)
     whole = (name for name in names if _any_covers(included, name) and not _any_touches(excluded, name))
-    asked = [] if "fields" not in settings.sources else list(_field_patterns(body.get("fields")))
+    asked = (
+        [] if "fields" not in settings.sources else list(islice(_field_patterns(body.get("fields")), _MOST_PATTERNS))
+    )
     return Carried(
         frozenset(whole),
         frozenset(name for name in names if any(matches(pattern, name) for pattern in asked)),
-        tuple(sorted({*Carried.tags, *_tags(body.get("highlight"))}, key=len, reverse=True)),
+        tuple(sorted({*Carried.tags, *_first_tags(body.get("highlight"))}, key=len, reverse=True)),
     )
 
 
@@ -40,6 +46,8 @@ def _kept(body: Json, params: Mapping[str, str]) -> tuple[list[str], list[str]]:
         return _patterns(source), []
     included = source.get("includes", source.get("include"))
     excluded = source.get("excludes", source.get("exclude"))
+    if isinstance(excluded, list) and len(excluded) > _MOST_PATTERNS:
+        return [], []
     return (_patterns(included) if included else ["*"]), (_patterns(excluded) if excluded else [])
 
 
@@ -47,7 +55,7 @@ def _patterns(source: Any) -> list[str]:
     if isinstance(source, bool):
         return ["*"] if source else []
     patterns = source if isinstance(source, list) else [source]
-    return [one for one in patterns if isinstance(one, str)]
+    return [one for one in islice(patterns, _MOST_PATTERNS) if isinstance(one, str)]
 
 
 def _any_covers(patterns: list[str], field: str) -> bool:
@@ -73,6 +81,11 @@ def _field_patterns(fields: Any) -> Iterator[str]:
             yield name
 
 
+def _first_tags(highlight: Any) -> Iterator[str]:
+    """As many different ones as are looked for in every fragment of every hit."""
+    return islice(dict.fromkeys(islice(_tags(highlight), _MOST_PATTERNS)), _MOST_TAGS)
+
+
 def _tags(highlight: Any) -> Iterator[str]:
     """What the app has put around the matches, for all fields and for single ones."""
     if not isinstance(highlight, Mapping):
@@ -81,7 +94,7 @@ def _tags(highlight: Any) -> Iterator[str]:
         yield from _STYLED_TAGS
     fields = highlight.get("fields")
     of_fields = fields if isinstance(fields, list) else [fields]
-    options = [one for each in of_fields if isinstance(each, Mapping) for one in each.values()]
-    for where in (highlight, *(one for one in options if isinstance(one, Mapping))):
+    options = (one for each in of_fields if isinstance(each, Mapping) for one in each.values())
+    for where in chain((highlight,), (one for one in options if isinstance(one, Mapping))):
         for key in ("pre_tags", "post_tags"):
             yield from (tag for tag in _patterns(where.get(key)) if tag)

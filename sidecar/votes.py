@@ -1,29 +1,72 @@
 """What each index behind an expression says of the policy. Pure.
 
-An expression is split into parts; the engine's answer tells which indices are behind all of them together, and this
-module finds out again which part led to which index.
+The engine's answer tells which indices are behind all parts of an expression together; which part leads to which index
+is found out again here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 from connectors.base import Member
-from sidecar.index_names import matches
-from sidecar.specificity import Entry, Near, Table
+from sidecar.matching import Entry, Key, Near, Table
+from sidecar.wildcards import fits
 
-_MOST_PAIRS = 50_000
-"""Parts times members; beyond, they are not told apart, which would take longer than a search."""
+MOST_COMPARISONS = 25_000
+"""Stars of patterns times names; beyond, the parts are not told apart, which would take longer than a search."""
 
 _SHOWN_CHARS = 80
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """One part of an expression: as written, its place there, and the pattern of what stands behind it."""
+
+    written: str
+    place: int
+    pieces: tuple[str, ...]
+
+    @property
+    def is_opaque(self) -> bool:
+        """Whether nothing but the engine can tell what the part's own names look like: date math."""
+        return self.written.startswith("<")
+
+
+class Expression(NamedTuple):
+    """The parts of a comma list that name something, each once, and what it excludes (`-x`), with the places."""
+
+    parts: tuple[Part, ...]
+    exclusions: tuple[tuple[int, tuple[str, ...]], ...]
+
+    def __str__(self) -> str:
+        return ",".join(part.written for part in self.parts)
+
+
+def read(expression: str) -> Expression:
+    """The parts and exclusions of a comma list; of a part that is there twice the last counts."""
+    found: dict[str, Part] = {}
+    exclusions = []
+    for place, piece in enumerate(expression.split(",")):
+        if piece.startswith("-"):
+            exclusions.append((place, tuple(piece[1:].split("*"))))
+        elif piece:
+            pattern = "*" if piece == "_all" else piece.partition("::")[0]
+            found[piece] = Part(piece, place, tuple(pattern.split("*")))
+    return Expression(tuple(found.values()), tuple(exclusions))
+
+
 class Vote(NamedTuple):
-    """The entry that fits an index, or a part, best, None where none does; and both in words."""
+    """The entry that fits an index, or a part, best, None where none does; and by which name."""
 
     entry: Entry | None
     name: str
     fitting: str
+
+    @property
+    def policy(self) -> str | None:
+        """The policy's name, None where none fits."""
+        return self.entry.policy if self.entry else None
 
     def __str__(self) -> str:
         shown = f"{shorten(self.name)!r}"
@@ -32,86 +75,107 @@ class Vote(NamedTuple):
         return f"{shown}: {self.entry or 'none'}"
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One part of an expression: as written, what stands behind is looked for by, and what is excluded after it."""
-
-    written: str
-    pattern: str
-    exclusions: tuple[str, ...] = ()
-
-    @property
-    def is_opaque(self) -> bool:
-        """Whether nothing but the engine can tell what the part's own names look like: date math."""
-        return self.written.startswith("<")
-
-    def leads_by(self, member: Member) -> tuple[str, ...] | None:
-        """The aliases and data streams through which this part leads to the member; None if it does not lead there."""
-        via = tuple(name for name in member.via if matches(self.pattern, name))
-        return via if via or matches(self.pattern, member.index) else None
-
-    def excludes(self, member: Member) -> bool:
-        """Whether a later `-x` takes the member away; the engines do so only to what a wildcard found."""
-        return any(matches(pattern, member.index) for pattern in self.exclusions)
-
-
-def parts_of(expression: str) -> list[Part]:
-    """The parts of a comma list that name something, each once; `-x` only takes away from the wildcards before it."""
-    pieces = [piece for piece in expression.split(",") if piece]
-    found: dict[str, Part] = {}
-    exclusions: list[str] = []
-    for piece in reversed(pieces):
-        if piece.startswith("-"):
-            exclusions.append(piece[1:])
-        elif piece not in found:  # the last of several counts: what was excluded before it is there again
-            pattern = "*" if piece == "_all" else piece.partition("::")[0]
-            found[piece] = Part(piece, pattern, tuple(exclusions) if "*" in pattern else ())
-    return list(reversed(found.values()))
-
-
 def of_parts(table: Table, parts: Sequence[Part]) -> list[Vote]:
     """What the parts say as they are written."""
     return [Vote(table.best(part.written), part.written, part.written) for part in parts]
 
 
-def of_members(table: Table, parts: Sequence[Part], members: Sequence[Member]) -> list[Vote]:
+def of_members(table: Table, expression: Expression, members: Sequence[Member]) -> list[Vote]:
     """What the members say, and the parts that need none of them since they are settled as written.
 
     A part that leads to no member has no say, unless a policy matches it by its exact name. Sorted by name, so that the
     order in which an engine lists its indices is of no account. Empty if nothing has a say.
     """
-    exact = {part for part in parts if (best := table.best(part.written)) and best.rank[0]}
-    others = [part for part in parts if part not in exact]
+    parts = expression.parts
+    exact = {part for part in parts if (best := table.best(part.written)) and best.is_exact}
     settled = {part for part in parts if table.decides(part.written)}
-    told = parts if len(parts) * len(members) <= _MOST_PAIRS else []
-    together = _best_fitting(table, [part for part in others if part.is_opaque] or others)
-    heard, votes = set(exact), {}
+    together = _best_fitting(table, [part for part in parts if part not in exact])
+    vote, lead = _voting(table), _leading(expression, members)
+    heard = set(exact)
+    votes: dict[tuple[str, str], Vote] = {}
+
+    def add(one: Vote) -> None:
+        votes[one.name, one.entry.policy if one.entry else ""] = one
+
     for member in members:
-        leading = [(part, via) for part in told if (via := part.leads_by(member)) is not None]
-        heard.update(part for part, _ in leading if part in settled and not part.excludes(member))
-        found = [
-            _vote(table, member.index, via, part.written)
-            for part, via in leading
-            if part not in settled and not part.excludes(member)
-        ]
-        for vote in found if leading else [_vote(table, member.index, member.via, together)]:
-            votes[vote.name, vote.entry.policy if vote.entry else ""] = vote
+        leading = lead(member)
+        for part, via, excluded in leading:
+            if excluded:
+                continue
+            if part in settled:
+                heard.add(part)
+            else:
+                add(vote(member.index, via, part.written))
+        if not leading:
+            add(vote(member.index, member.via, together))
     return [*of_parts(table, [part for part in parts if part in heard]), *(votes[key] for key in sorted(votes))]
+
+
+Lead = tuple[Part, tuple[str, ...], bool]
+"""A part that leads to a member, the aliases through which it does, and whether a later `-x` takes the member away."""
+
+
+def comparisons(expression: Expression, members: Sequence[Member]) -> int:
+    """What it takes to tell which part leads to which member: a look at a name for each star of each pattern."""
+    names = len({name for member in members for name in (member.index, *member.via)})
+    of_parts, of_exclusions = (
+        sum(max(1, len(pieces) - 1) for pieces in patterns)
+        for patterns in ([part.pieces for part in expression.parts], [pieces for _, pieces in expression.exclusions])
+    )
+    return of_parts * names + of_exclusions * len(members)
+
+
+def _leading(expression: Expression, members: Sequence[Member]) -> Callable[[Member], list[Lead]]:
+    """What tells which parts lead to a member; nothing does where that would take too many comparisons."""
+    if comparisons(expression, members) > MOST_COMPARISONS:
+        return lambda _: []
+
+    def fitting(name: str) -> tuple[Part, ...]:
+        return tuple(part for part in expression.parts if fits(part.pieces, name))
+
+    by_alias = cache(fitting)
+
+    @cache
+    def leads(own: tuple[Part, ...], via: tuple[str, ...], last: int) -> list[Lead]:
+        aliases: dict[Part, list[str]] = {part: [] for part in own}
+        for name in via:
+            for part in by_alias(name):
+                aliases.setdefault(part, []).append(name)
+        # The engines take an exclusion only from what a wildcard before it has found.
+        return [(part, tuple(names), len(part.pieces) > 1 and part.place < last) for part, names in aliases.items()]
+
+    def leading(member: Member) -> list[Lead]:
+        excluded = [place for place, pieces in expression.exclusions if fits(pieces, member.index)]
+        return leads(fitting(member.index), member.via, max(excluded, default=-1))
+
+    return leading
 
 
 def _best_fitting(table: Table, parts: Sequence[Part]) -> str:
     """The part, as written, that a policy matches best: it stands for all that cannot be told apart."""
-    fitting = [(entry.key(Near.WRITTEN), part.written) for part in parts if (entry := table.best(part.written))]
+    opaque = [part for part in parts if part.is_opaque]
+    fitting = [
+        (entry.keys[Near.WRITTEN], part.written) for part in opaque or parts if (entry := table.best(part.written))
+    ]
     return max(fitting)[1] if fitting else ""
 
 
-def _vote(table: Table, index: str, via: Sequence[str], written: str) -> Vote:
-    names = [(Near.CONCRETE, index), *((Near.VIA, name) for name in via), (Near.WRITTEN, written)]
-    fitting = [(entry.key(near), name, entry) for near, name in names if (entry := table.best(name)) is not None]
-    if not fitting:
-        return Vote(None, index, index)
-    _, name, entry = max(fitting, key=lambda found: (found[0], found[1]))
-    return Vote(entry, index, name)
+def _voting(table: Table) -> Callable[[str, tuple[str, ...], str], Vote]:
+    """What makes a vote of an index, the aliases that lead to it, and the part as written."""
+
+    @cache
+    def by_others(via: tuple[str, ...], written: str) -> tuple[Key, str, Entry] | None:
+        names = [*((Near.VIA, name) for name in via), (Near.WRITTEN, written)]
+        fitting = [(entry.keys[near], name, entry) for near, name in names if (entry := table.best(name))]
+        return max(fitting, key=lambda found: found[:2], default=None)
+
+    def vote(index: str, via: tuple[str, ...], written: str) -> Vote:
+        own, other = table.best(index), by_others(via, written)
+        if other and (own is None or other[0] > own.keys[Near.CONCRETE]):
+            return Vote(other[2], index, other[1])
+        return Vote(own, index, index)
+
+    return vote
 
 
 def shorten(text: str, most: int = _SHOWN_CHARS) -> str:

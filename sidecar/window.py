@@ -16,6 +16,7 @@ from sidecar.types import Reason
 
 _DEFAULT_SIZE = 10
 _LARGEST = 2**31 - 1
+_ENGINE_SHARE = 0.8
 _SIMPLE_RETRIEVERS = frozenset({"standard", "knn"})
 _REFUSED_PARAMS = {
     "filter_path": "it would hide what the reply is built from",
@@ -101,7 +102,8 @@ class EngineRequest:
     """What is sent to the engine for one search, and how to cut the page out of what comes back.
 
     ``first_rank`` is the place of the first hit in the engine's whole order; only the first ``window`` hits are
-    candidates (None: all of them). ``changes`` says what differs from the app's own request, a line each.
+    candidates (None: all of them). ``changes`` says what differs from the app's own request, a line each; ``widened``
+    whether another page is asked for than the app's.
     """
 
     index: str
@@ -111,6 +113,7 @@ class EngineRequest:
     first_rank: int
     window: int | None
     changes: tuple[str, ...] = ()
+    widened: bool = False
 
 
 def request(
@@ -127,18 +130,22 @@ def request(
         return EngineRequest(index, body, params, _WHOLE, page.start, None, dropped)
     asked = {"from": page.start, "size": page.size}
     wanted = {"from": 0, "size": max(rank_window_size, page.start + page.size)}
-    changes = tuple(f"{name}: {asked[name]} -> {value}" for name, value in wanted.items() if value != asked[name])
-    body, defaults = written_out(body, page.size) if wanted["size"] != page.size else (body, ())
+    changes = [f"{name}: {asked[name]} -> {value}" for name, value in wanted.items() if value != asked[name]]
+    body, defaults = (body, ()) if body.get("size") == wanted["size"] else written_out(body, page.size)
     others = {name: value for name, value in params.items() if name not in wanted}
-    return EngineRequest(index, {**body, **wanted}, others, page, 0, rank_window_size, (*dropped, *changes, *defaults))
+    told = (*dropped, *changes, *defaults)
+    return EngineRequest(index, {**body, **wanted}, others, page, 0, rank_window_size, told, widened=bool(changes))
 
 
 def stopping_after(request: EngineRequest, seconds: float) -> EngineRequest:
-    """The same request, which the engine is to end by itself after ``seconds``, unless the app has said when."""
+    """The same request, which the engine is to end by itself within ``seconds``, unless the app has said when.
+
+    It has a share of that time only: what it has found by then is still to be sent and read.
+    """
     if "timeout" in request.body or "timeout" in request.params:
         return request
-    timeout = f"{max(1, int(seconds * 1e3))}ms"
-    change = f"timeout: none -> {timeout}, what is left of the search's time"
+    timeout = f"{max(1, int(seconds * _ENGINE_SHARE * 1e3))}ms"
+    change = f"timeout: none -> {timeout}, of the time that is left for the search"
     return replace(request, body={**request.body, "timeout": timeout}, changes=(*request.changes, change))
 
 

@@ -8,7 +8,9 @@ from rich.console import Console
 from rich.table import Table
 
 from sidecar.cli.terminal import ConfigurationFile, settings_of, stop
-from sidecar.policy import Plan, is_allowed, must_ask, plan, resolve
+from sidecar.index_names import is_allowed
+from sidecar.policy import Plan, plan
+from sidecar.resolution import Resolver
 from sidecar.settings import Settings
 
 _ASKED = (
@@ -40,7 +42,8 @@ def explanation(settings: Settings, connector: str | None, index: str) -> dict[s
 
     ``asks_engine`` says that a running sidecar would ask what the name stands for, and may so choose another policy.
     """
-    found = resolve(settings, connector, index, None)
+    resolver = Resolver(settings)
+    found = resolver.resolve(connector, index, None)
     chosen = plan(settings, found.policy_name) if found.policy_name is not None else None
     patterns = settings.connectors[connector].allow_indices if connector is not None else ("*",)
     return {
@@ -49,7 +52,7 @@ def explanation(settings: Settings, connector: str | None, index: str) -> dict[s
         "allowed": is_allowed(patterns, index),
         "policy": found.policy_name,
         "why": found.why,
-        "asks_engine": must_ask(settings, connector, index, None),
+        "asks_engine": resolver.must_ask(connector, index, None),
         "plan": _rows(chosen) if chosen else None,
         "body": _changes(chosen) if chosen and chosen.enabled else None,
     }

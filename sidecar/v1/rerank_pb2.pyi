@@ -264,8 +264,9 @@ class SearchRequest(google.protobuf.message.Message):
     """What the user asked, as plain text; this is what the model reads. Required, not blank, at most `limits.query_chars`."""
     body: builtins.str
     """The app's own search body, a JSON object of at most 8 MiB. Default: `{}`, the engine's match_all.
-    Passed on untouched but for `from` and `size`, which are widened to the window, and for `timeout` where the policy
-    has `engine_timeout` (see PolicyService.Explain).
+    Passed on untouched but for `from` and `size`, which are widened to the window, for what would follow from `size` then
+    (`k` of a kNN search, `rank_window_size` of a compound retriever), and for `timeout` where the policy has
+    `engine_timeout` (see PolicyService.Explain).
     """
     template: builtins.str
     """A search template instead of `body`: a JSON object with `id` or `source`, and `params`. The engine makes the body of
@@ -307,7 +308,9 @@ class SearchResponse(google.protobuf.message.Message):
     REASON_FIELD_NUMBER: builtins.int
     META_FIELD_NUMBER: builtins.int
     response: builtins.str
-    """The engine's own response, with the hits of the asked page in their new order; every other character is the engine's."""
+    """The engine's own response, with the hits of the asked page in their new order. But for blanks between them, no
+    character of a hit or of what surrounds the hits is changed.
+    """
     outcome: global___Outcome.ValueType
     """What became of the reranking."""
     reason: global___Reason.ValueType
@@ -627,7 +630,7 @@ class Timings(google.protobuf.message.Message):
     SCORE_MS_FIELD_NUMBER: builtins.int
     TOTAL_MS_FIELD_NUMBER: builtins.int
     search_ms: builtins.float
-    """The engine's search."""
+    """The engine's search, with what had to be asked before it (names, a template's body)."""
     fetch_ms: builtins.float
     """Fetching documents for missing texts."""
     tokenize_ms: builtins.float

@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from connectors.base import Member
-from sidecar.policy import PolicyConflict, is_allowed, matches, must_ask, resolve
+from sidecar.index_names import is_allowed
+from sidecar.resolution import PolicyConflict, Resolver
 from sidecar.settings import Settings
+from sidecar.wildcards import matches
 
 NAMES = st.text("ab-.", min_size=1, max_size=6)
 PATTERNS = st.text("ab-.*", min_size=1, max_size=6)
@@ -41,7 +43,7 @@ def settings(draw: st.DrawFn) -> Settings:
 def outcome(configured: Settings, index: str, members: Sequence[Member] | None = None, problem: str = "") -> str | None:
     """The policy's name, None for none, or that the request is refused."""
     try:
-        return resolve(configured, None, index, None, members, problem).policy_name
+        return Resolver(configured).resolve(None, index, None, members, problem).policy_name
     except PolicyConflict:
         return REFUSED
 
@@ -106,7 +108,7 @@ def test_resolution_is_deterministic_and_never_fails(
 @given(settings(), st.text(max_size=30), st.lists(st.builds(Member, st.text(), st.lists(st.text()).map(tuple))))
 def test_no_name_is_too_odd(configured: Settings, index: str, members: list[Member]) -> None:
     outcome(configured, index, members)
-    must_ask(configured, None, index, None)
+    Resolver(configured).must_ask(None, index, None)
 
 
 @given(settings(), PARTS, MEMBERS)
@@ -155,7 +157,7 @@ def test_where_nobody_need_be_asked_no_answer_would_change_the_policy(
         if any(matches(part, name) for part in parts for name in (member.index, *member.via))
     ]
     reached = all(any(matches(part, n) for m in led for n in (m.index, *m.via)) for part in parts)
-    if reached and not must_ask(configured, None, ",".join(parts), None):
+    if reached and not Resolver(configured).must_ask(None, ",".join(parts), None):
         assert outcome(configured, ",".join(parts)) == expected(configured, parts, led)
 
 
@@ -165,7 +167,7 @@ def test_an_exact_name_beats_every_pattern(configured: Settings, index: str) -> 
         name for name, policy in configured.policies.items() if any(match.index == index for match in policy.match)
     ]
     if exact and not index.startswith("-"):
-        assert resolve(configured, None, index, None).policy_name == exact[0]
+        assert Resolver(configured).resolve(None, index, None).policy_name == exact[0]
 
 
 @given(settings(), NAMES)
@@ -174,7 +176,7 @@ def test_the_winner_has_the_most_literal_characters(configured: Settings, index:
         name: max((len(m.index) - m.index.count("*") for m in policy.match if matches(m.index, index)), default=-1)
         for name, policy in configured.policies.items()
     }
-    found = resolve(configured, None, index, None).policy_name
+    found = Resolver(configured).resolve(None, index, None).policy_name
     if found is not None and max(literal.values()) >= 0 and not index.startswith("-"):
         assert literal[found] == max(literal.values())
 

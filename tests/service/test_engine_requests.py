@@ -6,8 +6,8 @@ from typing import Any
 import grpc
 import pytest
 
-from connectors.errors import InvalidQuery
-from connectors.hits import Json
+from connectors.errors import EngineUnavailable, InvalidQuery
+from connectors.hits import Hits, Json
 from sidecar.settings import Settings
 from sidecar.v1 import rerank_pb2 as pb
 from tests.calls import BODY, QUERY, RecordingConnector, engine_ids, status
@@ -69,6 +69,66 @@ async def test_a_template_that_cannot_be_used_is_named(serve: Serve, request_: d
     assert words in str(error.details())
 
 
+async def test_a_template_that_makes_what_nobody_can_walk_is_refused(serve: Serve) -> None:
+    class Deep(TemplateConnector):
+        async def render(self, template: Json, *, timeout_s: float) -> Json:
+            body: Json = {"match_all": {}}
+            for _ in range(1000):
+                body = {"bool": {"must": body}}
+            return {"query": body}
+
+    async with serve(connector=Deep()) as (client, _):
+        error = await status(client.stub.Search(template_request(template=json.dumps(TEMPLATE))))
+    assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert "`template` is nested too deeply" in str(error.details())
+
+
+async def test_a_search_that_the_engine_breaks_on_only_when_widened_is_asked_as_it_is(serve: Serve) -> None:
+    class Breaking(RecordingConnector):
+        async def search(self, *args: Any, **more: Any) -> Any:
+            found = await super().search(*args, **more)
+            if "size" in args[1]:
+                raise EngineUnavailable("null_pointer_exception", status=500, transient=False)
+            return found
+
+    engine = Breaking()
+    async with serve(connector=engine) as (client, _):
+        page = await client.search("docs", QUERY, BODY)
+        error = await status(client.search("docs", QUERY, {**BODY, "size": 5}))
+    assert (page.outcome, page.reason) == ("SKIPPED", "WINDOW_REFUSED")
+    assert error.code() == grpc.StatusCode.UNAVAILABLE
+    assert len(engine.asked) == 4
+
+
+class Refusing(RecordingConnector):
+    """Refuses every search with a window, as an index with a small `max_result_window` does."""
+
+    async def search(self, *args: Any, **more: Any) -> Any:
+        """See :meth:`connectors.base.Connector.search`."""
+        found = await super().search(*args, **more)
+        if args[1].get("size", 10) > 10:
+            raise InvalidQuery("too large", status=400, error_type="illegal_argument_exception", reason="too large")
+        return found
+
+
+async def test_what_is_refused_without_being_widened_is_asked_once(serve: Serve) -> None:
+    engine = Refusing()
+    async with serve(connector=engine) as (client, _):
+        error = await status(client.search("docs", QUERY, {**BODY, "size": 100}))
+        assert len(engine.asked) == 1
+        page = await client.search("docs", QUERY, BODY)
+    assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert (page.outcome, page.reason, len(engine.asked)) == ("SKIPPED", "WINDOW_REFUSED", 3)
+
+
+async def test_the_second_try_has_a_time_limit_too(serve: Serve) -> None:
+    engine = Refusing()
+    async with serve(connector=engine, configured=settings({"engine_timeout": True})) as (client, _):
+        await client.search("docs", QUERY, BODY)
+    first, second = (int(asked[1]["timeout"].removesuffix("ms")) for asked in engine.asked)
+    assert 0 < second <= first <= 1600  # four fifths of `search_timeout_ms`
+
+
 async def test_the_engine_is_told_when_to_stop_where_the_policy_says_so(serve: Serve) -> None:
     engine = RecordingConnector()
     async with serve(connector=engine, configured=settings({"engine_timeout": True})) as (client, _):
@@ -82,7 +142,7 @@ async def test_the_engine_is_told_when_to_stop_where_the_policy_says_so(serve: S
     for timeout in (ours, skipped):
         assert timeout is not None
         assert timeout.endswith("ms")
-        assert 0 < int(timeout.removesuffix("ms")) <= 2000
+        assert 0 < int(timeout.removesuffix("ms")) <= 1600
     assert any(change.startswith("timeout: none -> ") for change in told.changes)
 
 
@@ -129,7 +189,7 @@ async def test_hits_without_ids_are_passed_on(serve: Serve) -> None:
         async def search(self, *args: Any, **more: Any) -> Any:
             found = await super().search(*args, **more)
             rows = [{"_index": hit.ref.index, "_score": hit.score} for hit in found.hits]
-            return type(found).of({**found.raw, "hits": {**found.raw["hits"], "hits": rows}})
+            return Hits.read(json.dumps({**found.raw, "hits": {**found.raw["hits"], "hits": rows}}))
 
     async with serve(connector=Nameless()) as (client, _):
         page = await client.search("docs", QUERY, {**BODY, "stored_fields": "_none_"})

@@ -1,5 +1,6 @@
 """Aliases and patterns on their way through the server: the policy is that of what stands behind the name, now."""
 
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ from connectors.memory import Fault, MemoryConnector
 from sidecar.client import Page, RerankClient
 from sidecar.settings import Settings
 from sidecar.v1 import rerank_pb2 as pb
-from tests.calls import BODY, QUERY, status
+from tests.calls import BODY, PATIENCE_S, QUERY, status, within
 from tests.conftest import DOCUMENTS, Serve, settings
 
 
@@ -40,15 +41,15 @@ class AliasConnector(MemoryConnector):
         return tuple(Member(one.index, (expression,) if expression in self.aliases else ()) for one in found)
 
 
-def two_policies(books: tuple[str, ...] = ("books-*",), **server: Any) -> Settings:
+def two_policies(books: tuple[str, ...] = ("books-*",), budget_ms: int = 2000, **server: Any) -> Settings:
     def policy(*patterns: str, window: int, **more: Any) -> dict[str, Any]:
         match = [{"index": pattern} for pattern in patterns]
         return {"match": match, "text": {"fields": ["title", "body"]}, "rank_window_size": window, **more}
 
     return settings(
         policies={
-            "books": policy(*books, window=5, budget_ms=2000),
-            "films": policy("films-*", window=4, budget_ms=2000, on_conflict="refuse"),
+            "books": policy(*books, window=5, budget_ms=budget_ms),
+            "films": policy("films-*", window=4, budget_ms=budget_ms, on_conflict="refuse"),
         },
         default_policy="books",
         server={"address": "127.0.0.1:0", "metrics_address": None, **server},
@@ -102,6 +103,26 @@ async def test_an_engine_that_cannot_tell_costs_no_search(serve: Serve) -> None:
         told = await client.policies.Explain(pb.ExplainRequest(index="now"))
     assert (page.outcome, page.message.meta.policy) == ("RERANKED", "books")
     assert "could not say" in told.why
+
+
+async def test_an_engine_that_is_slow_to_tell_holds_up_nobody_for_long(serve: Serve) -> None:
+    engine = AliasConnector(now="films-1")
+    engine.script.append(Fault(delay_s=PATIENCE_S, on="resolve", always=True))
+    async with serve(connector=engine, configured=two_policies(budget_ms=400)) as (client, _):
+        async with within(0.1):  # a quarter of the budget
+            page = await search(client, "now")
+        assert page.outcome == "RERANKED"
+        async with within(0.1):
+            texts = await client.rerank(QUERY, ["apple", "winter storage"], index="else")
+        assert texts.outcome == pb.OUTCOME_RERANKED
+
+
+async def test_a_caller_without_time_gets_its_candidates_back_though_names_are_unknown(serve: Serve) -> None:
+    engine = AliasConnector(now="films-1")
+    engine.script.append(Fault(delay_s=PATIENCE_S, on="resolve", always=True))
+    async with serve(connector=engine, configured=two_policies()) as (client, _):
+        got = await client.rerank(QUERY, ["apple", "winter"], index="now", options=pb.Options(budget_ms=1))
+    assert (got.outcome, got.reason) == (pb.OUTCOME_ORIGINAL_ORDER, pb.REASON_BUDGET_EXHAUSTED)
 
 
 async def test_indices_of_policies_that_refuse_company_are_refused(serve: Serve) -> None:
@@ -160,3 +181,28 @@ async def test_names_that_settle_themselves_ask_nobody(serve: Serve, index: str)
         told = await client.policies.Explain(pb.ExplainRequest(index=index))
     assert told.policy.name == "books"
     assert engine.resolved == []
+
+
+async def test_the_policy_of_thousands_of_indices_is_worked_out_beside_the_event_loop(serve: Serve) -> None:
+    threads: list[int] = []
+
+    class Watched(str):
+        """An index name that tells which threads look at it to match it."""
+
+        __slots__ = ()
+
+        def startswith(self, *arguments: Any) -> bool:
+            """See :meth:`str.startswith`."""
+            threads.append(threading.get_ident())
+            return super().startswith(*arguments)
+
+    class Large(AliasConnector):
+        async def resolve(self, expression: str, *, timeout_s: float) -> tuple[Member, ...]:
+            found = await super().resolve(expression, timeout_s=timeout_s)
+            return (*found, *(Member(Watched(f"films-{number}"), ("now",)) for number in range(2, 5000)))
+
+    async with serve(connector=Large(now="films-1"), configured=two_policies()) as (client, _):
+        for _ in range(2):
+            assert (await search(client, "now")).message.meta.policy == "films"
+    assert threads
+    assert threading.get_ident() not in threads

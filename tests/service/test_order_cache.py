@@ -1,5 +1,6 @@
 """Where a policy keeps orders, later pages follow the first one, whatever becomes of the scoring between them."""
 
+import asyncio
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +12,10 @@ from connectors.memory import MemoryConnector
 from sidecar.client import Page, RerankClient
 from sidecar.scoring.base import Pair, Scores
 from sidecar.scoring.fake import WordOverlapScorer
+from sidecar.task import Task
+from sidecar.types import Outcome, Ranking, Reason
 from sidecar.v1 import rerank_pb2 as pb
+from tests.calls import until
 from tests.conftest import Serve
 from tests.service.test_pages import MATCH, QUERY, TOTAL, WINDOW, engine, ids, orchard, windowed
 
@@ -86,6 +90,30 @@ async def test_a_first_page_asked_again_tries_anew_until_it_is_reranked(serve: S
     for one, other in zip(again.results, kept.results, strict=True):
         assert (one.id, one.relevance_score) == (other.id, other.relevance_score)
         assert other.passage
+
+
+async def test_a_degraded_later_page_never_replaces_the_first_pages_order(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The later page is asked for while the first is not there yet, and falls back when it is."""
+    first_is_there = asyncio.Event()
+    async with serve(connector=engine(), configured=windowed(order_cache_s=60)) as (client, app):
+        rank = app._pipeline._rank
+
+        async def late(task: Task) -> Ranking:
+            monkeypatch.setattr(app._pipeline, "_rank", rank)
+            await first_is_there.wait()
+            return Ranking.original(len(task.candidates), Outcome.ORIGINAL_ORDER, Reason.OVERLOADED, "late")
+
+        monkeypatch.setattr(app._pipeline, "_rank", late)
+        later = asyncio.create_task(page_of(client, 4, 4))
+        await until(lambda: app._pipeline._rank == rank)
+        first = await page_of(client, 0, 4)
+        first_is_there.set()
+        assert (await later).outcome == "ORIGINAL_ORDER"
+        third = await page_of(client, 8, 4)
+    assert [first.outcome, third.outcome] == ["RERANKED", "RERANKED"]
+    assert third.message.meta.remembered
 
 
 async def test_progressive_searches_follow_too(serve: Serve) -> None:

@@ -52,8 +52,8 @@ async def test_list_tells_that_a_model_failed(serve: Serve) -> None:
         ("n", "news", "exact name"),
         ("old", "off", "exact name"),
         ("else", "rest", "default_policy rest is taken"),
-        ("news-1,news-2", "news", "every part"),
-        ("news-1,old", "rest", "do not agree"),
+        ("news-1,news-2", "news", "is for policy news"),
+        ("news-1,old", "rest", "is for different policies"),
     ],
 )
 async def test_explain_tells_the_policy_and_why(serve: Serve, index: str, policy: str, why: str) -> None:

@@ -13,9 +13,10 @@ GRPC = {"app", "interceptors", "health", "service", "client", "cli", "demo"}
 PURE = (
     "policy",
     "resolution",
+    "matching",
     "votes",
-    "specificity",
     "index_names",
+    "wildcards",
     "text",
     "batching",
     "ranking",
@@ -26,6 +27,18 @@ PURE = (
     "replies",
     "source_filter",
     "advice",
+)
+
+
+PURE_CONNECTORS = (
+    "answer_text",
+    "bad_option",
+    "credentials",
+    "hosts",
+    "memory_query",
+    "products",
+    "refusals",
+    "wire",
 )
 
 
@@ -62,6 +75,16 @@ def test_arrows(path: Path) -> None:
 @pytest.mark.parametrize("room", PURE)
 def test_pure_rooms_import_no_clock_and_no_io(room: str) -> None:
     assert not {"asyncio", "time", "threading", "socket", "os", "io"} & roots(ROOT / "sidecar" / f"{room}.py")
+
+
+@pytest.mark.parametrize("module", PURE_CONNECTORS)
+def test_pure_connectors_import_no_clock_and_no_io(module: str) -> None:
+    assert not {"asyncio", "time", "threading", "socket", "os", "io"} & roots(ROOT / "connectors" / f"{module}.py")
+
+
+def test_every_connectors_module_that_says_it_is_pure_is_checked() -> None:
+    said = {path.stem for path in (ROOT / "connectors").glob("*.py") if "Pure" in path.read_text().split('"""')[1]}
+    assert said == set(PURE_CONNECTORS)
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)

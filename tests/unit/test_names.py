@@ -9,7 +9,6 @@ import pytest
 
 from connectors.base import Connector, Member
 from connectors.errors import EngineUnavailable
-from sidecar.errors import InvalidRequest
 from sidecar.names import Known, Names
 
 LOGS = (Member("logs-1", ("logs",)), Member("logs-2", ("logs",)))
@@ -72,6 +71,12 @@ async def ask(names: Names, engine: Engine, expression: str = "logs", timeout_s:
     return await names.members(connector(engine), expression, timeout_s=timeout_s)
 
 
+async def settled(names: Names) -> None:
+    """Wait until no call to an engine is under way."""
+    while names._tasks:
+        await asyncio.wait(set(names._tasks))
+
+
 async def test_the_engine_is_asked_once_until_the_time_is_over(engine: Engine, clock: Clock) -> None:
     names = Names(30, clock=clock)
     first = await ask(names, engine)
@@ -80,10 +85,73 @@ async def test_the_engine_is_asked_once_until_the_time_is_over(engine: Engine, c
     clock.now += 29.9
     assert await ask(names, engine) is first
     assert len(engine.asked) == 1
-    clock.now += 0.2
+
+
+async def test_an_old_answer_serves_while_the_engine_is_asked_again(clock: Clock) -> None:
+    engine, names = Engine(), Names(30, clock=clock)
+    engine.may_answer.set()
+    first = await ask(names, engine)
+    engine.may_answer.clear()
+    engine.started.clear()
     engine.members = LOGS[:1]
-    assert (await ask(names, engine)).members == LOGS[:1]
+    clock.now += 31
+    assert await ask(names, engine) is first  # nobody waits
+    await engine.started.wait()
+    assert await ask(names, engine) is first  # and the engine is asked once for all
     assert len(engine.asked) == 2
+    engine.may_answer.set()
+    await settled(names)
+    assert (await ask(names, engine)).members == LOGS[:1]
+    clock.now += 29
+    await ask(names, engine)
+    assert len(engine.asked) == 2
+
+
+async def test_who_opens_documents_by_an_answer_waits_for_a_fresh_one(engine: Engine, clock: Clock) -> None:
+    names = Names(30, clock=clock)
+    first = await ask(names, engine)
+    clock.now += 29
+    assert await names.members(connector(engine), "logs", timeout_s=5, fresh=True) is first
+    clock.now += 2
+    engine.members = LOGS[:1]
+    assert (await names.members(connector(engine), "logs", timeout_s=5, fresh=True)).members == LOGS[:1]
+
+
+async def test_an_answer_ten_times_too_old_does_not_serve(engine: Engine, clock: Clock) -> None:
+    names = Names(30, clock=clock)
+    first = await ask(names, engine)
+    engine.members = LOGS[:1]
+    clock.now += 301
+    second = await ask(names, engine)
+    assert (first.members, second.members) == (LOGS, LOGS[:1])
+    assert len(engine.asked) == 2
+
+
+async def test_a_failure_never_serves_longer_than_its_second(engine: Engine, clock: Clock) -> None:
+    names = Names(30, clock=clock)
+    await ask(names, engine)
+    engine.error = EngineUnavailable("connector 'es': refused")
+    clock.now += 31
+    assert (await ask(names, engine)).members == LOGS
+    await settled(names)
+    assert (await ask(names, engine)).problem == "connector 'es': refused"
+    engine.error = None
+    clock.now += 1.1
+    assert (await ask(names, engine)).members == LOGS
+
+
+async def test_an_unforeseen_error_while_nobody_waits_costs_nobody_an_answer(engine: Engine, clock: Clock) -> None:
+    failures: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
+    names = Names(30, clock=clock)
+    first = await ask(names, engine)
+    engine.error = ZeroDivisionError("a mistake of ours")
+    clock.now += 31
+    for _ in range(2):
+        assert await ask(names, engine) is first
+        await settled(names)
+    assert len(engine.asked) == 3
+    assert failures == []
 
 
 async def test_nothing_is_remembered_for_a_time_of_zero(engine: Engine, clock: Clock) -> None:
@@ -213,18 +281,44 @@ async def test_memory_is_bounded_by_names_not_by_answers(engine: Engine, clock: 
     assert failures == []
 
 
+async def test_callers_that_leave_cannot_pile_up_calls_without_bound(clock: Clock) -> None:
+    engine, names = Engine(), Names(30, clock=clock, most_calls=3)
+    told = [await ask(names, engine, f"logs-{number}", timeout_s=0.001) for number in range(5)]
+    assert [known.problem for known in told[:3]] == ["no answer within 0.001 s"] * 3
+    assert {known.problem for known in told[3:]} == {"the engine is being asked for too many names at once"}
+    assert len(engine.asked) == 3
+    joining = asyncio.create_task(ask(names, engine, "logs-0"))
+    await asyncio.sleep(0)
+    engine.may_answer.set()
+    assert (await joining).members == LOGS
+    await settled(names)
+    assert (await ask(names, engine, "logs-4")).members == LOGS  # "too many" is not remembered
+
+
+async def test_where_no_more_calls_fit_what_is_known_serves_on(clock: Clock) -> None:
+    engine, names = Engine(), Names(30, clock=clock, most_calls=1)
+    engine.may_answer.set()
+    known = await ask(names, engine)
+    engine.may_answer.clear()
+    await ask(names, engine, "other", timeout_s=0.001)
+    names.forget(connector(engine), "logs", known)
+    assert await ask(names, engine) is known
+    clock.now += 31
+    assert await ask(names, engine) is known
+    await names.close()
+
+
 async def test_a_hit_from_a_new_index_shows_that_an_alias_has_moved(engine: Engine, clock: Clock) -> None:
     names = Names(30, clock=clock)
     known = await ask(names, engine)
-    assert names.knows(connector(engine), "logs", "logs-1")
-    assert not names.knows(connector(engine), "logs", "logs-3")
-    assert names.knows(connector(engine), "never asked", "logs-3")
+    assert known.knows("logs-1")
+    assert not known.knows("logs-3")
     engine.members = [Member("logs-3", ("logs",))]
-    names.forget(connector(engine), "logs", known, "logs-3")
+    names.forget(connector(engine), "logs", known)
     moved = await ask(names, engine)
     assert moved.members == tuple(engine.members)
-    assert names.knows(connector(engine), "logs", "logs-3")
-    assert not names.knows(connector(engine), "logs", "logs-1")
+    assert moved.knows("logs-3")
+    assert not moved.knows("logs-1")
 
 
 async def test_many_who_notice_a_move_at_once_ask_once_more(clock: Clock) -> None:
@@ -234,7 +328,7 @@ async def test_many_who_notice_a_move_at_once_ask_once_more(clock: Clock) -> Non
     engine.may_answer.clear()
 
     async def notice() -> Known:
-        names.forget(connector(engine), "logs", known, "logs-3")
+        names.forget(connector(engine), "logs", known)
         return await ask(names, engine)
 
     engine.members = [Member("logs-3")]
@@ -242,48 +336,74 @@ async def test_many_who_notice_a_move_at_once_ask_once_more(clock: Clock) -> Non
     await asyncio.sleep(0)
     engine.may_answer.set()
     assert {answer.members for answer in await asyncio.gather(*tasks)} == {(Member("logs-3"),)}
-    names.forget(connector(engine), "logs", known, "logs-3")  # one who comes late, with what was known before
+    names.forget(connector(engine), "logs", known)  # one who comes late, with what was known before
     await ask(names, engine)
     assert len(engine.asked) == 2
 
 
-async def test_an_index_that_no_answer_accounts_for_is_asked_about_once(engine: Engine, clock: Clock) -> None:
-    names = Names(30, clock=clock)
-    known = await ask(names, engine)
-    names.forget(connector(engine), "logs", known, ".hidden")
-    again = await ask(names, engine)
-    assert again.members == LOGS
-    assert again.knows(".hidden")
-    assert not again.knows("logs-3")
-    clock.now += 31
-    assert not (await ask(names, engine)).knows(".hidden")
+@pytest.mark.parametrize(("ttl_s", "pause_s"), [(30, 1.0), (0.5, 0.5)])
+async def test_an_index_that_the_engine_never_lists_makes_it_be_asked_once_a_second_and_not_each_time(
+    engine: Engine, clock: Clock, ttl_s: float, pause_s: float
+) -> None:
+    names = Names(ttl_s, clock=clock)
+
+    async def search() -> None:
+        known = await ask(names, engine)
+        assert not known.knows(".hidden")
+        names.forget(connector(engine), "logs", known)
+        await ask(names, engine)
+
+    for _ in range(20):
+        await search()
+    assert len(engine.asked) == 2
+    clock.now += pause_s * 0.99
+    await search()
+    assert len(engine.asked) == 2
+    clock.now += pause_s * 0.02
+    for _ in range(20):
+        await search()
+    await settled(names)
+    assert len(engine.asked) <= 4  # of a `ttl_s` below a second, once more since the time is over
 
 
-async def test_an_alias_that_moves_to_and_fro_is_noticed_each_time(engine: Engine, clock: Clock) -> None:
+async def test_an_alias_that_moves_to_and_fro_is_noticed_each_time_but_once_a_second(
+    engine: Engine, clock: Clock
+) -> None:
     names = Names(30, clock=clock)
     known = await ask(names, engine, "current")
     for turn in range(6):
         index = f"logs-{turn % 2 + 3}"
         engine.members = [Member(index, ("current",))]
-        assert not known.knows(index)
-        names.forget(connector(engine), "current", known, index)
-        known = await ask(names, engine, "current")
-        assert known.knows(index)
+        for _ in range(3):  # the hits of three calls, with what each went by
+            if not known.knows(index):
+                names.forget(connector(engine), "current", known)
+            known = await ask(names, engine, "current")
+            assert known.knows(index)
+        engine.members = [Member("elsewhere", ("current",))]
+        names.forget(connector(engine), "current", known)
+        assert await ask(names, engine, "current") is known
+        clock.now += 1.01
+    assert len(engine.asked) == 7
 
 
-async def test_what_was_asked_before_the_move_is_not_remembered_after_it(clock: Clock) -> None:
+async def test_what_was_asked_before_the_move_was_seen_is_not_remembered_after_it(clock: Clock) -> None:
     engine, names = Engine(), Names(30, clock=clock)
-    early = asyncio.create_task(ask(names, engine))
+    engine.may_answer.set()
+    known = await ask(names, engine)
+    early = engine.may_answer = asyncio.Event()
+    engine.started.clear()
+    clock.now += 31
+    assert await ask(names, engine) is known  # asks again meanwhile
     await engine.started.wait()
-    names.forget(connector(engine), "logs")
-    held, engine.may_answer = engine.may_answer, asyncio.Event()
+    engine.may_answer = asyncio.Event()
     engine.may_answer.set()
     engine.members = [Member("logs-3")]
+    names.forget(connector(engine), "logs", known)
     assert (await ask(names, engine)).members == (Member("logs-3"),)
-    held.set()
-    assert (await early).members == LOGS
+    early.set()
+    await settled(names)
     assert (await ask(names, engine)).members == (Member("logs-3"),)
-    assert len(engine.asked) == 2
+    assert len(engine.asked) == 3
 
 
 async def test_closing_leaves_nobody_waiting(clock: Clock) -> None:
@@ -300,24 +420,6 @@ def test_a_hit_is_news_unless_the_engine_could_not_say_what_to_expect() -> None:
     assert Known(problem="timeout").knows("anything")
     assert not Known(LOGS).knows("anything")
     assert not Known().knows("created a moment ago")
-
-
-def test_a_decision_or_a_refusal_is_made_once_for_an_answer() -> None:
-    known, refused, made = Known(LOGS), Known(LOGS), []
-
-    def decide() -> str:
-        made.append("policy")
-        return "policy"
-
-    def refuse() -> str:
-        made.append("refused")
-        raise InvalidRequest("no")
-
-    assert [known.settle(decide), known.settle(decide)] == ["policy", "policy"]
-    for _ in range(2):
-        with pytest.raises(InvalidRequest, match="no"):
-            refused.settle(refuse)
-    assert made == ["policy", "refused"]
 
 
 def test_an_answer_cannot_be_confused_with_another() -> None:

@@ -6,8 +6,11 @@ from typing import Any
 import pytest
 
 from sidecar.errors import InvalidRequest
-from sidecar.policy import InvalidOverride, Overrides, UnknownPolicy, is_allowed, matches, plan, resolve
+from sidecar.index_names import is_allowed
+from sidecar.policy import InvalidOverride, Overrides, plan
+from sidecar.resolution import Resolution, Resolver, UnknownPolicy
 from sidecar.settings import Settings
+from sidecar.wildcards import matches
 
 TEXT = {"fields": ["title"]}
 
@@ -23,6 +26,10 @@ def settings(policies: dict[str, list[Any]], default: str | None = None, **of_ea
     }
     connectors = {name: {"type": "opensearch", "hosts": ["http://localhost:9200"]} for name in ("east", "west")}
     return Settings.model_validate({"connectors": connectors, "policies": tree, "default_policy": default})
+
+
+def resolve(configured: Settings, connector: str | None, index: str | None, policy: str | None) -> Resolution:
+    return Resolver(configured).resolve(connector, index, policy)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +74,7 @@ def test_why_is_one_plain_sentence() -> None:
         "for this connector); also matched: articles 'articles-*'"
     )
     assert resolve(several, None, "articles-1,articles-2", None).why == (
-        "every part of 'articles-1,articles-2' matches policy articles "
+        "'articles-1,articles-2' is for policy articles "
         "('articles-1': articles 'articles-*', 'articles-2': articles 'articles-*')"
     )
     assert resolve(several, None, "x", "articles").why == "the request names policy articles"
@@ -77,10 +84,10 @@ def test_without_a_match_the_default_is_taken_or_there_is_none() -> None:
     found = resolve(settings({"a": ["a"], "b": []}, "b"), "east", "x", None)
     assert found.policy_name == "b"
     assert found.why == "no policy matches index 'x' on connector 'east', so default_policy b is taken"
-    found = resolve(settings({"a": ["a"]}), None, "a,x", None)
+    found = resolve(settings({"a": ["a"]}), "east", "a,x", None)
     assert found.policy_name is None
     assert found.why == (
-        "the parts of 'a,x' do not agree on a policy ('a': a 'a', 'x': none), and there is no default_policy"
+        "'a,x' on connector 'east' is for different policies ('a': a 'a', 'x': none), and there is no default_policy"
     )
     assert resolve(settings({"a": ["a"]}), None, None, None).why == (
         "the request names no index, and there is no default_policy"

@@ -14,8 +14,9 @@ VECTOR = {"field": "v", "query_vector": [0.1]}
 @pytest.mark.parametrize(
     ("body", "expected"),
     [
-        ({"knn": VECTOR}, {"knn": {**VECTOR, "k": 7}}),
-        ({"knn": [VECTOR, {**VECTOR, "k": 3}]}, {"knn": [{**VECTOR, "k": 7}, {**VECTOR, "k": 3}]}),
+        ({"knn": VECTOR}, {"knn": {**VECTOR, "k": 10}}),
+        ({"knn": VECTOR, "size": 3}, {"knn": {**VECTOR, "k": 3}, "size": 3}),
+        ({"knn": [VECTOR, {**VECTOR, "k": 3}]}, {"knn": [{**VECTOR, "k": 10}, {**VECTOR, "k": 3}]}),
         ({"knn": {**VECTOR, "num_candidates": 5}}, {"knn": {**VECTOR, "num_candidates": 5, "k": 5}}),
         (
             {"query": {"bool": {"should": [{"knn": VECTOR}, {"match": {"a": "b"}}]}}},
@@ -63,5 +64,7 @@ def test_everything_else_is_the_apps_own(body: dict[str, Any]) -> None:
 
 
 def test_a_window_no_larger_than_the_page_needs_no_defaults() -> None:
-    assert request("i", {"knn": VECTOR}, {}, Page(0, 10), 10).body == {"knn": VECTOR, "from": 0, "size": 10}
-    assert request("i", {"knn": VECTOR}, {}, Page(0, 4), 10).body["knn"]["k"] == 4
+    body = {"knn": VECTOR, "size": 10}
+    assert request("i", body, {}, Page(0, 10), 10).body == {**body, "from": 0}
+    assert request("i", {"knn": VECTOR, "size": 4}, {}, Page(0, 4), 10).body["knn"]["k"] == 4
+    assert request("i", {"knn": VECTOR}, {"size": "4"}, Page(0, 4), 10).body["knn"]["k"] == 10, "as the engine does it"

@@ -1,5 +1,6 @@
 """What is known of the hits' text before they are there."""
 
+import time
 from typing import Any
 
 import pytest
@@ -51,6 +52,37 @@ def test_a_field_is_whole_only_where_the_source_is_sure_to_hold_it(body: Any, pa
     found = carries(body, params, settings())
     assert found.is_known
     assert found.whole == set(whole)
+
+
+def test_more_patterns_than_are_looked_at_leave_a_field_in_doubt() -> None:
+    others = [f"other{number}" for number in range(1000)]
+    for body, whole in (
+        ({"_source": {"excludes": others}}, set(NAMES)),
+        ({"_source": {"excludes": [*others, "more"]}}, set()),
+        ({"_source": ["title", *others, "author"]}, {"title"}),
+        ({"_source": {"includes": [*others[1:], "title", "author"]}}, {"title"}),
+    ):
+        assert carries(body, {}, settings()).whole == whole
+    assert carries({"fields": ["title", *others, "author.*"]}, {}, settings()).asked == {"title"}
+
+
+def test_a_hostile_body_takes_no_time() -> None:
+    many = [f"<t{number}>" for number in range(300_000)]
+    fields = {f"f{number}": {"pre_tags": ["<b>"]} for number in range(100_000)}
+    started = time.perf_counter()
+    found = carries({"_source": {"includes": many, "excludes": many}, "fields": many}, {}, settings())
+    tags = carries({"highlight": {"pre_tags": many, "fields": fields}}, {}, settings()).tags
+    assert time.perf_counter() - started < 0.1
+    assert not found.whole
+    assert not found.asked
+    assert set(tags) == {*many[:64], "<em>", "</em>"}
+
+
+def test_the_same_tags_of_many_fields_count_once() -> None:
+    tags = {"pre_tags": ["<b>"], "post_tags": ["</b>"]}
+    fields = {f"f{number}": tags for number in range(200)} | {"last": {"pre_tags": ["[["]}}
+    found = carries({"highlight": {"fields": fields}}, {}, settings()).tags
+    assert set(found) == {"<em>", "</em>", "<b>", "</b>", "[["}
 
 
 @pytest.mark.parametrize(
