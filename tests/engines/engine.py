@@ -80,6 +80,11 @@ class Engine:
         if feature in self.lacks:
             pytest.skip(f"the published jars of {self.name} lack {feature}")
 
+    def needs_own_node(self) -> None:
+        """Skip the test on somebody's cluster: it changes a setting of the whole."""
+        if self.node is None:
+            pytest.skip(f"{self.name} is somebody's cluster, whose settings are left alone")
+
     def kill(self) -> None:
         """End the node as a crash would."""
         self._node().kill()

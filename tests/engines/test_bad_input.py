@@ -274,25 +274,3 @@ class TestStored:
             place = next(place for place, hit in enumerate(own) if hit["_id"] == "d3")
             assert page.hits[place]["_id"] == "d3"
             assert "d3" not in [hit["_id"] for hit in (await client.search(index, QUERY, BARE)).hits]
-
-
-class TestOverload:
-    async def test_a_search_that_needs_too_much_memory_is_unavailable_and_leaves_the_node_well(
-        self, client: RerankClient, engine: Engine, index: str
-    ) -> None:
-        engine.call("PUT", "/_cluster/settings", {"transient": {"indices.breaker.request.limit": "10kb"}})
-        try:
-            body = {
-                "query": {
-                    "bool": {
-                        "should": [{"fuzzy": {"body": {"value": f"apple{n}", "fuzziness": 2}}} for n in range(500)]
-                    }
-                },
-                "aggs": {"a": {"cardinality": {"field": "_index", "precision_threshold": 40000}}},
-            }
-            failed = await status(client.search(index, QUERY, body))
-        finally:
-            engine.call("PUT", "/_cluster/settings", {"transient": {"indices.breaker.request.limit": None}})
-        assert failed.code() is grpc.StatusCode.UNAVAILABLE, failed.details()
-        assert "circuit_breaking_exception" in (failed.details() or "")
-        assert (await client.search(index, QUERY, BODY)).outcome == "RERANKED"

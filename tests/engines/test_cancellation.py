@@ -179,17 +179,21 @@ class TestCancelledOnTheEngine:
 
 
 class TestStoppedByTheEngine:
-    async def test_a_search_that_the_engine_ends_by_itself_is_late_and_not_broken(
+    async def test_a_policy_with_engine_timeout_lets_the_engine_end_a_search_before_its_caller_gives_up(
         self, engine: Engine, keys: str
     ) -> None:
-        """OpenSearch may end one by 500 ``time_exceeded_exception``; Elasticsearch tries every pattern first."""
-        async with patient(engine) as (client, _):
+        """OpenSearch ends it by an error, Elasticsearch by what it has found, or by neither while at one pattern."""
+        connector = {"search_timeout_ms": 4000}
+        async with sidecar_for(engine, policy={"engine_timeout": True}, connector=connector) as (client, _):
             try:
-                page = await client.search(keys, QUERY, {**SLOW, "timeout": "300ms"}, timeout_s=PATIENCE_S)
+                page = await client.search(keys, QUERY, SLOW, timeout_s=PATIENCE_S)
             except grpc.aio.AioRpcError as error:
                 assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED, error.details()  # noqa: PT017
+                said = "the engine ended the search at its `timeout`"
+                assert engine.kind == "elasticsearch" or said in (error.details() or "")  # noqa: PT017
             else:
-                assert (page.outcome, page.hits) == ("SKIPPED", [])
+                assert page.response["timed_out"] is True
+        await until_running(engine, keys, lambda now: not now, PATIENCE_S)
 
 
 NUMBERS = {str(number): {"title": "apple", "body": f"apple number{number}"} for number in range(50)}

@@ -239,6 +239,17 @@ class TestWhoAsks:
             with pytest.raises(NotAuthenticated):
                 await connector.info(timeout_s=10)
 
+    @pytest.mark.parametrize(
+        "index", ["_bad", "_all", "eu:books", "*", "a,b", "Books", "a b", "<books>", "-a", "no-such"]
+    )
+    async def test_a_reference_that_nobody_can_fetch_costs_no_other(
+        self, secured_engine: Engine, index_name: Indices, connector_of: ConnectorOf, index: str
+    ) -> None:
+        good = DocumentRef(index_name("books", {}, {"1": {"title": "pear"}}), "1")
+        async with connector_of(secured_engine) as connector:
+            found = await connector.fetch([DocumentRef(index, "1"), good], ["title"], timeout_s=10)
+        assert found == {good: {"title": "pear"}}
+
     async def test_through_the_whole_sidecar(self, secured_engine: Engine, index_name: Indices) -> None:
         books = {"1": {"title": "pear"}, "2": {"title": "apple"}}
         seen, hidden = (index_name(label, {}, books) for label in ("seen", "hidden"))
@@ -391,6 +402,7 @@ class TestErrors:
 
     async def test_a_circuit_breaker(self, any_engine: Engine, index_name: Indices) -> None:
         """The breaker of single requests is set so low that an aggregation trips it."""
+        any_engine.needs_own_node()
         index = index_name("books", {}, {str(number): {"title": f"t{number}"} for number in range(50)})
         limit = "indices.breaker.request.limit"
         body = {"size": 1, "aggs": {"t": {"terms": {"field": "title.keyword", "size": 10_000}}}}
@@ -404,6 +416,7 @@ class TestErrors:
         assert why is not None
         assert (error.code(), why.reason) == (grpc.StatusCode.UNAVAILABLE, "circuit_breaking_exception")
         assert why.retry_after_s == 1.0
+        assert "Data too large" in str(error.details())
 
 
 @asynccontextmanager
