@@ -14,6 +14,7 @@ Span = tuple[int, int]
 
 _read_value = json.JSONDecoder().raw_decode
 _blank = re.compile(r"[ \t\n\r]*")
+_text_or_comment = re.compile(r'"(?:[^"\\]|\\.)*+"|/\*.*?\*/|//[^\n]*|\ufeff', re.DOTALL)
 
 
 class AnswerText:
@@ -29,12 +30,21 @@ class AnswerText:
     __slots__ = ("_list", "hits", "text", "value")
 
     def __init__(self, text: str) -> None:
-        """Read the text.
+        """Read the text, which may be a little more than JSON: see :func:`strict`.
 
         Raises:
             ValueError: it is not JSON.
             RecursionError: it is nested too deeply.
         """
+        try:
+            self._read(text)
+        except ValueError:
+            plain = strict(text)
+            if plain == text:
+                raise
+            self._read(plain)
+
+    def _read(self, text: str) -> None:
         self.text = text
         self.hits: tuple[Span, ...] = ()
         self._list: Span = (0, 0)
@@ -72,6 +82,15 @@ class AnswerText:
             at = _next(text, end, "]")
         self.hits, self._list = tuple(spans), (start + 1, at)
         return rows, at + 1
+
+
+def strict(text: str) -> str:
+    """JSON without comments and byte order marks, which engines take in a document and give back; blanks instead.
+
+    >>> strict('{"a": "/* kept */" /* gone */}')
+    '{"a": "/* kept */"           }'
+    """
+    return _text_or_comment.sub(lambda found: found[0] if found[0][0] == '"' else " " * len(found[0]), text)
 
 
 Read = Callable[[str, int], tuple[Any, int]]

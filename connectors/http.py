@@ -36,6 +36,7 @@ from connectors.wire import (
 
 JSON = "application/json"
 JSON_TYPES = frozenset({JSON, "application/vnd.elasticsearch+json"})
+_LARGE_ANSWER_BYTES = 2**20
 _LARGE_BYTES = 64 * 2**10
 
 
@@ -137,7 +138,9 @@ class HttpConnector(ABC):
         """See :meth:`connectors.base.Connector.search`."""
         call = Call(self.name, f"search on {index[:LONGEST_NAME]!r}")
         request = Request("POST", search_target(call, index, params, pit="pit" in body), encode(call, body))
-        return read_hits(call, await self._answer(call, request, timeout_s))
+        answer = await self._answer(call, request, timeout_s)
+        large = len(answer) > _LARGE_ANSWER_BYTES
+        return await asyncio.to_thread(read_hits, call, answer) if large else read_hits(call, answer)
 
     async def resolve(self, expression: str, *, timeout_s: float) -> tuple[Member, ...]:
         """See :meth:`connectors.base.Connector.resolve`."""

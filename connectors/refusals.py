@@ -23,6 +23,7 @@ from connectors.errors import (
 
 TRY_AGAIN_STATUSES = frozenset({429, 502, 503, 504})
 LONGEST_REASON = 500
+LONGEST_WAIT_S = 3600.0
 CIRCUIT_BROKEN = "circuit_breaking_exception"
 TIME_EXCEEDED = "time_exceeded_exception"
 
@@ -134,13 +135,13 @@ def retry_after(value: str, now: datetime) -> float | None:
     120.0
     """
     if re.fullmatch(r"\s*[0-9]{1,9}\s*", value):
-        return float(value)
+        return min(float(value), LONGEST_WAIT_S)
     try:
         moment = parsedate_to_datetime(value)
     except ValueError:
         return None
     moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return max(0.0, (moment - now).total_seconds())
+    return min(max(0.0, (moment - now).total_seconds()), LONGEST_WAIT_S)
 
 
 def _error_object(body: bytes) -> dict[str, Any]:

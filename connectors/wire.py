@@ -107,9 +107,7 @@ def decode(call: Call, body: bytes) -> Json:
 def read_hits(call: Call, body: bytes) -> Hits:
     """The hits of a search's answer, or ``MalformedAnswer`` that names the call."""
     try:
-        return Hits.read(body.decode())
-    except UnicodeDecodeError as error:
-        raise MalformedAnswer(call.sentence("the engine's answer is not UTF-8")) from error
+        return Hits.read(body.decode(errors="replace"))  # engines give back what they were once given
     except MalformedAnswer as error:
         raise MalformedAnswer(call.sentence(str(error))) from error
 
@@ -165,11 +163,11 @@ def read_template(call: Call, answer: Json) -> Json:
     """The search body that a template made.
 
     Raises:
-        MalformedAnswer: there is none.
+        InvalidQuery: what it made is no JSON object.
     """
     body = answer.get("template_output")
     if not isinstance(body, dict):
-        raise MalformedAnswer(call.sentence("the engine's answer has no `template_output` object"))
+        raise invalid_query(call, "illegal_argument_exception", "the template does not make a JSON object")
     return body
 
 

@@ -10,7 +10,7 @@ from sidecar import policy, skips, window
 from sidecar.calls import RerankCall, SearchCall
 from sidecar.errors import InvalidRequest, NoAuthorization, NotAllowed, UnknownName
 from sidecar.index_names import is_allowed
-from sidecar.lookups import named_indices
+from sidecar.lookups import hides_a_query, named_indices
 from sidecar.names import Known
 from sidecar.policy import Plan
 from sidecar.resolution import Resolution, Resolver
@@ -123,13 +123,23 @@ class Gate:
             return name, None
         return name, self._with_rights(name, call.authorization)
 
-    def hides_members(self, connector: Connector, call: RerankCall) -> bool:
-        """Whether candidates are from indices that only the name in the request, an alias say, may open."""
-        return bool(call.index) and self._is_allowed(connector.name, call.index) and bool(self._closed(connector, call))
+    def to_be_resolved(self, connector: Connector, call: RerankCall) -> list[str]:
+        """Names of candidates' indices which may be aliases: a fetch by id passes an alias's filter by."""
+        if not self._restricts(connector.name):
+            return []
+        named = {one.ref.index for one in call.candidates if one.ref and one.text is None}
+        return sorted(name for name in named if name and self._is_allowed(connector.name, name))
 
-    def access(self, call: RerankCall, name: str | None, connector: Connector | None, known: Known | None) -> Access:
-        """What a Rerank call may use. Its candidates may say that they are from anywhere; texts are fetched only from
-        indices that are allowed by their name, or stand behind the request's ``index``, which is.
+    def access(
+        self,
+        call: RerankCall,
+        name: str | None,
+        connector: Connector | None,
+        known: Known | None,
+        resolved: Mapping[str, Known],
+    ) -> Access:
+        """What a Rerank call may use. Its candidates may say that they are from anywhere: where not every index is
+        allowed, texts are fetched only from concrete ones that are allowed by their own name.
 
         Raises:
             InvalidRequest, NotAllowed: the call is not valid or not allowed.
@@ -143,14 +153,16 @@ class Gate:
                 self._cannot_fetch(missing[0], name)
             return Access(plan, why, None, frozenset())
         closed = self._closed(connector, call)
-        if known and self._is_allowed(connector.name, call.index):
-            closed -= {member.index for member in known.members}
+        doubtful = {index for index, one in resolved.items() if index not in {member.index for member in one.members}}
         for candidate in missing:
-            if candidate.ref and not candidate.ref.index:
+            index = candidate.ref.index if candidate.ref else None
+            if index == "":
                 raise InvalidRequest(f"candidates[{candidate.rank}] has no text, and no `index` says where to fetch it")
-            if candidate.ref and candidate.ref.index in closed:
-                self._allow(connector.name, candidate.ref.index)
-        return Access(plan, why, connector, closed)
+            if index in closed:
+                self._allow(connector.name, index)
+            if index in doubtful and not resolved[index].problem:
+                raise NotAllowed(f"{index!r} is no concrete index: texts are fetched from no other on this connector")
+        return Access(plan, why, connector, closed | doubtful)
 
     def _cannot_fetch(self, candidate: Candidate, name: str | None) -> NoReturn:
         if name is not None:
@@ -221,6 +233,8 @@ class Gate:
         """Where not every index is allowed, the body may not read another one past the URL."""
         if "pit" in body:
             raise NotAllowed("a point in time hides which index it reads: this connector allows only some indices")
+        if hides_a_query(body):
+            raise NotAllowed("a `wrapper` query hides what it reads: this connector allows only some indices")
         for index in named_indices(body):
             self._allow(connector, index)
 

@@ -38,7 +38,7 @@ STATUSES: dict[type[Exception], grpc.StatusCode] = {
 }
 """The status of each error; a class that is not here has that of its nearest ancestor."""
 
-_MAX_MESSAGE_BYTES = 1500
+_MAX_MESSAGE_BYTES = 1000
 """Of a message, which is sent twice, percent-encoded and in the details: trailing metadata have 8 KiB."""
 
 

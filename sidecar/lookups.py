@@ -9,6 +9,8 @@ from typing import Any
 
 from connectors.hits import Json
 
+_SHAPES = "shapes"
+"""What an indexed shape is read from, if it does not say."""
 _KEYS = ("index", "_index", "target_index")
 
 
@@ -26,13 +28,37 @@ def named_indices(body: Json) -> Iterator[str]:
         if isinstance(value, dict):
             for key in _KEYS:
                 yield from _texts(value.get(key))
+            if "indexed_shape" in value and "index" not in _object(value["indexed_shape"]):
+                yield _SHAPES
             waiting.extend(value.values())
         elif isinstance(value, list):
             waiting.extend(value)
 
 
+def hides_a_query(body: Json) -> bool:
+    """Whether a ``wrapper`` query stands somewhere: it is in base64, and may read any index unseen.
+
+    >>> hides_a_query({"query": {"bool": {"must": {"wrapper": {"query": "e30="}}}}})
+    True
+    """
+    waiting: list[Any] = [body]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            if "query" in _object(value.get("wrapper")):
+                return True
+            waiting.extend(value.values())
+        elif isinstance(value, list):
+            waiting.extend(value)
+    return False
+
+
+def _object(value: Any) -> Json:
+    return value if isinstance(value, dict) else {}
+
+
 def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, list):
-        yield from (one for one in value if isinstance(one, str))
+    """The engines read a number as the name that it spells."""
+    for one in value if isinstance(value, list) else [value]:
+        if isinstance(one, (str, int, float)) and not isinstance(one, bool):
+            yield str(one)

@@ -17,7 +17,7 @@ _Key = tuple[str, str, str]
 _PROBLEM_TTL_S = 1.0
 _COOL_DOWN_S = 1.0
 _STALE_TTLS = 10
-_MOST_CALLS = 256
+_MOST_CALLS = 16
 _CHARS_PER_NAME = 64
 
 

@@ -3,10 +3,9 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import Any, TypeVar
 
-from sidecar import orders, ranking, skips
+from sidecar import ranking, skips
 from sidecar.calls import Answer, Clock, RerankCall, Result, SearchCall
 from sidecar.deadline import Deadline
 from sidecar.documents import fetch_missing, passages_of
@@ -79,15 +78,7 @@ class Pipeline:
 
     async def finish(self, retrieved: Retrieved) -> Answer:
         """The second half of :meth:`search`: the hits in their final order. Fails only by being cancelled."""
-        key = orders.key_of(retrieved)
-        first_page = retrieved.page.start == 0
-        kept = self._orders.recall(key) if key else None
-        if kept and orders.may_follow(kept, first_page=first_page):
-            return retrieved.answer(replace(kept, remembered=True))
-        ranking = await self._rank(retrieved.task)
-        if key and retrieved.task.plan and (first_page or self._orders.recall(key) is None):
-            self._orders.keep(key, ranking, retrieved.task.plan.order_cache_s)
-        return retrieved.answer(ranking)
+        return retrieved.answer(await self._orders.agreed(retrieved, lambda: self._rank(retrieved.task)))
 
     async def rerank(self, call: RerankCall) -> Answer:
         """Rerank the caller's own candidates.

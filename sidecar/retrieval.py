@@ -6,6 +6,7 @@ from dataclasses import replace
 from connectors.base import Connector
 from connectors.errors import ConnectorError, EngineUnavailable, InvalidQuery
 from connectors.hits import Hits
+from connectors.refusals import CIRCUIT_BROKEN
 from sidecar import window
 from sidecar.calls import Clock, RerankCall, SearchCall
 from sidecar.deadline import Deadline
@@ -39,7 +40,7 @@ class Retrieval:
         deadline = self._search_deadline(call.clock, connector)
         prepared = await self._prepare(call, connector, deadline)
         prepared, hits = await self._ask(prepared, deadline)
-        known = prepared.known
+        known = None if "pit" in prepared.call.body else prepared.known  # a point in time is from where it was opened
         if known is None or all(known.knows(hit.ref.index) for hit in hits.hits):
             return prepared, hits
         self._names.forget(connector, call.index, known)
@@ -57,11 +58,16 @@ class Retrieval:
             RequestError: the call is not valid or not allowed.
         """
         name, connector = self._gate.for_rerank(call)
-        known = None
-        hides = connector is not None and self._gate.hides_members(connector, call)
-        if connector and (hides or self._gate.must_ask(connector, call)):
-            known = await self._known(connector, call, self._deadline(call.clock, connector), fresh=hides)
-        return self._gate.access(call, name, connector, known)
+        if connector is None:
+            return self._gate.access(call, name, None, None, {})
+        deadline = self._deadline(call.clock, connector)
+        known = await self._known(connector, call, deadline) if self._gate.must_ask(connector, call) else None
+        named = self._gate.to_be_resolved(connector, call)
+        timeout_s = min(self._gate.names_timeout_s(call), deadline.remaining_s())
+        found = await asyncio.gather(
+            *(self._names.members(connector, index, timeout_s=timeout_s, fresh=True) for index in named)
+        )
+        return self._gate.access(call, name, connector, known, dict(zip(named, found, strict=True)))
 
     async def _prepare(self, call: SearchCall, connector: Connector, deadline: Deadline) -> Prepared:
         if call.template is not None:
@@ -71,11 +77,9 @@ class Retrieval:
         known = await self._known(connector, call, deadline) if self._gate.must_ask(connector, call) else None
         return self._gate.prepare(call, connector, known, deadline.remaining_s())
 
-    async def _known(
-        self, connector: Connector, call: SearchCall | RerankCall, deadline: Deadline, *, fresh: bool = False
-    ) -> Known:
+    async def _known(self, connector: Connector, call: SearchCall | RerankCall, deadline: Deadline) -> Known:
         timeout_s = min(self._gate.names_timeout_s(call), deadline.remaining_s())
-        known = await self._names.members(connector, call.index, timeout_s=timeout_s, fresh=fresh)
+        known = await self._names.members(connector, call.index, timeout_s=timeout_s)
         if len(known.members) > _MANY_MEMBERS and known.resolution is None:
             await asyncio.to_thread(self._gate.work_out, connector.name, call.index, known)
         return known
@@ -120,5 +124,5 @@ class Retrieval:
 
 
 def _is_refusal(error: ConnectorError) -> bool:
-    """Whether another search may go well where this one failed: the engine said no, or broke on it (500)."""
-    return isinstance(error, InvalidQuery) or error.status == _BROKEN
+    """Whether a smaller search may go well where this one failed: refused, broken on (500), or too much for memory."""
+    return isinstance(error, InvalidQuery) or error.status == _BROKEN or error.error_type == CIRCUIT_BROKEN

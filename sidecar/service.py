@@ -8,7 +8,7 @@ from google.protobuf.message import Message
 
 from sidecar import parsing, policy, replies
 from sidecar.calls import Answer, Clock
-from sidecar.errors import ReplyTooLarge
+from sidecar.errors import InvalidRequest, ReplyTooLarge
 from sidecar.interceptors import request_id
 from sidecar.loaded import Models
 from sidecar.logs import log
@@ -30,8 +30,10 @@ def _clock(context: Any) -> Clock:
 
 def _user(context: Any) -> str | None:
     """The end user's own `authorization`, as the call carries it; used only by connectors that forward it."""
-    found = dict(context.invocation_metadata() or ()).get("authorization")
-    return found if isinstance(found, str) else None
+    found = [value for key, value in context.invocation_metadata() or () if key == "authorization"]
+    if len(found) > 1:
+        raise InvalidRequest("the call has more than one metadata `authorization`; send one")
+    return found[0] if found and isinstance(found[0], str) else None
 
 
 class RerankService(pb_grpc.RerankServiceServicer):

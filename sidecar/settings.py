@@ -264,10 +264,6 @@ class PolicySettings(Section):
             for key, value, bound, most in bounds
             if value > most
         ]
-        partial = [name for name in ("highlight", "inner_hits") if name in self.text.sources]
-        if self.order_cache_s and partial:
-            sentence = f"needs `text.sources` without {' and '.join(partial)}: that text depends on each search"
-            faults.append((("order_cache_s",), sentence))
         if faults:
             raise Faults(*faults)
         return self

@@ -12,6 +12,8 @@ from connectors.hits import Json
 
 _COMPOUND = frozenset({"diversify", "linear", "pinned", "rrf", "rule", "text_similarity_reranker"})
 _VECTORS = frozenset({"query_vector", "query_vector_builder"})
+_SEARCHED = ("query", "retriever", "post_filter", "rescore", "aggs", "aggregations", "sub_searches", "rank")
+"""Keys of a body under which a search may stand; an app's own names in between do no harm."""
 _DEFAULT_SIZE = 10
 
 
@@ -24,7 +26,7 @@ def written_out(body: Json, size: int) -> tuple[Json, tuple[str, ...]]:
     ({'knn': {'field': 'v', 'query_vector': [1.0], 'k': 10}}, ('knn.k: none -> 10, its default',))
     """
     changes: list[str] = []
-    sizes = {"knn": _size_of_body(body), "query": size, "retriever": size}
+    sizes = {"knn": _size_of_body(body)} | dict.fromkeys(_SEARCHED, size)
     searched = {name: _walk(body[name], name, name, sizes[name], changes) for name in sizes if name in body}
     return ({**body, **searched} if changes else body), tuple(dict.fromkeys(changes))
 
@@ -48,7 +50,6 @@ def _walk(value: Any, name: str, part: str, size: int, changes: list[str]) -> An
 
 def _missing(value: Json, name: str, part: str, size: int) -> Iterator[tuple[str, int]]:
     if name == "knn" and "field" in value and "k" not in value and not _VECTORS.isdisjoint(value):
-        candidates = value.get("num_candidates")
-        yield "k", min(size, candidates) if isinstance(candidates, int) and candidates > 0 else size
-    if part == "retriever" and name in _COMPOUND and "rank_window_size" not in value:
+        yield "k", size
+    if part in ("retriever", "rank") and name in _COMPOUND and "rank_window_size" not in value:
         yield "rank_window_size", size

@@ -75,6 +75,17 @@ def sizes_itself(body: Json, params: Mapping[str, str]) -> bool:
     return not retriever.keys() <= _SIMPLE_RETRIEVERS
 
 
+def rescored(body: Json, rank_window_size: int) -> int:
+    """The window, no larger than what a ``rescore`` orders: a wider search would mix in hits by their first score."""
+    rescorers = body.get("rescore") or ()
+    sizes = [
+        one.get("window_size", _DEFAULT_SIZE)
+        for one in (rescorers if isinstance(rescorers, (list, tuple)) else [rescorers])
+        if isinstance(one, Mapping)
+    ]
+    return min([rank_window_size, *(size for size in sizes if isinstance(size, int) and size > 0)])
+
+
 def skip_reason(body: Json, params: Mapping[str, str], page: Page, rank_window_size: int) -> Reason | None:
     """Why this search is passed through as it is; None when it can be reranked."""
     if page.size == 0:
@@ -83,7 +94,7 @@ def skip_reason(body: Json, params: Mapping[str, str], page: Page, rank_window_s
         return Reason.NOT_RELEVANCE_SORTED
     if not _by_relevance(params.get("sort", body.get("sort"))):
         return Reason.NOT_RELEVANCE_SORTED
-    return Reason.BEYOND_WINDOW if page.start >= rank_window_size else None
+    return Reason.BEYOND_WINDOW if page.start >= rescored(body, rank_window_size) else None
 
 
 def _by_relevance(sort: Any) -> bool:
@@ -129,12 +140,14 @@ def request(
     if rank_window_size is None:
         return EngineRequest(index, body, params, _WHOLE, page.start, None, dropped)
     asked = {"from": page.start, "size": page.size}
-    wanted = {"from": 0, "size": max(rank_window_size, page.start + page.size)}
+    window = rescored(body, rank_window_size)
+    wanted = {"from": 0, "size": max(window, page.start + page.size)}
     changes = [f"{name}: {asked[name]} -> {value}" for name, value in wanted.items() if value != asked[name]]
     body, defaults = (body, ()) if body.get("size") == wanted["size"] else written_out(body, page.size)
     others = {name: value for name, value in params.items() if name not in wanted}
-    told = (*dropped, *changes, *defaults)
-    return EngineRequest(index, {**body, **wanted}, others, page, 0, rank_window_size, told, widened=bool(changes))
+    fewer = () if window == rank_window_size else (f"rank_window_size: {rank_window_size} -> {window}, as rescored",)
+    told = (*dropped, *changes, *defaults, *fewer)
+    return EngineRequest(index, {**body, **wanted}, others, page, 0, window, told, widened=bool(changes))
 
 
 def stopping_after(request: EngineRequest, seconds: float) -> EngineRequest:

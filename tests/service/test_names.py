@@ -158,19 +158,34 @@ async def test_explain_asks_as_a_search_does(serve: Serve) -> None:
     assert told.rank_window_size == 4
 
 
-async def test_the_texts_behind_an_allowed_alias_are_fetched_and_no_others(serve: Serve) -> None:
-    connectors = {"main": {"type": "memory", "indices": {"x": "unused"}, "allow_indices": ["now"]}}
-    engine = AliasConnector(now="films-1")
-    behind = [pb.Candidate(id=key, index="films-1") for key in DOCUMENTS]
-    foreign = [*behind, pb.Candidate(id="d1", index="books-1")]
-    async with serve(connector=engine, configured=settings(connectors=connectors)) as (client, _):
-        got = await client.rerank(QUERY, behind, index="now")
-        refused = await status(client.rerank(QUERY, foreign, index="now"))
-        unnamed = await status(client.rerank(QUERY, behind))
-    assert got.outcome == pb.OUTCOME_RERANKED
-    assert got.meta.scored == len(DOCUMENTS)
-    assert {refused.code(), unnamed.code()} == {grpc.StatusCode.PERMISSION_DENIED}
-    assert "books-1" in str(refused.details())
+async def test_where_not_all_is_allowed_texts_are_fetched_from_concrete_indices_only(serve: Serve) -> None:
+    """An alias may have a filter, and a fetch by id passes it by."""
+    connectors = {"main": {"type": "memory", "indices": {"x": "unused"}, "allow_indices": ["now", "books-*"]}}
+    async with serve(connector=AliasConnector(now="films-1"), configured=settings(connectors=connectors)) as (
+        client,
+        _,
+    ):
+        allowed = await client.rerank(QUERY, [pb.Candidate(id=key, index="books-1") for key in DOCUMENTS], index="now")
+        behind = await status(client.rerank(QUERY, [pb.Candidate(id="d1", index="films-1")], index="now"))
+        by_alias = await status(client.rerank(QUERY, [pb.Candidate(id="d1")], index="now"))
+    assert (allowed.outcome, allowed.meta.scored) == (pb.OUTCOME_RERANKED, len(DOCUMENTS))
+    assert {behind.code(), by_alias.code()} == {grpc.StatusCode.PERMISSION_DENIED}
+    assert "films-1" in str(behind.details())
+    assert "'now' is no concrete index" in str(by_alias.details())
+
+
+async def test_a_point_in_time_tells_nothing_of_where_an_alias_leads(serve: Serve) -> None:
+    class PointInTime(AliasConnector):
+        async def search(self, index: str, body: Json, **more: Any) -> Hits:
+            plain = {key: value for key, value in body.items() if key != "pit"}
+            return await super().search(index or "books-1", plain, **more)
+
+    engine = PointInTime(now="films-1")
+    async with serve(connector=engine, configured=two_policies()) as (client, _):
+        page = await client.search("now", QUERY, {**BODY, "pit": {"id": "opened on books-1"}})
+        assert page.message.meta.policy == "films"
+        assert {hit["_index"] for hit in page.hits} == {"books-1"}
+    assert engine.resolved == ["now"]
 
 
 @pytest.mark.parametrize("index", ["books-1", "books-2", "books-1,books-2"])

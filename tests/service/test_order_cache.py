@@ -15,7 +15,7 @@ from sidecar.scoring.fake import WordOverlapScorer
 from sidecar.task import Task
 from sidecar.types import Outcome, Ranking, Reason
 from sidecar.v1 import rerank_pb2 as pb
-from tests.calls import until
+from tests.calls import Held, until
 from tests.conftest import Serve
 from tests.service.test_pages import MATCH, QUERY, TOTAL, WINDOW, engine, ids, orchard, windowed
 
@@ -95,7 +95,7 @@ async def test_a_first_page_asked_again_tries_anew_until_it_is_reranked(serve: S
 async def test_a_degraded_later_page_never_replaces_the_first_pages_order(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The later page is asked for while the first is not there yet, and falls back when it is."""
+    """The later page is asked for while there is no first one, and falls back when there is: it follows it."""
     first_is_there = asyncio.Event()
     async with serve(connector=engine(), configured=windowed(order_cache_s=60)) as (client, app):
         rank = app._pipeline._rank
@@ -110,7 +110,8 @@ async def test_a_degraded_later_page_never_replaces_the_first_pages_order(
         await until(lambda: app._pipeline._rank == rank)
         first = await page_of(client, 0, 4)
         first_is_there.set()
-        assert (await later).outcome == "ORIGINAL_ORDER"
+        followed = await later
+        assert (followed.outcome, followed.message.meta.remembered) == ("RERANKED", True)
         third = await page_of(client, 8, 4)
     assert [first.outcome, third.outcome] == ["RERANKED", "RERANKED"]
     assert third.message.meta.remembered
@@ -155,3 +156,28 @@ async def test_min_score_is_applied_to_a_remembered_order_as_each_call_asks(serv
     assert fewer.message.meta.remembered
     assert ids(fewer) == [one.id for one in everything.results if one.relevance_score >= least]
     assert len(fewer.results) < len(everything.results)
+
+
+async def test_a_later_page_waits_for_a_first_one_in_the_making(serve: Serve) -> None:
+    with Held() as held:
+        scorer = WordOverlapScorer(fault=held)
+        async with serve(scorer, connector=engine(), configured=windowed(order_cache_s=60)) as (client, app):
+            first = asyncio.create_task(page_of(client, 0, 4))
+            await held.entered()
+            later = asyncio.create_task(page_of(client, 4, 4))
+            await asyncio.sleep(0.05)
+            assert len(app._pipeline._orders._making) == 1
+            held.release()
+            pages = [await first, await later]
+    assert [page.message.meta.remembered for page in pages] == [False, True]
+
+
+async def test_a_text_that_changes_under_the_same_score_has_another_order(serve: Serve) -> None:
+    everything: Json = {"query": {"match_all": {}}}
+    connector = MemoryConnector("main", {"docs": orchard()})
+    async with serve(connector=connector, configured=windowed(order_cache_s=60)) as (client, _):
+        await client.search("docs", QUERY, everything)
+        connector._indices["docs"].documents["o1"] = {"body": "something else"}
+        page = await client.search("docs", QUERY, everything, options=pb.Options(return_passages=True))
+    assert not page.message.meta.remembered
+    assert "something else" in [result.passage for result in page.results]

@@ -97,3 +97,11 @@ def test_reading_costs_little_more_than_the_standard_library() -> None:
         return min(times)
 
     assert fastest(AnswerText) < 3 * fastest(json.loads)
+
+
+@pytest.mark.parametrize("extra", ["/* why */", "// why\n", "\ufeff", '/* " */'])
+def test_what_engines_take_beyond_json_becomes_blanks(extra: str) -> None:
+    text = f'{{"hits":{{"hits":[{{"_id":"1"{extra}}},{{"_id":"/* 2 // \ufeff"}}]}}}}'
+    answer = AnswerText(text)
+    assert [row["_id"] for row in answer.value["hits"]["hits"]] == ["1", "/* 2 // \ufeff"]
+    assert json.loads(answer.with_hits([1, 0]))["hits"]["hits"] == [{"_id": "/* 2 // \ufeff"}, {"_id": "1"}]

@@ -159,7 +159,6 @@ MISTAKES = [
     ("stride: 50", "stride: 101", "policies.articles.text.passages.stride", "101 is larger than `words` (100)"),
     ("rank_window_size: 100\n", "rank_window_size: 1001\n", "policies.articles.rank_window_size", "exceeds `limits.rank_window_size` (1000); allowed: 1..1000"),
     ("budget_ms: 300", "budget_ms: 5001", "policies.articles.budget_ms", "5001 exceeds `limits.budget_ms` (5000); allowed: 1..5000"),
-    ("budget_ms: 300\n    text:", "order_cache_s: 9\n    text:\n      sources: [source, highlight]", "policies.articles.order_cache_s", "needs `text.sources` without highlight"),
     ("min_rank_window_size: 10", "min_rank_window_size: 101", "policies.articles.min_rank_window_size", "101 exceeds `rank_window_size` (100); allowed: 1..100"),
     # Names that are not defined.
     ("model: default", "model: defualt", "policies.articles.model", "'defualt' is not defined; did you mean 'default'? defined: default"),

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from sidecar.lookups import named_indices
+from sidecar.lookups import hides_a_query, named_indices
 
 
 @pytest.mark.parametrize(
@@ -25,3 +25,22 @@ from sidecar.lookups import named_indices
 )
 def test_named_indices(body: dict[str, Any], named: list[str]) -> None:
     assert sorted(named_indices(body)) == named
+
+
+def test_a_number_is_the_name_that_it_spells() -> None:
+    assert list(named_indices({"query": {"more_like_this": {"like": [{"_index": 2024, "_id": "1"}]}}})) == ["2024"]
+
+
+def test_an_indexed_shape_is_read_from_shapes_unless_it_says() -> None:
+    def shape(**where: str) -> dict[str, object]:
+        return {"query": {"geo_shape": {"area": {"indexed_shape": {"id": "1", **where}}}}}
+
+    assert list(named_indices(shape())) == ["shapes"]
+    assert list(named_indices(shape(index="areas"))) == ["areas"]
+
+
+def test_a_wrapper_query_is_found_wherever_it_stands() -> None:
+    wrapper = {"wrapper": {"query": "e30="}}
+    assert hides_a_query({"query": {"bool": {"must": [wrapper]}}})
+    assert hides_a_query({"aggs": {"a": {"filter": wrapper}}})
+    assert not hides_a_query({"query": {"match": {"wrapper": "query"}}})

@@ -29,7 +29,7 @@ def test_each_order_is_kept_for_its_own_time() -> None:
 
 
 def test_passages_count_and_the_longest_unused_goes_first() -> None:
-    orders = Orders(10_000, Clock())
+    orders = Orders(20_000, Clock())
     large = Ranking([Ranked(0, 1.0, "x" * 2000)], Outcome.RERANKED)
     orders.keep(b"a", large, 60)
     orders.keep(b"b", large, 60)
@@ -39,7 +39,7 @@ def test_passages_count_and_the_longest_unused_goes_first() -> None:
 
 
 def test_an_order_larger_than_all_the_room_is_not_kept() -> None:
-    orders = Orders(1000, Clock())
+    orders = Orders(5000, Clock())
     orders.keep(b"small", RERANKED, 60)
     orders.keep(b"huge", Ranking([Ranked(0, 1.0, "x" * 2000)], Outcome.RERANKED), 60)
     assert orders.recall(b"huge") is None

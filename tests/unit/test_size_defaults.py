@@ -17,7 +17,9 @@ VECTOR = {"field": "v", "query_vector": [0.1]}
         ({"knn": VECTOR}, {"knn": {**VECTOR, "k": 10}}),
         ({"knn": VECTOR, "size": 3}, {"knn": {**VECTOR, "k": 3}, "size": 3}),
         ({"knn": [VECTOR, {**VECTOR, "k": 3}]}, {"knn": [{**VECTOR, "k": 10}, {**VECTOR, "k": 3}]}),
-        ({"knn": {**VECTOR, "num_candidates": 5}}, {"knn": {**VECTOR, "num_candidates": 5, "k": 5}}),
+        ({"post_filter": {"knn": VECTOR}}, {"post_filter": {"knn": {**VECTOR, "k": 7}}}),
+        ({"aggs": {"a": {"filter": {"knn": VECTOR}}}}, {"aggs": {"a": {"filter": {"knn": {**VECTOR, "k": 7}}}}}),
+        ({"rank": {"rrf": {}}}, {"rank": {"rrf": {"rank_window_size": 7}}}),
         (
             {"query": {"bool": {"should": [{"knn": VECTOR}, {"match": {"a": "b"}}]}}},
             {"query": {"bool": {"should": [{"knn": {**VECTOR, "k": 7}}, {"match": {"a": "b"}}]}}},

@@ -108,3 +108,21 @@ def test_a_compound_retriever_without_a_size_decides_itself(
     body: dict[str, Any], params: dict[str, str], expected: bool
 ) -> None:
     assert sizes_itself(body, params) is expected
+
+
+@pytest.mark.parametrize(
+    ("rescore", "window"),
+    [
+        ({"window_size": 30}, 30),
+        ({"query": {}}, 10),
+        ([{"window_size": 80}, {"window_size": 40}], 40),
+        ({"window_size": 500}, 100),
+        ([], 100),
+    ],
+)
+def test_no_more_is_reranked_than_the_engine_has_rescored(rescore: Any, window: int) -> None:
+    body = {"rescore": rescore}
+    sent = request("a", body, {}, Page(0, 5), 100)
+    assert (sent.body["size"], sent.window) == (window, window)
+    assert skip_reason(body, {}, Page(window, 5), 100) is Reason.BEYOND_WINDOW
+    assert request("a", body, {}, Page(0, 120), 100).body["size"] == 120
