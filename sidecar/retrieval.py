@@ -124,5 +124,10 @@ class Retrieval:
 
 
 def _is_refusal(error: ConnectorError) -> bool:
-    """Whether a smaller search may go well where this one failed: refused, broken on (500), or too much for memory."""
+    """Whether a smaller search may go well where this one failed: refused, broken on (500), or too much for memory.
+
+    Not where the engine asks to be left alone for a while.
+    """
+    if isinstance(error, EngineUnavailable) and error.retry_after_s is not None:
+        return False
     return isinstance(error, InvalidQuery) or error.status == _BROKEN or error.error_type == CIRCUIT_BROKEN

@@ -104,10 +104,15 @@ def bare_client(engine: Engine) -> Any:
 
 
 async def by_turns(*asks: Callable[[], Awaitable[int]]) -> list[list[float]]:
-    """Milliseconds of each way of asking, CALLS times, by turns and after WARM_UP rounds that do not count."""
+    """Milliseconds of each way of asking, CALLS times, by turns and after WARM_UP rounds that do not count.
+
+    Each round begins with another way, since the second to ask finds the engine's caches warm.
+    """
     times: list[list[float]] = [[] for _ in asks]
+    turns = list(zip(asks, times, strict=True))
     for number in track(range(WARM_UP + CALLS), "calls", console=Console(stderr=True), transient=True):
-        for ask, milliseconds in zip(asks, times, strict=True):
+        turns.append(turns.pop(0))
+        for ask, milliseconds in turns:
             started = time.perf_counter()
             found = await ask()
             if number >= WARM_UP:

@@ -15,7 +15,8 @@ says to the app itself, but for this, each of it seen on real nodes:
 - A hit of an index with required routing that was asked for with ``stored_fields: _none_`` does not tell its routing,
   so its document cannot be fetched: without text, it keeps its place.
 - ``terminated_early``, totals (with ``track_total_hits`` of any value), ``max_score``, suggestions, aggregations,
-  ``inner_hits``, collapsed groups and rescored windows are not among the differences.
+  ``inner_hits`` and collapsed groups are not among the differences.
+- A search with ``rescore`` has no more candidates than the smallest of its windows.
 - A kNN search without ``k`` takes it from the ``size``; for it the wide search is one with the app's own size as ``k``.
 - A ``rescorer`` retriever without ``size`` gives as many hits as its window: it is passed on as it is.
 """
@@ -108,6 +109,13 @@ class Page:
     def cut(self, rows: Sequence[Any]) -> list[Any]:
         """The page out of the whole order."""
         return list(rows[self.start : self.start + self.size])
+
+
+def rescored(body: Mapping[str, Any], window: int) -> int:
+    """The window of a search whose best hits the engine itself orders anew: no more than each of its rescorers saw."""
+    found = body.get("rescore", [])
+    sizes: list[int] = [one["window_size"] for one in (found if isinstance(found, list) else [found])]
+    return min([window, *sizes])
 
 
 def with_k(value: Any, size: int) -> Any:

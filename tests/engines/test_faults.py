@@ -112,7 +112,17 @@ class TestSearch:
         async with within(QUICK_S):
             failed = await status(search(client, index))
         assert failed.code() is grpc.StatusCode.UNAVAILABLE, failed.details()
-        assert proxy.count("_search") == 1
+        broke_on_the_window = spoiler is WRONG["500 of the engine"]
+        assert proxy.count("_search") == (2 if broke_on_the_window else 1)
+
+    async def test_an_engine_that_breaks_on_the_window_answers_the_search_as_it_was_asked(
+        self, client: RerankClient, proxy: Proxy, engine: Engine, index: str
+    ) -> None:
+        proxy.spoil("_search", WRONG["500 of the engine"], times=1)
+        page = await client.search(index, QUERY, BODY)
+        assert (page.outcome, page.reason) == ("SKIPPED", "WINDOW_REFUSED")
+        assert page.hits == hits_of(engine, index)
+        assert proxy.count("_search") == 2
 
     @pytest.mark.parametrize("spoiler", LATE.values(), ids=LATE)
     async def test_a_late_answer_is_waited_for_no_longer_than_configured(

@@ -94,6 +94,7 @@ class Both:
         page = Page.of(search.body, search.params)
         got = await self._sidecar(search, "on", window)
         sized = "size" in {**search.body, **search.params} or "rescorer" not in search.body.get("retriever", {})
+        window = compare.rescored(search.body, window)
         reason = compare.skip_of(search.body, search.params, page, window) if sized else "WINDOW_REFUSED"
         wide = None if reason else await self._wide(search, page, window)
         if wide is None:
