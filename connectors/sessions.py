@@ -1,7 +1,9 @@
 """One node's HTTP session, made the same way for both engines' clients."""
 
+import asyncio
 import ssl
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from io import BytesIO
 from typing import Any
 
@@ -52,23 +54,37 @@ def open_session(
 
     It follows no redirect, since no answer names the host of the next call, and a 3xx is no engine's. Making a
     connection has a time limit of its own where there are other nodes.
+
+    Requests queue for a connection here, not in aiohttp (3.14): there, one who is cancelled in the moment when a
+    connection is given to him takes his turn with him, and those behind him wait although the connection is free.
     """
     pins = options.tls.pins() if options.tls else None
     bounded = type(response_class.__name__, (response_class,), {"most_bytes": options.max_answer_mib * 2**20})
     session = aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=options.connections, ssl=pins or context or True),
+        connector=aiohttp.TCPConnector(limit=0, ssl=pins or context or True),
         cookie_jar=aiohttp.DummyCookieJar(),
         skip_auto_headers=("accept", "accept-encoding", "user-agent"),
         response_class=bounded,
         trust_env=False,
     )
-    ask = session.request
+    ask, turns = session.request, asyncio.Semaphore(options.connections)
 
-    def request(method: str, url: Any, *, timeout: aiohttp.ClientTimeout, **more: Any) -> Any:
+    @asynccontextmanager
+    async def request(
+        method: str,
+        url: Any,
+        *,
+        timeout: aiohttp.ClientTimeout,
+        **more: Any,  # noqa: ASYNC109 - as aiohttp names it
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
         limits = aiohttp.ClientTimeout(total=timeout.total, sock_connect=connect_timeout_s(options, timeout.total))
         secured = {"ssl": context} if context else {}
         body = {"data": _streamed(more["data"])} if "data" in more else {}
-        return ask(method, url, timeout=limits, allow_redirects=False, **{**more, **secured, **body})
+        async with (
+            turns,
+            ask(method, url, timeout=limits, allow_redirects=False, **{**more, **secured, **body}) as answer,
+        ):
+            yield answer
 
     session.request = request  # type: ignore[method-assign,assignment]
     return session
