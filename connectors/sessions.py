@@ -70,20 +70,13 @@ def open_session(
     ask, turns = session.request, asyncio.Semaphore(options.connections)
 
     @asynccontextmanager
-    async def request(
-        method: str,
-        url: Any,
-        *,
-        timeout: aiohttp.ClientTimeout,
-        **more: Any,  # noqa: ASYNC109 - as aiohttp names it
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        limits = aiohttp.ClientTimeout(total=timeout.total, sock_connect=connect_timeout_s(options, timeout.total))
+    async def request(method: str, url: Any, **given: Any) -> AsyncIterator[aiohttp.ClientResponse]:
+        total_s = given["timeout"].total
+        limits = aiohttp.ClientTimeout(total=total_s, sock_connect=connect_timeout_s(options, total_s))
         secured = {"ssl": context} if context else {}
-        body = {"data": _streamed(more["data"])} if "data" in more else {}
-        async with (
-            turns,
-            ask(method, url, timeout=limits, allow_redirects=False, **{**more, **secured, **body}) as answer,
-        ):
+        body = {"data": _streamed(given["data"])} if "data" in given else {}
+        changed = {**given, **secured, **body, "timeout": limits, "allow_redirects": False}
+        async with turns, ask(method, url, **changed) as answer:
             yield answer
 
     session.request = request  # type: ignore[method-assign,assignment]
