@@ -77,7 +77,15 @@ class App:
         self._names = Names(settings.names_ttl_s)
         retrieval = Retrieval(Gate(self._settings, self._connectors), self._names, reserve_s=reserve_s)
         orders = Orders(settings.order_cache_mib * 2**20)
-        self._pipeline = Pipeline(retrieval, self.models, self.scheduler, self.metrics, orders, reserve_s=reserve_s)
+        self._pipeline = Pipeline(
+            retrieval,
+            self.models,
+            self.scheduler,
+            self.metrics,
+            orders,
+            reserve_s=reserve_s,
+            score_cache_bytes=settings.score_cache_mib * 2**20,
+        )
         limit = settings.max_message_mib * 2**20
         server = grpc.aio.server(
             interceptors=[Guard(settings.max_concurrent_calls, self.metrics)],

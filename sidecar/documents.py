@@ -27,9 +27,9 @@ class Fetched:
     problem: str = ""
 
 
-async def fetch_missing(task: Task, plan: Plan) -> Fetched:
-    """Fetch the documents whose text did not come with their hits. A failure costs only those, and is told."""
-    missing = [
+def missing_of(task: Task, plan: Plan) -> list[DocumentRef]:
+    """The documents whose text did not come with their hits, and that may be fetched."""
+    return [
         candidate.ref
         for candidate in task.candidates
         if candidate.ref
@@ -39,6 +39,10 @@ async def fetch_missing(task: Task, plan: Plan) -> Fetched:
         and not task.is_pinned(candidate)
         and text.lacks_text(candidate, plan.text)
     ]
+
+
+async def fetch(task: Task, plan: Plan, missing: Sequence[DocumentRef]) -> Fetched:
+    """Fetch documents. A failure costs only those, and is told."""
     if not missing or task.connector is None:
         return Fetched()
     fields = [one.name for one in plan.text.fields]

@@ -35,7 +35,7 @@ class ServerSettings(Section):
         64, ge=1, le=16_384, description="Memory for all orders kept by policies with `order_cache_s`, in MiB."
     )
     score_cache_mib: int = Field(
-        32,
+        64,
         ge=0,
         le=65_536,
         description="Memory for scores of pairs of query and passage seen before, in MiB, of all models together; "

@@ -93,9 +93,10 @@ def _joined(texts: Iterable[str], settings: TextSettings) -> str:
 
 def _field_text(documents: Iterable[Any], field: TextField, settings: TextSettings) -> str:
     """A field with its label and all its values, from the first of the documents that has text of it."""
-    texts = (_read(document, field, settings.separator) for document in documents)
-    text = next((text for text in texts if text), "")
-    return field.label + text if text else ""
+    for document in documents:
+        if text := _read(document, field, settings.separator):
+            return field.label + text
+    return ""
 
 
 def _read(document: Any, field: TextField, separator: str) -> str:

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
+from sidecar.bounded_cache import BoundedCache
 from sidecar.errors import QueryTooLong
 from sidecar.pair_template import Ids, Side, proven, shortened
 from sidecar.scoring.base import Pair
-from sidecar.token_cache import TokenCache
 
 MIN_PASSAGE_TOKENS = 16
 """A query that leaves less room than this for a passage is refused: the scores would mean nothing.
@@ -50,7 +50,7 @@ class PairEncoder:
         self._pairs = _core_of(tokenizer)
         self._pairs.enable_truncation(max_length, strategy="only_second", direction=self._side)
         self._template = proven(_core_of(tokenizer), self._side, tokenizer.all_special_tokens)
-        self.cache = TokenCache(cache_bytes)
+        self.cache: BoundedCache[bytes] = BoundedCache(cache_bytes, len)
 
     @property
     def joins(self) -> bool:

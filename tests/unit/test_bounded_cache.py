@@ -1,4 +1,4 @@
-"""The token cache: bounded in bytes, honest about them, and never the ids of another tokenizer."""
+"""The caches: bounded in bytes, honest about them; token ids never those of another tokenizer."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
+from sidecar.bounded_cache import ENTRY_BYTES, BoundedCache
 from sidecar.scoring.base import Pair
-from sidecar.token_cache import ENTRY_BYTES, TokenCache
 from sidecar.tokenization import PairEncoder
 from tests.checkpoints import FAMILIES, WORDS
 from tests.unit.test_tokenization import LONG, rows, tokenizer_of
@@ -28,7 +28,7 @@ def tokenizer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 def test_the_bound_holds_whatever_is_kept_and_what_is_found_is_what_was_kept_last(
     kept: Sequence[tuple[int, int]], max_bytes: int
 ) -> None:
-    cache, last = TokenCache(max_bytes), dict[bytes, bytes]()
+    cache, last = BoundedCache[bytes](max_bytes, len), dict[bytes, bytes]()
     for name, length in kept:
         key, ids = bytes([name]), bytes([length % 256]) * length
         last[key] = ids
@@ -41,7 +41,7 @@ def test_the_bound_holds_whatever_is_kept_and_what_is_found_is_what_was_kept_las
 
 
 def test_hits_and_misses_are_counted_by_passage() -> None:
-    cache = TokenCache(2**20)
+    cache = BoundedCache[bytes](2**20, len)
     cache.keep({b"a": b"1234"})
     cache.find([b"a", b"b", b"a"])
     assert (cache.hits, cache.misses) == (2, 1)
