@@ -67,10 +67,11 @@ def passages_of(task: Task, plan: Plan, fetched: Fetched) -> dict[int, list[str]
     Raises:
         TextUnavailable: no candidate has text, or all are pinned.
     """
-    wanted = [candidate for candidate in task.candidates if not task.is_pinned(candidate)]
+    candidates, pinned = task.candidates, task.pinned_ids
+    wanted = [candidate for candidate in candidates if not task.is_pinned(candidate)] if pinned else candidates
     if not wanted:
         raise TextUnavailable("every candidate is pinned, and none is scored")
-    there = (candidate for candidate in wanted if candidate.ref not in fetched.gone)
+    there = [candidate for candidate in wanted if candidate.ref not in fetched.gone] if fetched.gone else wanted
     found = {one.rank: text.passages(one, _source(one, fetched.sources), plan.text) for one in there}
     passages = {rank: texts for rank, texts in found.items() if texts}
     if not passages:
@@ -86,4 +87,4 @@ def _nothing_in(candidates: Sequence[Candidate], plan: Plan) -> str:
 
 
 def _source(candidate: Candidate, fetched: Mapping[DocumentRef, Json]) -> Json | None:
-    return fetched.get(candidate.ref, candidate.source) if candidate.ref else candidate.source
+    return fetched.get(candidate.ref, candidate.source) if fetched and candidate.ref else candidate.source

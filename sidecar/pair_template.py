@@ -1,5 +1,6 @@
 """What a tokenizer puts around query and passage, so that pairs are made of ids that are known already."""
 
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -9,6 +10,9 @@ from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
 Ids = NDArray[np.int32]
+Raw = bytes
+"""Ids one after the other, int32 in the machine's byte order: what is kept of a passage, and joined at once."""
+_ID_BYTES = 4
 Side = Literal["left", "right"]
 """The end of a passage at which it is truncated."""
 
@@ -16,12 +20,17 @@ _WORDS = "The quick brown Fox; naïve Äpfel, 東京 и Москва, x=3.14! ca
 _PROBED_PASSAGE_TOKENS = (1, 7, 64)
 
 
+def raw(ids: Sequence[int]) -> Raw:
+    """Ids as they are kept."""
+    return array("i", ids).tobytes()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Template:
     """``before query between passage after``, and the type ids of each part: int32 arrays.
 
     >>> template = Template(*(np.array(ids, np.int32) for ids in ([1], [2], [2], [0], [0], [1])), 0, 1)
-    >>> template.heading(np.array([7, 8], np.int32)).pair(np.array([9], np.int32))[0].tolist()
+    >>> template.heading(raw([7, 8])).pair(raw([9]))[0].tolist()
     [1, 7, 8, 2, 9, 2]
     """
 
@@ -39,25 +48,41 @@ class Template:
         """Tokens beside those of query and passage."""
         return len(self.before) + len(self.between) + len(self.after)
 
-    def heading(self, query: Ids) -> "Heading":
+    def heading(self, query: Raw) -> "Heading":
         """All pairs of one query."""
-        types = self.before_types, np.full(len(query), self.query_type, np.int32), self.between_types
-        return Heading(np.concatenate((self.before, query, self.between)), np.concatenate(types), self)
+        types = self.before_types, np.full(len(query) // _ID_BYTES, self.query_type, np.int32), self.between_types
+        return Heading(
+            self.before.tobytes() + query + self.between.tobytes(), np.concatenate(types), self.after.tobytes(), self
+        )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Heading:
-    """What all pairs of one query begin with."""
+    """What all pairs of one query have in common."""
 
-    ids: Ids
-    types: Ids
-    template: Template
+    def __init__(self, start: Raw, start_types: Ids, end: Raw, template: Template) -> None:
+        self._start = start
+        self._start_types = start_types
+        self._end = end
+        self._template = template
+        self._longest_types = start_types
+        self._shares = bool((template.after_types == template.passage_type).all())
 
-    def pair(self, passage: Ids) -> tuple[Ids, Ids]:
-        """Ids and type ids of the pair with a passage."""
-        types = np.full(len(passage), self.template.passage_type, np.int32)
-        ids = np.concatenate((self.ids, passage, self.template.after))
-        return ids, np.concatenate((self.types, types, self.template.after_types))
+    def pair(self, passage: Raw) -> tuple[Ids, Ids]:
+        """Ids and type ids of the pair with a passage, not to be written to."""
+        ids = np.frombuffer(self._start + passage + self._end, np.int32)
+        return ids, self._types(len(ids))
+
+    def _types(self, tokens: int) -> Ids:
+        """Types of so many tokens; where the end has those of the passage, the rows share their memory."""
+        if not self._shares:
+            passage = tokens - len(self._start_types) - len(self._template.after_types)
+            return self._joined(passage, self._template.after_types)
+        if tokens > len(self._longest_types):
+            self._longest_types = self._joined(2 * tokens, self._template.after_types[:0])
+        return self._longest_types[:tokens]
+
+    def _joined(self, passage: int, after: Ids) -> Ids:
+        return np.concatenate((self._start_types, np.full(passage, self._template.passage_type, np.int32), after))
 
 
 def proven(core: Tokenizer, side: Side, specials: Sequence[str]) -> Template | None:
@@ -114,12 +139,12 @@ def _probes(specials: Sequence[str]) -> tuple[list[str], list[str]]:
 def _agrees(core: Tokenizer, template: Template, query: str, passage: str, side: Side) -> bool:
     """Whether the pair put together is the tokenizer's own, whole and truncated."""
     alone, wanted = core.encode(query, add_special_tokens=False).ids, core.encode(query, passage)
-    ids = np.array(core.encode(passage, add_special_tokens=False).ids, np.int32)
-    heading = template.heading(np.array(alone, np.int32))
+    ids = raw(core.encode(passage, add_special_tokens=False).ids)
+    heading = template.heading(raw(alone))
     if not _same(heading.pair(ids), wanted):
         return False
     for room in _PROBED_PASSAGE_TOKENS:
-        if len(ids) > room:
+        if len(ids) > room * _ID_BYTES:
             core.enable_truncation(template.specials + len(alone) + room, strategy="only_second", direction=side)
             wanted = core.encode(query, passage)
             core.no_truncation()
@@ -132,6 +157,9 @@ def _same(made: tuple[Ids, Ids], wanted: Encoding) -> bool:
     return (made[0].tolist(), made[1].tolist()) == (wanted.ids, wanted.type_ids)
 
 
-def shortened(ids: Ids, room: int, side: Side) -> Ids:
-    """At most ``room`` ids; those at ``side`` go."""
-    return ids[:room] if side == "right" else ids[max(0, len(ids) - room) :]
+def shortened(ids: Raw, tokens: int, side: Side) -> Raw:
+    """At most so many ids; those at ``side`` go."""
+    most = tokens * _ID_BYTES
+    if len(ids) <= most:
+        return ids
+    return ids[:most] if side == "right" else ids[len(ids) - most :]

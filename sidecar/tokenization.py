@@ -10,7 +10,7 @@ from tokenizers import Encoding, Tokenizer
 
 from sidecar.bounded_cache import BoundedCache
 from sidecar.errors import QueryTooLong
-from sidecar.pair_template import Ids, Side, proven, shortened
+from sidecar.pair_template import Ids, Raw, Side, proven, raw, shortened
 from sidecar.scoring.base import Pair
 
 MIN_PASSAGE_TOKENS = 16
@@ -50,7 +50,7 @@ class PairEncoder:
         self._pairs = _core_of(tokenizer)
         self._pairs.enable_truncation(max_length, strategy="only_second", direction=self._side)
         self._template = proven(_core_of(tokenizer), self._side, tokenizer.all_special_tokens)
-        self.cache: BoundedCache[bytes] = BoundedCache(cache_bytes, len)
+        self.cache: BoundedCache[Raw] = BoundedCache(cache_bytes, len)
 
     @property
     def joins(self) -> bool:
@@ -63,37 +63,34 @@ class PairEncoder:
         Raises:
             QueryTooLong: the query leaves no room for a passage.
         """
-        ids = _int32(self._query.encode(query, add_special_tokens=False).ids)
+        ids = self._query.encode(query, add_special_tokens=False).ids
         if len(ids) > self._max_query_tokens:
             raise QueryTooLong(
                 f"the query has {len(ids)} tokens, at most {self._max_query_tokens} fit beside a passage"
             )
         if self._template is None:
             made = self._read(lambda parts: self._pairs.encode_batch([(query, part) for part in parts]), passages)
-            return [self._pair(_int32(one.ids), _int32(one.type_ids)) for one in made]
-        heading, room = self._template.heading(ids), self._max_tokens - len(ids)
+            return [self._pair(np.array(one.ids, np.int32), np.array(one.type_ids, np.int32)) for one in made]
+        heading, room = self._template.heading(raw(ids)), self._max_tokens - len(ids)
         return [self._pair(*heading.pair(shortened(one, room, self._side))) for one in self._ids_of(passages)]
 
     def _pair(self, ids: Ids, types: Ids) -> Pair:
         return Pair(ids, types if self._has_types else None)
 
-    def _ids_of(self, passages: Sequence[str]) -> list[Ids]:
+    def _ids_of(self, passages: Sequence[str]) -> Sequence[Raw]:
         """The ids of each passage without special tokens, as many as a pair could ever hold."""
         if not self.cache.max_bytes:
             return self._fresh(passages)
         keys = [self._key(passage) for passage in passages]
         found = self.cache.find(keys)
         missing = [row for row, kept in enumerate(found) if kept is None]
-        fresh = {
-            row: ids.tobytes()
-            for row, ids in zip(missing, self._fresh([passages[row] for row in missing]), strict=True)
-        }
+        fresh = dict(zip(missing, self._fresh([passages[row] for row in missing]), strict=True))
         self.cache.keep({keys[row]: ids for row, ids in fresh.items()})
-        return [np.frombuffer(fresh[row] if kept is None else kept, np.int32) for row, kept in enumerate(found)]
+        return [fresh[row] if kept is None else kept for row, kept in enumerate(found)]
 
-    def _fresh(self, passages: Sequence[str]) -> list[Ids]:
+    def _fresh(self, passages: Sequence[str]) -> list[Raw]:
         read = partial(self._passages.encode_batch_fast, add_special_tokens=False)
-        return [_int32(one.ids) for one in self._read(read, passages)] if passages else []
+        return [raw(one.ids) for one in self._read(read, passages)] if passages else []
 
     def _key(self, passage: str) -> bytes:
         """The digest of all that is ever looked at of a passage."""
@@ -120,10 +117,6 @@ def _core_of(tokenizer: Any) -> Tokenizer:
     core.no_padding()
     core.no_truncation()
     return core
-
-
-def _int32(ids: Sequence[int]) -> Ids:
-    return np.array(ids, np.int32)
 
 
 def _part(passage: str, chars: int, side: Side) -> str:
