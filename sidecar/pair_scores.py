@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sidecar.bounded_cache import BoundedCache
@@ -33,6 +33,14 @@ class _Flight:
     due: Deadline
     scores: dict[Key, float] = field(default_factory=dict)
     landed: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass(frozen=True, slots=True)
+class _Flown:
+    """The scores of a job's pairs, and how many of its groups they are."""
+
+    scores: Mapping[Key, float]
+    groups: int
 
 
 class PairScorer:
@@ -106,27 +114,28 @@ class PairScorer:
             if min_groups is None or covered < min_groups:
                 raise
             return groups[:covered]
-        keys = [key for group in list(wanted.values())[: submitted.groups] for key in group]
-        known.update(await self._flown(keys, submitted, deadline, watch))
-        places = list(wanted)
-        return groups if submitted.groups == len(wanted) else groups[: places[submitted.groups]]
+        scored = await self._flown(list(wanted.values())[: submitted.groups], submitted, deadline, watch)
+        known.update(scored.scores)
+        return groups if scored.groups == len(wanted) else groups[: list(wanted)[scored.groups]]
 
     async def _flown(
-        self, keys: Sequence[Key], submitted: Submitted, deadline: Deadline, watch: Stopwatch
-    ) -> dict[Key, float]:
-        """The scores of a submitted job, which other calls may wait for meanwhile."""
+        self, wanted: Sequence[Sequence[Key]], submitted: Submitted, deadline: Deadline, watch: Stopwatch
+    ) -> "_Flown":
+        """What came of a submitted job, which other calls may wait for meanwhile."""
         flight = _Flight(deadline)
+        keys = [key for group in wanted for key in group]
         if self.keeps:
             self._flying.update(dict.fromkeys(keys, flight))
         try:
             scored = await self._scheduler.result(submitted)
             watch.record("queue", scored.queue_ms)
             watch.record("score", scored.score_ms)
-            found = dict(zip(keys, scored.scores.tolist(), strict=True))
+            done = [key for group in wanted[: scored.groups] for key in group]
+            found = dict(zip(done, scored.scores.tolist(), strict=True))
             flight.scores.update((key, score) for key, score in found.items() if math.isfinite(score))
             if self.keeps:
                 self.cache.keep({key: score for key, score in flight.scores.items() if isinstance(key, bytes)})
-            return found
+            return _Flown(found, scored.groups)
         finally:
             self._land(flight, keys)
 
