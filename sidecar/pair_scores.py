@@ -16,6 +16,16 @@ _SCORE_BYTES = 24
 
 
 @dataclass(frozen=True, slots=True)
+class Terms:
+    """What a call leaves to its pairs: until when, where the time is told, and how few documents are enough (None:
+    all)."""
+
+    deadline: Deadline
+    watch: Stopwatch
+    min_groups: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class PairScores:
     """The score of each passage of the first ``groups`` documents, one after the other; they may be not finite."""
 
@@ -62,7 +72,7 @@ class PairScorer:
         """Whether scores are kept at all."""
         return self.cache.max_bytes > 0
 
-    async def scores(self, job: PairJob, deadline: Deadline, watch: Stopwatch, min_groups: int | None) -> PairScores:
+    async def scores(self, job: PairJob, terms: Terms) -> PairScores:
         """The scores of all documents or, with ``min_groups``, of as many of the first ones as there is time for.
 
         Raises:
@@ -71,14 +81,14 @@ class PairScorer:
             ModelError: the scorer raised or miscounted, or the loop has died.
         """
         known, groups = dict(job.known), job.groups
-        others = self._others(job, deadline)
-        groups = await self._score(job, groups, known, others.keys(), deadline, watch, min_groups)
+        others = self._others(job, terms.deadline)
+        groups = await self._score(job, groups, known, others.keys(), terms)
         if others:
-            with watch.stage("queue"):
+            with terms.watch.stage("queue"):
                 for flight in set(others.values()):
                     await flight.landed.wait()
                     known.update(flight.scores)
-            groups = await self._score(job, groups, known, (), deadline, watch, min_groups)
+            groups = await self._score(job, groups, known, (), terms)
         return PairScores([known[key] for group in groups for key in group], len(groups))
 
     def _others(self, job: PairJob, deadline: Deadline) -> dict[Key, _Flight]:
@@ -94,9 +104,7 @@ class PairScorer:
         groups: Sequence[Sequence[Key]],
         known: dict[Key, float],
         awaited: Iterable[Key],
-        deadline: Deadline,
-        watch: Stopwatch,
-        min_groups: int | None,
+        terms: Terms,
     ) -> Sequence[Sequence[Key]]:
         """Have the device score what is neither known nor awaited, and add it to ``known``.
 
@@ -106,30 +114,29 @@ class PairScorer:
         if not wanted:
             return groups
         rows = [[job.pairs[key] for key in keys] for keys in wanted.values()]
+        min_groups = terms.min_groups
         least = min_groups and max(1, sum(place < min_groups for place in wanted))
         try:
-            submitted = self._scheduler.submit(job.model, rows, deadline, least)
+            submitted = self._scheduler.submit(job.model, rows, terms.deadline, least)
         except Overloaded:
             covered = _covered(groups, known)
             if min_groups is None or covered < min_groups:
                 raise
             return groups[:covered]
-        scored = await self._flown(list(wanted.values())[: submitted.groups], submitted, deadline, watch)
+        scored = await self._flown(list(wanted.values())[: submitted.groups], submitted, terms)
         known.update(scored.scores)
         return groups if scored.groups == len(wanted) else groups[: list(wanted)[scored.groups]]
 
-    async def _flown(
-        self, wanted: Sequence[Sequence[Key]], submitted: Submitted, deadline: Deadline, watch: Stopwatch
-    ) -> "_Flown":
+    async def _flown(self, wanted: Sequence[Sequence[Key]], submitted: Submitted, terms: Terms) -> _Flown:
         """What came of a submitted job, which other calls may wait for meanwhile."""
-        flight = _Flight(deadline)
+        flight = _Flight(terms.deadline)
         keys = [key for group in wanted for key in group]
         if self.keeps:
             self._flying.update(dict.fromkeys(keys, flight))
         try:
             scored = await self._scheduler.result(submitted)
-            watch.record("queue", scored.queue_ms)
-            watch.record("score", scored.score_ms)
+            terms.watch.record("queue", scored.queue_ms)
+            terms.watch.record("score", scored.score_ms)
             done = [key for group in wanted[: scored.groups] for key in group]
             found = dict(zip(done, scored.scores.tolist(), strict=True))
             flight.scores.update((key, score) for key, score in found.items() if math.isfinite(score))

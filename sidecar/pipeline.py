@@ -15,7 +15,7 @@ from sidecar.logs import log
 from sidecar.metrics import Metrics
 from sidecar.orders import Orders
 from sidecar.pair_job import PairJob, pair_job
-from sidecar.pair_scores import PairScorer
+from sidecar.pair_scores import PairScorer, Terms
 from sidecar.policy import Plan
 from sidecar.retrieval import Retrieval
 from sidecar.scheduler import Scheduler
@@ -139,7 +139,8 @@ class Pipeline:
                 passages, job = await self._off_loop(self._prepared, task, plan, fetched, model, refusal is None)
         if refusal and not job.is_known:
             raise refusal
-        scored = await self._scorer.scores(job, task.deadline, task.watch, plan.min_rank_window_size)
+        terms = Terms(task.deadline, task.watch, plan.min_rank_window_size)
+        scored = await self._scorer.scores(job, terms)
         best = ranking.best_passages(passages, scored.scores, plan.text.mean_of_top)
         original = [candidate.score for candidate in task.candidates]
         relevance = {rank: place.relevance_score for rank, place in best.items() if place.relevance_score is not None}

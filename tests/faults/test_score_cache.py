@@ -20,7 +20,7 @@ from sidecar.errors import BudgetExhausted, ModelError, Overloaded
 from sidecar.loaded import LoadedModel
 from sidecar.metrics import Metrics
 from sidecar.pair_job import digests_of, pair_job
-from sidecar.pair_scores import PairScorer, PairScores
+from sidecar.pair_scores import PairScorer, PairScores, Terms
 from sidecar.scheduler import Scheduler
 from sidecar.scoring.base import Pair, Scores
 from sidecar.scoring.fake import WordOverlapScorer
@@ -56,12 +56,16 @@ class Bench:
         """Score the texts, each a document of its own or a list of passages."""
         passages = [[one] if isinstance(one, str) else one for one in texts]
         job = pair_job(self.model, query, passages, self.pairs.cache, encode=True)
-        watch = Stopwatch(time.monotonic(), Metrics())
-        return await self.pairs.scores(job, Deadline(time.monotonic() + due_s), watch, min_groups)
+        return await self.pairs.scores(job, terms(Deadline(time.monotonic() + due_s), min_groups))
 
     def task(self, *arguments: Any, **options: Any) -> "asyncio.Task[PairScores]":
         """A call under way."""
         return asyncio.create_task(self.call(*arguments, **options))
+
+
+def terms(deadline: Deadline, min_groups: int | None = None) -> Terms:
+    """Terms with a watch that nobody reads."""
+    return Terms(deadline, Stopwatch(time.monotonic(), Metrics()), min_groups)
 
 
 @asynccontextmanager
@@ -187,8 +191,7 @@ class TestShared:
                 now = Deadline(time.monotonic() + 60)
                 for texts in (TEXTS, TEXTS[::-1], [*TEXTS[2:], "tree", "pie"]):
                     job = pair_job(made.model, QUERY, [[one] for one in texts], made.pairs.cache, encode=True)
-                    watch = Stopwatch(time.monotonic(), Metrics())
-                    calls.append(asyncio.create_task(made.pairs.scores(job, now, watch, None)))
+                    calls.append(asyncio.create_task(made.pairs.scores(job, terms(now))))
                 await asyncio.sleep(0.05)
                 hanging.release()
                 async with asyncio.timeout(PATIENCE_S):
