@@ -4,7 +4,8 @@
 
 The server is a process of its own with the real tokenizer, gRPC, scheduler and log; its engine is a canned answer,
 which is parsed anew by every call, and its scorer gives numbers at once. Printed are p50 and p99 of whole calls as the
-client sees them, one after the other, and of the time the server counts itself, stage by stage.
+client sees them, one after the other, and of the time the server counts itself, stage by stage: with new queries, then
+with one query whose scores are all kept.
 """
 
 import asyncio
@@ -176,7 +177,7 @@ def table(title: str, times: Mapping[str, Sequence[float]]) -> Table:
     """p50 and p99 of each row."""
     shown = Table(title=title, title_justify="left")
     for heading in ("", "p50", "p99"):
-        shown.add_column(heading, justify="right" if heading else "left")
+        shown.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     for name, milliseconds in times.items():
         cuts = quantiles(milliseconds, n=100, method="inclusive")
         shown.add_row(name, f"{cuts[49]:.2f}", f"{cuts[98]:.2f}")
@@ -190,8 +191,10 @@ def main() -> None:
         f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
     )
     what = f"{HITS} hits of {DOCUMENT_CHARS} characters, {CALLS} calls, ms"
-    with server_process() as address:
-        console.print(table(f"{what}, tokens known", asyncio.run(measure(address, repeat_queries=False))))
+    for known, score_cache_mib, repeat_queries in (("tokens", 0, False), ("tokens and scores", 64, True)):
+        with server_process(score_cache_mib=score_cache_mib) as address:
+            times = asyncio.run(measure(address, repeat_queries=repeat_queries))
+        console.print(table(f"{what}, {known} known", times))
 
 
 if __name__ == "__main__":
