@@ -110,7 +110,7 @@ class PairScorer:
 
         Gives the groups that the call still covers: all, or the first ones where there was time for no more.
         """
-        wanted = _wanted(groups, {*known, *awaited})
+        wanted = _wanted(groups, {*known, *awaited}) if job.pairs else {}
         if not wanted:
             return groups
         rows = [[job.pairs[key] for key in keys] for keys in wanted.values()]
