@@ -45,11 +45,11 @@ class PairEncoder:
         self._cuts = [max_length * chars for chars in _CHARS_PER_TOKEN]
         self._side: Side = "left" if tokenizer.truncation_side == "left" else "right"
         self._query = _core_of(tokenizer)
-        self._passages = _core_of(tokenizer)
-        self._passages.enable_truncation(self._max_tokens, direction=self._side)
-        self._pairs = _core_of(tokenizer)
-        self._pairs.enable_truncation(max_length, strategy="only_second", direction=self._side)
-        self._template = proven(_core_of(tokenizer), self._side, tokenizer.all_special_tokens)
+        self._template = proven(self._query, self._side, tokenizer.all_special_tokens)
+        self._texts = _core_of(tokenizer)  # passages alone, or pairs
+        most = max_length if self._template is None else self._max_tokens
+        strategy = "only_second" if self._template is None else "longest_first"
+        self._texts.enable_truncation(most, strategy=strategy, direction=self._side)
         self.cache: BoundedCache[Raw] = BoundedCache(cache_bytes, len)
 
     @property
@@ -69,7 +69,7 @@ class PairEncoder:
                 f"the query has {len(ids)} tokens, at most {self._max_query_tokens} fit beside a passage"
             )
         if self._template is None:
-            made = self._read(lambda parts: self._pairs.encode_batch([(query, part) for part in parts]), passages)
+            made = self._read(lambda parts: self._texts.encode_batch([(query, part) for part in parts]), passages)
             return [self._pair(np.array(one.ids, np.int32), np.array(one.type_ids, np.int32)) for one in made]
         heading, room = self._template.heading(raw(ids)), self._max_tokens - len(ids)
         return [self._pair(*heading.pair(shortened(one, room, self._side))) for one in self._ids_of(passages)]
@@ -89,7 +89,7 @@ class PairEncoder:
         return [fresh[row] if kept is None else kept for row, kept in enumerate(found)]
 
     def _fresh(self, passages: Sequence[str]) -> list[Raw]:
-        read = partial(self._passages.encode_batch_fast, add_special_tokens=False)
+        read = partial(self._texts.encode_batch_fast, add_special_tokens=False)
         return [raw(one.ids) for one in self._read(read, passages)] if passages else []
 
     def _key(self, passage: str) -> bytes:
