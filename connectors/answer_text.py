@@ -14,6 +14,7 @@ Span = tuple[int, int]
 
 _read_value = json.JSONDecoder().raw_decode
 _blank = re.compile(r"[ \t\n\r]*")
+_comma = re.compile(r"[ \t\n\r]*+,[ \t\n\r]*+")
 _text_or_comment = re.compile(r'"(?:[^"\\]|\\.)*+"|/\*.*?\*/|//[^\n]*|\ufeff', re.DOTALL)
 
 
@@ -114,13 +115,11 @@ def _object(text: str, start: int, reader: Callable[[str], Read]) -> tuple[Any, 
 
 def _next(text: str, end: int, closing: str) -> int:
     """Where the next element begins, or the closing bracket stands."""
-    at = _skip(text, end)
-    if text[at : at + 1] == closing:
-        return at
-    following = _skip(text, at + 1)
-    if text[at : at + 1] != "," or text[following : following + 1] == closing:
+    comma = _comma.match(text, end)
+    at = comma.end() if comma else _skip(text, end)
+    if (text[at : at + 1] == closing) == bool(comma):
         raise ValueError(f"no comma or {closing} at {at}")
-    return following
+    return at
 
 
 def _skip(text: str, at: int) -> int:

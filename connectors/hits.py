@@ -1,7 +1,7 @@
 """An engine's answer, kept whole: typed views beside the untouched JSON."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -76,7 +76,7 @@ def hit_of(row: object, place: int) -> Hit:
     Raises:
         MalformedAnswer: it has no ``_index``, or an ``_id`` or ``_score`` of another type.
     """
-    if not isinstance(row, Mapping) or not isinstance(row.get("_index"), str):
+    if not isinstance(row, dict) or not isinstance(row.get("_index"), str):
         raise MalformedAnswer(f"hit {place} of the engine's answer has no `_index`")
     if not isinstance(row.get("_id", ""), str):
         raise MalformedAnswer(f"hit {place} of the engine's answer has an `_id` that is not a text")
@@ -85,7 +85,7 @@ def hit_of(row: object, place: int) -> Hit:
         raise MalformedAnswer(f"hit {place} of the engine's answer has a `_score` that is not a number")
     routing = row.get("_routing")
     ref = DocumentRef(row["_index"], row.get("_id", ""), routing if isinstance(routing, str) else None)
-    return Hit(ref, None if score is None else _finite(score, place), dict(row))
+    return Hit(ref, None if score is None else _finite(score, place), row)
 
 
 def _finite(score: float, place: int) -> float:

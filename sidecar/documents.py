@@ -27,9 +27,9 @@ class Fetched:
     problem: str = ""
 
 
-async def fetch_missing(task: Task, plan: Plan) -> Fetched:
-    """Fetch the documents whose text did not come with their hits. A failure costs only those, and is told."""
-    missing = [
+def missing_of(task: Task, plan: Plan) -> list[DocumentRef]:
+    """The documents whose text did not come with their hits, and that may be fetched."""
+    return [
         candidate.ref
         for candidate in task.candidates
         if candidate.ref
@@ -39,6 +39,10 @@ async def fetch_missing(task: Task, plan: Plan) -> Fetched:
         and not task.is_pinned(candidate)
         and text.lacks_text(candidate, plan.text)
     ]
+
+
+async def fetch(task: Task, plan: Plan, missing: Sequence[DocumentRef]) -> Fetched:
+    """Fetch documents. A failure costs only those, and is told."""
     if not missing or task.connector is None:
         return Fetched()
     fields = [one.name for one in plan.text.fields]
@@ -63,10 +67,11 @@ def passages_of(task: Task, plan: Plan, fetched: Fetched) -> dict[int, list[str]
     Raises:
         TextUnavailable: no candidate has text, or all are pinned.
     """
-    wanted = [candidate for candidate in task.candidates if not task.is_pinned(candidate)]
+    candidates, pinned = task.candidates, task.pinned_ids
+    wanted = [candidate for candidate in candidates if not task.is_pinned(candidate)] if pinned else candidates
     if not wanted:
         raise TextUnavailable("every candidate is pinned, and none is scored")
-    there = (candidate for candidate in wanted if candidate.ref not in fetched.gone)
+    there = [candidate for candidate in wanted if candidate.ref not in fetched.gone] if fetched.gone else wanted
     found = {one.rank: text.passages(one, _source(one, fetched.sources), plan.text) for one in there}
     passages = {rank: texts for rank, texts in found.items() if texts}
     if not passages:
@@ -82,4 +87,4 @@ def _nothing_in(candidates: Sequence[Candidate], plan: Plan) -> str:
 
 
 def _source(candidate: Candidate, fetched: Mapping[DocumentRef, Json]) -> Json | None:
-    return fetched.get(candidate.ref, candidate.source) if candidate.ref else candidate.source
+    return fetched.get(candidate.ref, candidate.source) if fetched and candidate.ref else candidate.source

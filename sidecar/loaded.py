@@ -1,11 +1,12 @@
 """The configured models: loading, ready, or failed; each with its cost model."""
 
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 from sidecar.batching import Limits
 from sidecar.cost import CostModel
 from sidecar.errors import ModelNotReady
-from sidecar.metrics import Metrics
+from sidecar.metrics import CacheCounts, Metrics
 from sidecar.scoring.base import Scorer
 from sidecar.settings import ModelSettings
 
@@ -26,6 +27,13 @@ class LoadedModel:
         return cls(name, scorer, cost, limits)
 
 
+@runtime_checkable
+class CachesTokens(Protocol):
+    """A scorer that keeps the token ids of passages."""
+
+    token_cache: CacheCounts
+
+
 class Models:
     """Which of the configured models can be used now."""
 
@@ -38,6 +46,8 @@ class Models:
     def put(self, model: LoadedModel) -> None:
         """A model has become ready."""
         self._states[model.name] = model
+        if isinstance(model.scorer, CachesTokens):
+            self._metrics.watch_cache("tokens", model.name, model.scorer.token_cache)
         self._metrics.model_ready.labels(model.name).set(1)
 
     def fail(self, name: str, why: str) -> None:

@@ -1,10 +1,53 @@
 """Prometheus metrics; never labelled by query, document id or a string that a client chose."""
 
+from collections.abc import Iterator
+from typing import Protocol
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 _STAGE_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0)
 _TOKEN_BUCKETS = tuple(2**power for power in range(6, 21))
 _RATIO_BUCKETS = (0.25, 0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 4.0)
+
+
+class CacheCounts(Protocol):
+    """What a cache tells of itself; read when somebody asks for the metrics, so that counting costs a call nothing."""
+
+    hits: int
+    misses: int
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory taken."""
+        ...
+
+
+class CacheCollector(Collector):
+    """The counts of all caches: token ids by model, scores for all models together."""
+
+    def __init__(self) -> None:
+        self._caches: dict[tuple[str, str], CacheCounts] = {}
+
+    def watch(self, cache: str, model: str, counts: CacheCounts) -> None:
+        """Tell of a cache from now on; it takes the place of one under the same names."""
+        self._caches[cache, model] = counts
+
+    def collect(self) -> Iterator[Metric]:
+        """The metrics now."""
+        lookups = CounterMetricFamily(
+            "sidecar_cache_lookups",
+            "Passages (tokens) and pairs (scores) looked up.",
+            labels=("cache", "model", "outcome"),
+        )
+        sizes = GaugeMetricFamily("sidecar_cache_bytes", "Memory that a cache takes.", labels=("cache", "model"))
+        for names, counts in list(self._caches.items()):
+            lookups.add_metric([*names, "hit"], counts.hits)
+            lookups.add_metric([*names, "miss"], counts.misses)
+            sizes.add_metric(names, counts.size_bytes)
+        yield lookups
+        yield sizes
 
 
 class Metrics:
@@ -55,6 +98,13 @@ class Metrics:
         self.model_ready = Gauge(
             "sidecar_model_ready", "1 when a model is loaded and warm, else 0.", ("model",), registry=self.registry
         )
+
+        self._caches = CacheCollector()
+        self.registry.register(self._caches)
+
+    def watch_cache(self, cache: str, model: str, counts: CacheCounts) -> None:
+        """Tell of a cache: ``tokens`` of a model, or ``scores`` of all, with an empty ``model``."""
+        self._caches.watch(cache, model, counts)
 
     def observe_forward(self, model: str, tokens: int, predicted_s: float, actual_s: float) -> None:
         """Record one forward pass."""

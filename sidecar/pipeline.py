@@ -8,16 +8,17 @@ from typing import Any, TypeVar
 from sidecar import ranking, skips
 from sidecar.calls import Answer, Clock, RerankCall, Result, SearchCall
 from sidecar.deadline import Deadline
-from sidecar.documents import fetch_missing, passages_of
+from sidecar.documents import Fetched, fetch, missing_of, passages_of
 from sidecar.errors import BudgetExhausted, Fallback
 from sidecar.loaded import LoadedModel, Models
 from sidecar.logs import log
 from sidecar.metrics import Metrics
 from sidecar.orders import Orders
+from sidecar.pair_job import PairJob, pair_job
+from sidecar.pair_scores import PairScorer, Terms
 from sidecar.policy import Plan
 from sidecar.retrieval import Retrieval
 from sidecar.scheduler import Scheduler
-from sidecar.scoring.base import Pair
 from sidecar.source_filter import carries
 from sidecar.task import Retrieved, Task, candidate_of
 from sidecar.timing import Stopwatch
@@ -40,6 +41,7 @@ class Pipeline:
         orders: Orders,
         *,
         reserve_s: float,
+        score_cache_bytes: int = 0,
     ) -> None:
         self._retrieval = retrieval
         self._models = models
@@ -47,6 +49,8 @@ class Pipeline:
         self._metrics = metrics
         self._orders = orders
         self._reserve_s = reserve_s
+        self._scorer = PairScorer(scheduler, score_cache_bytes)
+        metrics.watch_cache("scores", "", self._scorer.cache)
         self._turns = asyncio.Semaphore(_TOKENIZER_THREADS)
         self._tokenizers = ThreadPoolExecutor(_TOKENIZER_THREADS, thread_name_prefix="tokenizer")
 
@@ -123,18 +127,21 @@ class Pipeline:
             raise BudgetExhausted("the budget ended before the scores were there") from None
 
     async def _rank_by_model(self, task: Task, plan: Plan, model: LoadedModel) -> Ranking:
-        self._scheduler.check(task.deadline)
-        fetched = await fetch_missing(task, plan)
-        async with self._turns:  # nobody is tokenised whose turn comes too late
+        missing = missing_of(task, plan)
+        if missing or not self._scorer.keeps:
             self._scheduler.check(task.deadline)
+        fetched = await fetch(task, plan, missing)
+        async with self._turns:  # nobody is tokenised whose turn comes too late
+            refusal = self._refusal(task.deadline)
+            if refusal and not self._scorer.keeps:
+                raise refusal
             with task.watch.stage("tokenize"):
-                passages = await self._off_loop(passages_of, task, plan, fetched)
-                groups = await self._encode(model, task.query, list(passages.values()))
-            submitted = self._scheduler.submit(model, groups, task.deadline, plan.min_rank_window_size)
-        scored = await self._scheduler.result(submitted)
-        task.watch.record("queue", scored.queue_ms)
-        task.watch.record("score", scored.score_ms)
-        best = ranking.best_passages(passages, scored.scores.tolist(), plan.text.mean_of_top)
+                passages, job = await self._off_loop(self._prepared, task, plan, fetched, model, refusal is None)
+        if refusal and not job.is_known:
+            raise refusal
+        terms = Terms(task.deadline, task.watch, plan.min_rank_window_size)
+        scored = await self._scorer.scores(job, terms)
+        best = ranking.best_passages(passages, scored.scores, plan.text.mean_of_top)
         original = [candidate.score for candidate in task.candidates]
         relevance = {rank: place.relevance_score for rank, place in best.items() if place.relevance_score is not None}
         ranked = Ranking(
@@ -143,13 +150,22 @@ class Pipeline:
             fusion=ranking.applied(original, relevance, plan.fusion),
             model_version=model.scorer.version,
         )
-        return ranked if scored.groups == len(groups) else ranked.partial(scored.groups)
+        return ranked if scored.groups == len(passages) else ranked.partial(scored.groups)
 
-    async def _encode(self, model: LoadedModel, query: str, passages: list[list[str]]) -> list[list[Pair]]:
-        """Tokens of every passage, grouped as the passages are; off the event loop, in one batch."""
-        flat = [passage for group in passages for passage in group]
-        pairs = iter(await self._off_loop(model.scorer.encode, query, flat))
-        return [[next(pairs) for _ in group] for group in passages]
+    def _refusal(self, deadline: Deadline) -> Fallback | None:
+        """Why the device takes no job that is due then; scores that are known need no device."""
+        try:
+            self._scheduler.check(deadline)
+        except Fallback as refusal:
+            return refusal
+        return None
+
+    def _prepared(
+        self, task: Task, plan: Plan, fetched: Fetched, model: LoadedModel, encode: bool
+    ) -> tuple[dict[int, list[str]], PairJob]:
+        """Passages by rank, and the pairs to be scored; in a thread."""
+        passages = passages_of(task, plan, fetched)
+        return passages, pair_job(model, task.query, list(passages.values()), self._scorer.cache, encode=encode)
 
     async def _off_loop(self, work: Callable[..., T], *arguments: Any) -> T:
         """Do what takes milliseconds in a thread, so that other calls go on."""

@@ -29,10 +29,12 @@ def best_passages(
     best: dict[int, Ranked] = {}
     start = 0
     for rank, texts in passages.items():
-        scored = list(zip(scores[start : start + len(texts)], texts, strict=False))
-        if scored:
-            top = heapq.nlargest(mean_of_top, scored, key=lambda pair: pair[0])
-            best[rank] = Ranked(rank, statistics.fmean(score for score, _ in top), top[0][1])
+        own = scores[start : start + len(texts)]
+        if len(own) == 1:
+            best[rank] = Ranked(rank, own[0], texts[0])
+        elif own:
+            top = heapq.nlargest(mean_of_top, range(len(own)), key=own.__getitem__)
+            best[rank] = Ranked(rank, statistics.fmean(own[place] for place in top), texts[top[0]])
         start += len(texts)
     return best
 

@@ -56,7 +56,7 @@ def _result(result: Result, return_passages: bool) -> pb.Result:
 
 def _utf8(text: str) -> str:
     """The text with a question mark for each lone surrogate, which no protobuf string can hold."""
-    return text.encode(errors="replace").decode()
+    return text if text.isascii() else text.encode(errors="replace").decode()
 
 
 def _meta(answer: Answer, ranking: Ranking, request_id: str) -> pb.Meta:

@@ -34,6 +34,13 @@ class ServerSettings(Section):
     order_cache_mib: int = Field(
         64, ge=1, le=16_384, description="Memory for all orders kept by policies with `order_cache_s`, in MiB."
     )
+    score_cache_mib: int = Field(
+        64,
+        ge=0,
+        le=65_536,
+        description="Memory for scores of pairs of query and passage seen before, in MiB, of all models together; "
+        "0 keeps none, and scores the same pair for each call.",
+    )
     shutdown_grace_s: float = Field(10, ge=0, le=600, description="How long calls in flight may finish after SIGTERM.")
     names_ttl_s: float = Field(
         30,
@@ -83,6 +90,9 @@ class ModelSettings(Section):
     )
     max_batch_ms: int = Field(
         50, ge=1, le=10_000, description="Predicted time of one forward pass at most; an expired job costs no more."
+    )
+    token_cache_mib: int = Field(
+        64, ge=0, le=65_536, description="Memory for token ids of passages seen before, in MiB; 0 keeps none."
     )
 
 

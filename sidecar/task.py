@@ -63,11 +63,16 @@ class Retrieved:
         count = len(self.hits.hits)
         places = [*ranking.order, *(Ranked(rank) for rank in range(len(ranking.order), count))]
         kept = [place for place in places[self.page.cut(count)] if self.task.keeps(place)]
-        results = [
-            Result(candidate_of(self.hits.hits[place.rank], self.first_rank + place.rank), place) for place in kept
-        ]
+        results = [Result(self._candidate(place.rank), place) for place in kept]
         response = self.hits.with_page([place.rank for place in kept])
         return Answer(results, ranking, self.task.plan, timings, response)
+
+    def _candidate(self, place: int) -> Candidate:
+        """The hit at a place of the engine's answer, under its rank in the engine's whole order."""
+        known = self.task.candidates
+        if self.first_rank == 0 and place < len(known):
+            return known[place]
+        return candidate_of(self.hits.hits[place], self.first_rank + place)
 
 
 def candidate_of(hit: Hit, rank: int, carried: Carried = Carried.UNKNOWN) -> Candidate:

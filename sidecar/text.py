@@ -59,18 +59,21 @@ def passages(candidate: Candidate, stored: Json | None, settings: TextSettings) 
     if candidate.text is not None:
         texts = [candidate.text]
     else:
-        texts = list(_documents(sections(candidate, stored, settings), settings))
-    cleaned = [text for text in (clean(text[:MAX_CHARS]).strip() for text in texts) if text]
+        texts = _documents(sections(candidate, stored, settings), settings)
+    cleaned = [cleaned for text in texts if (cleaned := clean(text[:MAX_CHARS]).strip())]
     return [part for text in cleaned for part in split(text, settings.passages)] if settings.passages else cleaned
 
 
-def _documents(found: Mapping[HitSection, Any], settings: TextSettings) -> Iterator[str]:
+def _documents(found: Mapping[HitSection, Any], settings: TextSettings) -> list[str]:
     """One text of all fields, or one for each nested object together with the fields outside of the objects."""
-    nested, inside = settings.nested, _names(settings, settings.nested)
-    within = objects(found, nested, inside)[: nested.max_passages] if nested else []
-    if not nested or not within:
-        yield _joined([_field_text(found.values(), field, settings) for field in settings.fields], settings)
-        return
+    if settings.nested and (texts := list(_nested(found, settings.nested, settings))):
+        return texts
+    return [_joined([_field_text(found.values(), field, settings) for field in settings.fields], settings)]
+
+
+def _nested(found: Mapping[HitSection, Any], nested: Nested, settings: TextSettings) -> Iterator[str]:
+    inside = _names(settings, nested)
+    within = objects(found, nested, inside)[: nested.max_passages]
     outside = {
         field: _field_text(found.values(), field, settings) for field in settings.fields if field.name not in inside
     }
@@ -88,14 +91,15 @@ def _names(settings: TextSettings, nested: Nested | None) -> list[str]:
 
 def _joined(texts: Iterable[str], settings: TextSettings) -> str:
     """The fields in their order; missing ones leave no trace."""
-    return settings.separator.join(text for text in texts if text)
+    return settings.separator.join([text for text in texts if text])
 
 
 def _field_text(documents: Iterable[Any], field: TextField, settings: TextSettings) -> str:
     """A field with its label and all its values, from the first of the documents that has text of it."""
-    texts = (_read(document, field, settings.separator) for document in documents)
-    text = next((text for text in texts if text), "")
-    return field.label + text if text else ""
+    for document in documents:
+        if text := _read(document, field, settings.separator):
+            return field.label + text
+    return ""
 
 
 def _read(document: Any, field: TextField, separator: str) -> str:

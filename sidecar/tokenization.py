@@ -1,11 +1,16 @@
 """From query and passages to token ids."""
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
+import numpy as np
 from tokenizers import Encoding, Tokenizer
 
+from sidecar.bounded_cache import BoundedCache
 from sidecar.errors import QueryTooLong
+from sidecar.pair_template import Ids, Raw, Side, proven, raw, shortened
 from sidecar.scoring.base import Pair
 
 MIN_PASSAGE_TOKENS = 16
@@ -16,45 +21,91 @@ _CHARS_PER_TOKEN = (8, 64)
 """A passage is first cut to ``max_length`` times so many characters, and read up to the second cut where that gave too
 few tokens: a 5 MB document costs what one of 4 kB does. What lies beyond the last cut is not read."""
 
+Read = Callable[[list[str]], list[Encoding]]
+
 
 class PairEncoder:
     """Encodes ``[CLS] query [SEP] passage [SEP]``, or whatever the tokenizer's model was trained on.
 
-    Only the passage is truncated, never the query. ``tokenizer`` is a fast tokenizer of transformers. Threads may share
-    an encoder: it holds copies of the tokenizer's core and never changes their settings, whereas a call of a
-    transformers tokenizer switches truncation on or off for every thread.
+    Only the passage is truncated, never the query. The query is encoded once a call, and passages that
+    ``cache_bytes`` have room for once and for all: pairs are put together by the tokenizer's own template, which is
+    proved here against pairs that the tokenizer makes itself. One whose template cannot be proved makes every pair
+    itself.
+
+    ``tokenizer`` is a fast tokenizer of transformers. Threads may share an encoder: it holds copies of the tokenizer's
+    core and never changes their settings, whereas a call of a transformers tokenizer switches truncation on or off for
+    every thread.
     """
 
-    def __init__(self, tokenizer: Any, max_length: int, *, token_types: bool = True) -> None:
+    def __init__(self, tokenizer: Any, max_length: int, *, token_types: bool = True, cache_bytes: int = 0) -> None:
         special = tokenizer.num_special_tokens_to_add(pair=True)
         self._max_query_tokens = max_length - special - min(MIN_PASSAGE_TOKENS, max_length // 2)
+        self._max_tokens = max_length - special
         self._has_types = token_types and "token_type_ids" in tokenizer.model_input_names
         self._cuts = [max_length * chars for chars in _CHARS_PER_TOKEN]
+        self._side: Side = "left" if tokenizer.truncation_side == "left" else "right"
         self._query = _core_of(tokenizer)
-        self._pairs = _core_of(tokenizer)
-        self._pairs.enable_truncation(max_length, strategy="only_second", direction=tokenizer.truncation_side)
+        self._template = proven(self._query, self._side, tokenizer.all_special_tokens)
+        self._texts = _core_of(tokenizer)  # passages alone, or pairs
+        most = max_length if self._template is None else self._max_tokens
+        strategy = "only_second" if self._template is None else "longest_first"
+        self._texts.enable_truncation(most, strategy=strategy, direction=self._side)
+        self.cache: BoundedCache[Raw] = BoundedCache(cache_bytes, len)
+
+    @property
+    def joins(self) -> bool:
+        """Whether pairs are put together from ids, and passages kept; else the tokenizer makes every pair."""
+        return self._template is not None
 
     def encode(self, query: str, passages: Sequence[str]) -> list[Pair]:
-        """One :class:`Pair` for each passage, at most ``max_length`` tokens each.
+        """One :class:`Pair` for each passage, at most ``max_length`` tokens each; ids and types are int32 arrays.
 
         Raises:
             QueryTooLong: the query leaves no room for a passage.
         """
-        tokens = len(self._query.encode(query, add_special_tokens=False).ids)
-        if tokens > self._max_query_tokens:
-            raise QueryTooLong(f"the query has {tokens} tokens, at most {self._max_query_tokens} fit beside a passage")
-        return [
-            Pair(encoding.ids, encoding.type_ids if self._has_types else None)
-            for encoding in self._encode(query, passages, self._cuts)
-        ]
+        ids = self._query.encode(query, add_special_tokens=False).ids
+        if len(ids) > self._max_query_tokens:
+            raise QueryTooLong(
+                f"the query has {len(ids)} tokens, at most {self._max_query_tokens} fit beside a passage"
+            )
+        if self._template is None:
+            made = self._read(lambda parts: self._texts.encode_batch([(query, part) for part in parts]), passages)
+            return [self._pair(np.array(one.ids, np.int32), np.array(one.type_ids, np.int32)) for one in made]
+        heading, room = self._template.heading(raw(ids)), self._max_tokens - len(ids)
+        return [self._pair(*heading.pair(shortened(one, room, self._side))) for one in self._ids_of(passages)]
 
-    def _encode(self, query: str, passages: Sequence[str], cuts: Sequence[int]) -> list[Encoding]:
-        """Encodings of the passages up to the first cut; of those that were cut and still fit, up to the next one."""
-        encodings = self._pairs.encode_batch([(query, _head(passage, cuts[0])) for passage in passages])
-        fits = [not encoding.overflowing for encoding in encodings]
-        starved = [row for row, passage in enumerate(passages) if fits[row] and len(passage) > cuts[0]]
-        if starved and cuts[1:]:
-            longer = self._encode(query, [passages[row] for row in starved], cuts[1:])
+    def _pair(self, ids: Ids, types: Ids) -> Pair:
+        return Pair(ids, types if self._has_types else None)
+
+    def _ids_of(self, passages: Sequence[str]) -> Sequence[Raw]:
+        """The ids of each passage without special tokens, as many as a pair could ever hold."""
+        if not self.cache.max_bytes:
+            return self._fresh(passages)
+        keys = [self._key(passage) for passage in passages]
+        found = self.cache.find(keys)
+        missing = [row for row, kept in enumerate(found) if kept is None]
+        fresh = dict(zip(missing, self._fresh([passages[row] for row in missing]), strict=True))
+        self.cache.keep({keys[row]: ids for row, ids in fresh.items()})
+        return [fresh[row] if kept is None else kept for row, kept in enumerate(found)]
+
+    def _fresh(self, passages: Sequence[str]) -> list[Raw]:
+        read = partial(self._texts.encode_batch_fast, add_special_tokens=False)
+        return [raw(one.ids) for one in self._read(read, passages)] if passages else []
+
+    def _key(self, passage: str) -> bytes:
+        """The digest of all that is ever looked at of a passage."""
+        most = self._cuts[-1] + 1
+        return hashlib.sha256((passage[:most] if self._side == "right" else passage[-most:]).encode()).digest()
+
+    def _read(self, read: Read, passages: Sequence[str], cut: int = 0) -> list[Encoding]:
+        """Encodings of the passages up to a cut; of those that were cut and still fit, up to the next one."""
+        chars = self._cuts[cut]
+        encodings = read([_part(passage, chars, self._side) for passage in passages])
+        starved = [
+            row for row, passage in enumerate(passages) if len(passage) > chars and not encodings[row].overflowing
+        ]
+        if starved and cut + 1 < len(self._cuts):
+            longer = self._read(read, [passages[row] for row in starved], cut + 1)
             for row, encoding in zip(starved, longer, strict=True):
                 encodings[row] = encoding
         return encodings
@@ -68,6 +119,11 @@ def _core_of(tokenizer: Any) -> Tokenizer:
     return core
 
 
-def _head(passage: str, chars: int) -> str:
-    """At most the first ``chars`` characters, whole words where there are any: half a word has other tokens."""
-    return passage if len(passage) <= chars else (passage[:chars].rsplit(None, 1) or [""])[0]
+def _part(passage: str, chars: int, side: Side) -> str:
+    """At most ``chars`` characters from the end that is kept, whole words where there are any: half a word has other
+    tokens."""
+    if len(passage) <= chars:
+        return passage
+    if side == "left":
+        return (passage[-chars:].split(None, 1) or [""])[-1]
+    return (passage[:chars].rsplit(None, 1) or [""])[0]

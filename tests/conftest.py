@@ -35,6 +35,9 @@ DOCUMENTS = {
     )
 }
 
+SERVER = {"address": "127.0.0.1:0", "metrics_address": None, "shutdown_grace_s": 1, "score_cache_mib": 0}
+"""No scores are kept: a fault is to reach each call that it is meant for, also one that asks the same again."""
+
 Served = AbstractAsyncContextManager[tuple[RerankClient, App]]
 Serve = Callable[..., Served]
 
@@ -42,7 +45,7 @@ Serve = Callable[..., Served]
 def settings(policy: Mapping[str, Any] | None = None, **changes: Any) -> Settings:
     """Settings of a test server: memory connector `main`, policy `default` on all indices."""
     base: dict[str, Any] = {
-        "server": {"address": "127.0.0.1:0", "metrics_address": None, "shutdown_grace_s": 1},
+        "server": SERVER,
         "connectors": {"main": {"type": "memory", "indices": {"docs": "unused"}}},
         "policies": {
             "default": {

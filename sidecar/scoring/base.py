@@ -10,12 +10,15 @@ from numpy.typing import NDArray
 Scores = NDArray[np.float32]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Pair:
-    """Token ids of one ``[CLS] query [SEP] passage [SEP]``; ``token_type_ids`` is None for a model that has none."""
+    """Token ids of one ``[CLS] query [SEP] passage [SEP]``; ``token_type_ids`` is None for a model that has none.
 
-    input_ids: Sequence[int]
-    token_type_ids: Sequence[int] | None = None
+    A tokenizer gives both as int32 arrays of the same length, which many pairs may share: they are not to be changed.
+    """
+
+    input_ids: Sequence[int] | NDArray[np.int32]
+    token_type_ids: Sequence[int] | NDArray[np.int32] | None = None
 
     @property
     def tokens(self) -> int:

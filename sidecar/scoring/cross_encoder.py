@@ -26,7 +26,9 @@ class CrossEncoder:
         self._label = settings.label
         self._pad_id = int(tokenizer.pad_token_id or 0)
         takes_types = "token_type_ids" in inspect.signature(model.forward).parameters
-        self._encoder = PairEncoder(tokenizer, self.max_length, token_types=takes_types)
+        cache_bytes = settings.token_cache_mib * 2**20
+        self._encoder = PairEncoder(tokenizer, self.max_length, token_types=takes_types, cache_bytes=cache_bytes)
+        self.token_cache = self._encoder.cache
 
     def encode(self, query: str, passages: Sequence[str]) -> list[Pair]:
         """See :class:`sidecar.scoring.base.Scorer`."""

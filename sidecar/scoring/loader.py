@@ -1,7 +1,7 @@
 """Brings a configured model to life: load, calibrate, warm up. Runs in the device's thread."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import cycle, islice
 
 import numpy as np
@@ -92,8 +92,8 @@ def dummies(scorer: Scorer, pairs: int, length: int) -> list[Pair]:
     """Pairs of ``length`` tokens, made of a real one so that they take the way of real ones through the model."""
     real = scorer.encode("a", ["a " * length])[0]
     types = real.token_type_ids
-    return [Pair(_stretched(real.input_ids, length), types and _stretched(types, length))] * pairs
+    return [Pair(_stretched(real.input_ids, length), None if types is None else _stretched(types, length))] * pairs
 
 
-def _stretched(ids: Sequence[int], length: int) -> list[int]:
+def _stretched(ids: Iterable[int], length: int) -> list[int]:
     return list(islice(cycle(ids), length))

@@ -47,7 +47,13 @@ def configured(
     return settings(
         {"budget_ms": int(BUDGET_S * 1e3), **(policy or {})},
         connectors={"main": {**main, **(connector or {})}},
-        server={"address": "127.0.0.1:0", "metrics_address": None, "shutdown_grace_s": 1, **(server or {})},
+        server={
+            "address": "127.0.0.1:0",
+            "metrics_address": None,
+            "shutdown_grace_s": 1,
+            "score_cache_mib": 0,
+            **(server or {}),
+        },
     )
 
 

@@ -26,6 +26,8 @@ PURE = (
     "parsing",
     "replies",
     "source_filter",
+    "pair_job",
+    "pair_template",
     "advice",
 )
 

@@ -1,0 +1,65 @@
+"""What there is to score of a call: its pairs, and the scores that are known already."""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from sidecar.bounded_cache import BoundedCache
+from sidecar.loaded import LoadedModel
+from sidecar.scoring.base import Pair
+
+Key = bytes | int
+"""The digest of a pair; without a score cache its place in the job, so that no two pairs are the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class PairJob:
+    """The pairs of one call: ``groups`` has the keys of each document's passages, in the order of the window.
+
+    ``pairs`` are the token ids of those without a known score; empty where they were not asked for.
+    """
+
+    model: LoadedModel
+    groups: Sequence[Sequence[Key]]
+    known: Mapping[Key, float]
+    pairs: Mapping[Key, Pair]
+
+    @property
+    def is_known(self) -> bool:
+        """Whether every score is there."""
+        return all(key in self.known for group in self.groups for key in group)
+
+
+def pair_job(
+    model: LoadedModel, query: str, passages: Sequence[Sequence[str]], cache: BoundedCache[float], *, encode: bool
+) -> PairJob:
+    """Look up the scores and, with ``encode``, tokenise what has none.
+
+    Raises:
+        QueryTooLong: the query leaves no room for a passage.
+    """
+    flat = [passage for group in passages for passage in group]
+    keys: Sequence[Key] = range(len(flat))
+    known: dict[Key, float] = {}
+    if cache.max_bytes:
+        keys = digests = list(digests_of(model.scorer.version, query, flat))
+        known = {key: score for key, score in zip(digests, cache.find(digests), strict=True) if score is not None}
+    missing = {key: passage for key, passage in zip(keys, flat, strict=True) if key not in known} if encode else {}
+    pairs = model.scorer.encode(query, list(missing.values())) if missing else []
+    place = iter(keys)
+    groups = [[next(place) for _ in group] for group in passages]
+    return PairJob(model, groups, known, dict(zip(missing, pairs, strict=True)))
+
+
+def digests_of(version: str, query: str, passages: Sequence[str]) -> Iterator[bytes]:
+    """The digest of all that the score of each pair depends on: weights, dtype and truncation (the scorer's
+    ``version``), query and passage, each whole.
+
+    So a hit is safe between end users: whoever asks for it has sent the query and read the passage himself, and learns
+    a number that the model would have told him anyway.
+    """
+    start = hashlib.sha256(hashlib.sha256(repr((version, query)).encode()).digest())
+    for passage in passages:
+        digest = start.copy()
+        digest.update(passage.encode(errors="surrogatepass"))
+        yield digest.digest()

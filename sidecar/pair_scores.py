@@ -1,0 +1,171 @@
+"""The scores of a call's pairs: kept ones, those that another call waits for already, and the rest from the device."""
+
+import asyncio
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from sidecar.bounded_cache import BoundedCache
+from sidecar.deadline import Deadline
+from sidecar.errors import Overloaded
+from sidecar.pair_job import Key, PairJob
+from sidecar.scheduler import Scheduler, Submitted
+from sidecar.timing import Stopwatch
+
+_SCORE_BYTES = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a call leaves to its pairs: until when, where the time is told, and how few documents are enough (None:
+    all)."""
+
+    deadline: Deadline
+    watch: Stopwatch
+    min_groups: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PairScores:
+    """The score of each passage of the first ``groups`` documents, one after the other; they may be not finite."""
+
+    scores: Sequence[float]
+    groups: int
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Flight:
+    """Pairs on their way to the device for one call, and what came of it: whatever ends it, it lands.
+
+    ``scores`` then holds those that are finite; a pair without one was shed, failed, or its caller has gone.
+    """
+
+    due: Deadline
+    scores: dict[Key, float] = field(default_factory=dict)
+    landed: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass(frozen=True, slots=True)
+class _Flown:
+    """The scores of a job's pairs, and how many of its groups they are."""
+
+    scores: Mapping[Key, float]
+    groups: int
+
+
+class PairScorer:
+    """Gives each pair its score, and has it computed once where several calls ask for it.
+
+    A call waits for another one's pair only where that is due no later than itself, and once: what does not come of it
+    is scored by the call itself, as if there had been nobody else. So a call is never worse off than alone: it ends
+    within its own deadline, and inherits no one's failure or cancellation.
+    """
+
+    def __init__(self, scheduler: Scheduler, max_bytes: int) -> None:
+        """``max_bytes`` for scores that are kept; with 0 every call is by itself."""
+        self.cache: BoundedCache[float] = BoundedCache(max_bytes, lambda _: _SCORE_BYTES)
+        self._scheduler = scheduler
+        self._flying: dict[Key, _Flight] = {}
+
+    @property
+    def keeps(self) -> bool:
+        """Whether scores are kept at all."""
+        return self.cache.max_bytes > 0
+
+    async def scores(self, job: PairJob, terms: Terms) -> PairScores:
+        """The scores of all documents or, with ``min_groups``, of as many of the first ones as there is time for.
+
+        Raises:
+            Overloaded: there is no time for all, or for ``min_groups``.
+            BudgetExhausted: the job could no longer end in time.
+            ModelError: the scorer raised or miscounted, or the loop has died.
+        """
+        known, groups = dict(job.known), job.groups
+        others = self._others(job, terms.deadline)
+        groups = await self._score(job, groups, known, others.keys(), terms)
+        if others:
+            with terms.watch.stage("queue"):
+                for flight in set(others.values()):
+                    await flight.landed.wait()
+                    known.update(flight.scores)
+            groups = await self._score(job, groups, known, (), terms)
+        return PairScores([known[key] for group in groups for key in group], len(groups))
+
+    def _others(self, job: PairJob, deadline: Deadline) -> dict[Key, _Flight]:
+        """The pairs that another call waits for, which is due no later."""
+        if not self.keeps:
+            return {}
+        flights = ((key, self._flying.get(key)) for key in job.pairs)
+        return {key: flight for key, flight in flights if flight and flight.due <= deadline}
+
+    async def _score(
+        self,
+        job: PairJob,
+        groups: Sequence[Sequence[Key]],
+        known: dict[Key, float],
+        awaited: Iterable[Key],
+        terms: Terms,
+    ) -> Sequence[Sequence[Key]]:
+        """Have the device score what is neither known nor awaited, and add it to ``known``.
+
+        Gives the groups that the call still covers: all, or the first ones where there was time for no more.
+        """
+        wanted = _wanted(groups, {*known, *awaited}) if job.pairs else {}
+        if not wanted:
+            return groups
+        rows = [[job.pairs[key] for key in keys] for keys in wanted.values()]
+        min_groups = terms.min_groups
+        least = min_groups and max(1, sum(place < min_groups for place in wanted))
+        try:
+            submitted = self._scheduler.submit(job.model, rows, terms.deadline, least)
+        except Overloaded:
+            covered = _covered(groups, known)
+            if min_groups is None or covered < min_groups:
+                raise
+            return groups[:covered]
+        scored = await self._flown(list(wanted.values())[: submitted.groups], submitted, terms)
+        known.update(scored.scores)
+        return groups if scored.groups == len(wanted) else groups[: list(wanted)[scored.groups]]
+
+    async def _flown(self, wanted: Sequence[Sequence[Key]], submitted: Submitted, terms: Terms) -> _Flown:
+        """What came of a submitted job, which other calls may wait for meanwhile."""
+        flight = _Flight(terms.deadline)
+        keys = [key for group in wanted for key in group]
+        if self.keeps:
+            self._flying.update(dict.fromkeys(keys, flight))
+        try:
+            scored = await self._scheduler.result(submitted)
+            terms.watch.record("queue", scored.queue_ms)
+            terms.watch.record("score", scored.score_ms)
+            done = [key for group in wanted[: scored.groups] for key in group]
+            found = dict(zip(done, scored.scores.tolist(), strict=True))
+            flight.scores.update((key, score) for key, score in found.items() if math.isfinite(score))
+            if self.keeps:
+                self.cache.keep({key: score for key, score in flight.scores.items() if isinstance(key, bytes)})
+            return _Flown(found, scored.groups)
+        finally:
+            self._land(flight, keys)
+
+    def _land(self, flight: _Flight, keys: Iterable[Key]) -> None:
+        for key in keys:
+            if self._flying.get(key) is flight:
+                del self._flying[key]
+        flight.landed.set()
+
+
+def _wanted(groups: Sequence[Sequence[Key]], there: set[Key]) -> dict[int, list[Key]]:
+    """The keys of each group that are not there, each key once, by the group's place; groups without any left out."""
+    wanted: dict[int, list[Key]] = {}
+    for place, group in enumerate(groups):
+        keys = [key for key in dict.fromkeys(group) if key not in there]
+        if keys:
+            wanted[place] = keys
+            there.update(keys)
+    return wanted
+
+
+def _covered(groups: Sequence[Sequence[Key]], known: Iterable[Key]) -> int:
+    """How many of the first groups are known whole."""
+    there = set(known)
+    missing = (place for place, group in enumerate(groups) if not there.issuperset(group))
+    return next(missing, len(groups))

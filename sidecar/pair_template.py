@@ -1,0 +1,165 @@
+"""What a tokenizer puts around query and passage, so that pairs are made of ids that are known already."""
+
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Encoding, Tokenizer
+
+Ids = NDArray[np.int32]
+Raw = bytes
+"""Ids one after the other, int32 in the machine's byte order: what is kept of a passage, and joined at once."""
+_ID_BYTES = 4
+Side = Literal["left", "right"]
+"""The end of a passage at which it is truncated."""
+
+_WORDS = "The quick brown Fox; naïve Äpfel, 東京 и Москва, x=3.14! can't re-use e\u0301 \u200b 👩‍💻 #tags"
+_PROBED_PASSAGE_TOKENS = (1, 7, 64)
+
+
+def raw(ids: Sequence[int]) -> Raw:
+    """Ids as they are kept."""
+    return array("i", ids).tobytes()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Template:
+    """``before query between passage after``, and the type ids of each part: int32 arrays.
+
+    >>> template = Template(*(np.array(ids, np.int32) for ids in ([1], [2], [2], [0], [0], [1])), 0, 1)
+    >>> template.heading(raw([7, 8])).pair(raw([9]))[0].tolist()
+    [1, 7, 8, 2, 9, 2]
+    """
+
+    before: Ids
+    between: Ids
+    after: Ids
+    before_types: Ids
+    between_types: Ids
+    after_types: Ids
+    query_type: int
+    passage_type: int
+
+    @property
+    def specials(self) -> int:
+        """Tokens beside those of query and passage."""
+        return len(self.before) + len(self.between) + len(self.after)
+
+    def heading(self, query: Raw) -> "Heading":
+        """All pairs of one query."""
+        types = self.before_types, np.full(len(query) // _ID_BYTES, self.query_type, np.int32), self.between_types
+        return Heading(
+            self.before.tobytes() + query + self.between.tobytes(), np.concatenate(types), self.after.tobytes(), self
+        )
+
+
+class Heading:
+    """What all pairs of one query have in common."""
+
+    def __init__(self, start: Raw, start_types: Ids, end: Raw, template: Template) -> None:
+        self._start = start
+        self._start_types = start_types
+        self._end = end
+        self._template = template
+        self._longest_types = start_types
+        self._shares = bool((template.after_types == template.passage_type).all())
+
+    def pair(self, passage: Raw) -> tuple[Ids, Ids]:
+        """Ids and type ids of the pair with a passage, not to be written to."""
+        ids = np.frombuffer(self._start + passage + self._end, np.int32)
+        return ids, self._types(len(ids))
+
+    def _types(self, tokens: int) -> Ids:
+        """Types of so many tokens; where the end has those of the passage, the rows share their memory."""
+        if not self._shares:
+            passage = tokens - len(self._start_types) - len(self._template.after_types)
+            return self._joined(passage, self._template.after_types)
+        if tokens > len(self._longest_types):
+            self._longest_types = self._joined(2 * tokens, self._template.after_types[:0])
+        return self._longest_types[:tokens]
+
+    def _joined(self, passage: int, after: Ids) -> Ids:
+        return np.concatenate((self._start_types, np.full(passage, self._template.passage_type, np.int32), after))
+
+
+def proven(core: Tokenizer, side: Side, specials: Sequence[str]) -> Template | None:
+    """The template of a tokenizer, if every probe made by it has the ids and types of the tokenizer's own pair.
+
+    ``core`` neither pads nor truncates, and ``specials`` are its special tokens as text. None where a pair is more than
+    ids put one after the other, as when the passage comes first or is written twice.
+    """
+    template = _derived(core.encode("a b", "c d e"))
+    if template is None or template.specials != core.num_special_tokens_to_add(is_pair=True):
+        return None
+    queries, passages = _probes(specials)
+    agrees = all(
+        _agrees(core, template, query, passage, side) for query in queries for passage in [*passages, *queries]
+    )
+    return template if agrees else None
+
+
+def _derived(pair: Encoding) -> Template | None:
+    """The parts by the sequence each token belongs to; None if those are not query, then passage, each in one run."""
+    runs = list(_runs(pair.sequence_ids))
+    if [sequence for sequence, _, _ in runs if sequence is not None] != [0, 1]:
+        return None
+    query, passage = (next((start, end) for found, start, end in runs if found == one) for one in (0, 1))
+    ids, types = np.array(pair.ids, np.int32), np.array(pair.type_ids, np.int32)
+    before, between, after = slice(0, query[0]), slice(query[1], passage[0]), slice(passage[1], None)
+    return Template(
+        before=ids[before],
+        between=ids[between],
+        after=ids[after],
+        before_types=types[before],
+        between_types=types[between],
+        after_types=types[after],
+        query_type=int(types[query[0]]),
+        passage_type=int(types[passage[0]]),
+    )
+
+
+def _runs(sequences: Sequence[int | None]) -> Iterator[tuple[int | None, int, int]]:
+    """(sequence, start, end) of each run of tokens of the same one."""
+    start = 0
+    for place in range(1, len(sequences) + 1):
+        if place == len(sequences) or sequences[place] != sequences[start]:
+            yield sequences[start], start, place
+            start = place
+
+
+def _probes(specials: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Queries and passages in which a tokenizer might do more than to read one word after the other."""
+    queries = ["a", "Which apples keep?", _WORDS, " \n leading", f"a {''.join(specials)} b"]
+    return queries, ["", " ", f"{_WORDS}\n\t{_WORDS}", _WORDS * 20, "x" * 300, "東京" * 50, *specials]
+
+
+def _agrees(core: Tokenizer, template: Template, query: str, passage: str, side: Side) -> bool:
+    """Whether the pair put together is the tokenizer's own, whole and truncated."""
+    alone, wanted = core.encode(query, add_special_tokens=False).ids, core.encode(query, passage)
+    ids = raw(core.encode(passage, add_special_tokens=False).ids)
+    heading = template.heading(raw(alone))
+    if not _same(heading.pair(ids), wanted):
+        return False
+    for room in _PROBED_PASSAGE_TOKENS:
+        if len(ids) > room * _ID_BYTES:
+            core.enable_truncation(template.specials + len(alone) + room, strategy="only_second", direction=side)
+            wanted = core.encode(query, passage)
+            core.no_truncation()
+            if not _same(heading.pair(shortened(ids, room, side)), wanted):
+                return False
+    return True
+
+
+def _same(made: tuple[Ids, Ids], wanted: Encoding) -> bool:
+    return (made[0].tolist(), made[1].tolist()) == (wanted.ids, wanted.type_ids)
+
+
+def shortened(ids: Raw, tokens: int, side: Side) -> Raw:
+    """At most so many ids; those at ``side`` go."""
+    most = tokens * _ID_BYTES
+    if len(ids) <= most:
+        return ids
+    return ids[:most] if side == "right" else ids[len(ids) - most :]

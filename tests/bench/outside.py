@@ -1,0 +1,201 @@
+"""Where the time of a call goes outside the forward: 100 hits of 500 characters, a scorer that costs nothing.
+
+    python -m tests.bench.outside
+
+The server is a process of its own with the real tokenizer, gRPC, scheduler and log; its engine is a canned answer,
+which is parsed anew by every call, and its scorer gives numbers at once. Printed are p50 and p99 of whole calls as the
+client sees them, one after the other, and of the time the server counts itself, stage by stage: with new queries, then
+with one query whose scores are all kept.
+"""
+
+import asyncio
+import json
+import multiprocessing
+import os
+import platform
+import random
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
+from statistics import quantiles
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from transformers import AutoTokenizer
+
+from connectors.attempts import Call
+from connectors.hits import Hits, Json
+from connectors.memory import MemoryConnector
+from connectors.wire import read_hits
+from sidecar import logs
+from sidecar.app import App
+from sidecar.client import RerankClient, search_request
+from sidecar.cost import CostModel
+from sidecar.loaded import LoadedModel
+from sidecar.scoring.base import Pair, Scores
+from sidecar.scoring.checkpoint import location
+from sidecar.settings import BUNDLED, ModelSettings, Settings
+from sidecar.tokenization import PairEncoder
+from sidecar.v1 import rerank_pb2 as pb
+
+CALLS = 1000
+WARM_UP = 200
+HITS = 100
+DOCUMENT_CHARS = 500
+ANSWERS = 10
+BODY = {"query": {"match": {"text": "apple"}}, "size": HITS}
+STAGES = ("search_ms", "fetch_ms", "tokenize_ms", "queue_ms", "score_ms", "total_ms")
+_WORDS = ("storage", "winter", "cellar", "keep", "cool", "paper", "fruit", "price", "orchard", "sugar", "skin", "soil")
+_START_S = 60
+
+
+def answer(number: int) -> bytes:
+    """What an engine would say: HITS documents of DOCUMENT_CHARS characters each."""
+    draw = random.Random(number)
+    rows = [
+        {
+            "_index": "docs",
+            "_id": f"{number}-{rank}",
+            "_score": 20 - rank / 10,
+            "_source": {"title": f"Document {rank}", "text": " ".join(draw.choices(_WORDS, k=200))[:DOCUMENT_CHARS]},
+        }
+        for rank in range(HITS)
+    ]
+    total = {"value": HITS, "relation": "eq"}
+    return json.dumps({"took": 3, "timed_out": False, "hits": {"total": total, "max_score": 20, "hits": rows}}).encode()
+
+
+class CannedEngine(MemoryConnector):
+    """A connector that reads the same few answers again and again."""
+
+    def __init__(self) -> None:
+        super().__init__("main", {"docs": {"0": {"text": "apple"}}})
+        self._answers = [answer(number) for number in range(ANSWERS)]
+        self._asked = 0
+
+    async def search(
+        self, index: str, body: Json, *, timeout_s: float, params: Mapping[str, str] | None = None
+    ) -> Hits:
+        """See :meth:`connectors.base.Connector.search`."""
+        self._asked += 1
+        return read_hits(Call(self.name, "search"), self._answers[self._asked % ANSWERS])
+
+
+class FreeScorer:
+    """Real token ids, and scores that cost nothing."""
+
+    version = "free"
+
+    def __init__(self, settings: ModelSettings) -> None:
+        self.max_length = 512
+        tokenizer = AutoTokenizer.from_pretrained(location(BUNDLED), local_files_only=True)
+        self._encoder = PairEncoder(tokenizer, self.max_length, cache_bytes=settings.token_cache_mib * 2**20)
+
+    def encode(self, query: str, passages: Sequence[str]) -> list[Pair]:
+        """See :class:`sidecar.scoring.base.Scorer`."""
+        return self._encoder.encode(query, passages)
+
+    def score(self, pairs: Sequence[Pair]) -> Scores:
+        """See :class:`sidecar.scoring.base.Scorer`."""
+        return np.arange(len(pairs), dtype=np.float32)
+
+
+def loaded(name: str, settings: ModelSettings) -> LoadedModel:
+    """The model, on a device that takes all pairs at once."""
+    return LoadedModel.of(name, FreeScorer(settings), CostModel(overhead_s=1e-5), settings)
+
+
+def configured(**server: Any) -> Settings:
+    """One policy over all indices."""
+    policy = {"match": [{"index": "*"}], "text": {"fields": ["title", "text"]}, "budget_ms": 1000}
+    return Settings.model_validate(
+        {
+            "server": {"address": "127.0.0.1:0", "metrics_address": None, **server},
+            "connectors": {"main": {"type": "memory", "indices": {"docs": "unused"}}},
+            "models": {"default": {"max_batch_tokens": 65_536}},
+            "policies": {"all": policy},
+        }
+    )
+
+
+def serve(told: Connection, server: dict[str, Any]) -> None:
+    """Serve until the other end says anything; the log goes nowhere, but is written."""
+
+    async def run() -> None:
+        app = App(configured(**server), load=loaded, connectors={"main": CannedEngine()})
+        await app.start()
+        await app.ready()
+        told.send(app.port)
+        await asyncio.to_thread(told.recv)
+        await app.stop()
+
+    with Path(os.devnull).open("w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+        logs.configure()
+        asyncio.run(run())
+
+
+@contextmanager
+def server_process(**server: Any) -> Iterator[str]:
+    """A sidecar in its own process, with these server settings; gives its address."""
+    spawn = multiprocessing.get_context("spawn")
+    here, there = spawn.Pipe()
+    process = spawn.Process(target=serve, args=(there, server))
+    process.start()
+    try:
+        if not here.poll(_START_S):
+            raise RuntimeError("the server has not started")
+        yield f"127.0.0.1:{here.recv()}"
+        here.send("stop")
+    finally:
+        process.join(_START_S)
+
+
+async def measure(address: str, *, repeat_queries: bool) -> dict[str, list[float]]:
+    """Milliseconds of each call and of each stage of it, CALLS times."""
+    times: dict[str, list[float]] = {name: [] for name in ("whole call", *STAGES)}
+    async with RerankClient(address) as client:
+        for number in range(WARM_UP + CALLS):
+            query = f"which apple keeps {0 if repeat_queries else number}"
+            started = time.perf_counter()
+            reply = await client.stub.Search(search_request("docs", query, BODY), timeout=_START_S)
+            took_ms = (time.perf_counter() - started) * 1e3
+            if reply.outcome != pb.OUTCOME_RERANKED or len(reply.results) != HITS:
+                raise RuntimeError(f"{pb.Reason.Name(reply.reason)}, {len(reply.results)} hits")
+            if number >= WARM_UP:
+                times["whole call"].append(took_ms)
+                for stage in STAGES:
+                    times[stage].append(getattr(reply.meta.timings, stage))
+    return times
+
+
+def table(title: str, times: Mapping[str, Sequence[float]]) -> Table:
+    """p50 and p99 of each row."""
+    shown = Table(title=title, title_justify="left")
+    for heading in ("", "p50", "p99"):
+        shown.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+    for name, milliseconds in times.items():
+        cuts = quantiles(milliseconds, n=100, method="inclusive")
+        shown.add_row(name, f"{cuts[49]:.2f}", f"{cuts[98]:.2f}")
+    return shown
+
+
+def main() -> None:
+    """Run it and print the tables."""
+    console = Console(width=100)
+    console.print(
+        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    )
+    what = f"{HITS} hits of {DOCUMENT_CHARS} characters, {CALLS} calls, ms"
+    for known, score_cache_mib, repeat_queries in (("tokens", 0, False), ("tokens and scores", 64, True)):
+        with server_process(score_cache_mib=score_cache_mib) as address:
+            times = asyncio.run(measure(address, repeat_queries=repeat_queries))
+        console.print(table(f"{what}, {known} known", times))
+
+
+if __name__ == "__main__":
+    main()
