@@ -59,7 +59,8 @@ class App:
         connectors: Mapping[str, Connector] | None = None,
     ) -> None:
         self.metrics = Metrics()
-        self.scheduler = Scheduler(settings.server.max_queued_pairs, self.metrics)
+        weights = {name: model.device_weight for name, model in settings.models.items()}
+        self.scheduler = Scheduler(settings.server.max_queued_pairs, self.metrics, weights=weights)
         self.models = Models(list(settings.models), self.metrics)
         self.port = 0
         self._settings = settings

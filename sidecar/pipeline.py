@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from sidecar import ranking, skips
+from sidecar.callers import calling_host
 from sidecar.calls import Answer, Clock, RerankCall, Result, SearchCall
 from sidecar.deadline import Deadline
 from sidecar.documents import fetch_missing, passages_of
@@ -123,14 +124,15 @@ class Pipeline:
             raise BudgetExhausted("the budget ended before the scores were there") from None
 
     async def _rank_by_model(self, task: Task, plan: Plan, model: LoadedModel) -> Ranking:
-        self._scheduler.check(task.deadline)
+        caller = (calling_host.get(), plan.policy)
+        self._scheduler.check(model, task.deadline, caller)
         fetched = await fetch_missing(task, plan)
         async with self._turns:  # nobody is tokenised whose turn comes too late
-            self._scheduler.check(task.deadline)
+            self._scheduler.check(model, task.deadline, caller)
             with task.watch.stage("tokenize"):
                 passages = await self._off_loop(passages_of, task, plan, fetched)
                 groups = await self._encode(model, task.query, list(passages.values()))
-            submitted = self._scheduler.submit(model, groups, task.deadline, plan.min_rank_window_size)
+            submitted = self._scheduler.submit(model, groups, task.deadline, plan.min_rank_window_size, caller)
         scored = await self._scheduler.result(submitted)
         task.watch.record("queue", scored.queue_ms)
         task.watch.record("score", scored.score_ms)

@@ -84,6 +84,12 @@ class ModelSettings(Section):
     max_batch_ms: int = Field(
         50, ge=1, le=10_000, description="Predicted time of one forward pass at most; an expired job costs no more."
     )
+    device_weight: float = Field(
+        1.0,
+        ge=0.01,
+        le=100,
+        description="Share of the device's time in proportion to other models' weights, while several have work.",
+    )
 
 
 class TextField(Section):

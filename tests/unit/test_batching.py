@@ -2,7 +2,8 @@
 
 import pytest
 
-from sidecar.batching import Job, Limits, Queue, runs
+from sidecar.batching import Job, Limits, runs
+from sidecar.job_queue import Queue
 
 
 def predict_s(pairs: int, length: int) -> float:
@@ -24,7 +25,11 @@ def test_a_batch_takes_the_longest_pairs_first_and_no_more_tokens_than_allowed()
 
 def test_a_short_pair_does_not_join_a_long_one_when_padding_costs_more_than_a_pass_of_its_own() -> None:
     assert list(runs([100, 89, 50], limits())) == [[100], [89], [50]]
-    assert list(runs([100, 95, 91], limits())) == [[100, 95, 91]]
+    assert list(runs([100, 97, 94], limits())) == [[100, 97, 94]]
+
+
+def test_padding_is_added_up_over_a_batch_and_never_exceeds_what_one_more_pass_costs() -> None:
+    assert list(runs([100, 95, 91], limits())) == [[100, 95], [91]], "5 ms and 9 ms of padding, 10 ms a pass"
 
 
 def test_a_batch_is_bounded_in_predicted_time() -> None:
@@ -68,16 +73,16 @@ def test_longer_pairs_of_the_next_job_wait_for_their_own_batch() -> None:
 
 def test_a_job_is_on_time_only_behind_those_before_it() -> None:
     queue: Queue[str] = Queue(100)
-    assert queue.on_time(job(100, deadline=0.2), free_at=0.0)  # 0.11 s alone
+    assert queue.on_time(job(100, deadline=0.2), 0.0, free_at=0.0)  # 0.11 s alone
     queue.add(job(100, deadline=0.15))
-    assert not queue.on_time(job(100, deadline=0.2), free_at=0.0)
-    assert queue.on_time(job(100, deadline=0.25), free_at=0.0)
+    assert not queue.on_time(job(100, deadline=0.2), 0.0, free_at=0.0)
+    assert queue.on_time(job(100, deadline=0.25), 0.0, free_at=0.0)
 
 
 def test_a_job_with_a_loose_deadline_does_not_keep_urgent_ones_out() -> None:
     queue: Queue[str] = Queue(1000)
-    queue.add(job(*[100] * 40, deadline=4.5))
-    assert queue.on_time(job(100, deadline=0.2), free_at=0.0)
+    queue.add(job(*[100] * 40, deadline=4.7))
+    assert queue.on_time(job(100, deadline=0.2), 0.0, free_at=0.0)
 
 
 def test_later_jobs_fill_a_batch_only_as_far_as_the_job_before_them_stays_on_time() -> None:

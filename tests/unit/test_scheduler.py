@@ -75,7 +75,7 @@ async def test_a_budget_that_is_truly_too_small_is_tried_once_a_second_at_most(s
         with pytest.raises((Overloaded, BudgetExhausted)):
             await score(scheduler, slow, groups(scorer, "apple", "pear"), within(0.05))
     assert scorer.calls <= 1
-    assert slow.cost.correction == pytest.approx(1.0, abs=0.3), "callers in a hurry do not spoil the prediction"
+    assert slow.cost.work_correction == pytest.approx(1.0, abs=0.3), "callers in a hurry do not spoil the prediction"
 
 
 async def test_more_pairs_than_may_ever_wait_are_refused_in_so_many_words(scheduler: Scheduler) -> None:
