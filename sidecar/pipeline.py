@@ -125,10 +125,11 @@ class Pipeline:
 
     async def _rank_by_model(self, task: Task, plan: Plan, model: LoadedModel) -> Ranking:
         caller = (calling_host.get(), plan.policy)
-        self._scheduler.check(model, task.deadline, caller)
+        documents = min(plan.min_rank_window_size or len(task.candidates), len(task.candidates))
+        self._scheduler.check(model, task.deadline, caller, documents)
         fetched = await fetch_missing(task, plan)
         async with self._turns:  # nobody is tokenised whose turn comes too late
-            self._scheduler.check(model, task.deadline, caller)
+            self._scheduler.check(model, task.deadline, caller, documents)
             with task.watch.stage("tokenize"):
                 passages = await self._off_loop(passages_of, task, plan, fetched)
                 groups = await self._encode(model, task.query, list(passages.values()))

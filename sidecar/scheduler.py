@@ -28,6 +28,10 @@ STALLED_AFTER_S = 10.0
 """A forward pass that takes this long beyond its prediction is taken for stuck; new jobs are refused at once."""
 _PROBE_EVERY_S = 1.0
 """At most one job in this time is tried although it is predicted to be late."""
+_LEAST_OF_TYPICAL = 0.5
+"""Share of a typical job that must fit before a job is even made into tokens."""
+_TYPICAL_SMOOTHING = 0.1
+"""Weight of the newest job in what is typical."""
 _SHRINK_STEP = 0.8
 """Each smaller window that is tried has this share of the one before."""
 
@@ -99,6 +103,7 @@ class Scheduler:
         self._work = asyncio.Event()
         self._device = ThreadPoolExecutor(1, thread_name_prefix="device")
         self._unanswered: set[Job[Ticket]] = set()
+        self._typical_s: dict[tuple[str, str], float] = {}
         self._busy = False
         self._free_at = 0.0
         self._probed_at = -math.inf
@@ -132,26 +137,38 @@ class Scheduler:
             await asyncio.gather(self._serving, return_exceptions=True)
         self._device.shutdown(wait=False, cancel_futures=True)
 
-    def check(self, model: LoadedModel, deadline: Deadline, caller: tuple[str, ...] = ()) -> None:
-        """Refuse what cannot be served in time whatever its size, before anything is done for it.
+    def check(
+        self, model: LoadedModel, deadline: Deadline, caller: tuple[str, ...] = (), documents: int | None = None
+    ) -> None:
+        """Refuse what will not be served in time before anything is done for it: tokens, too, take the time of a CPU.
+
+        ``documents`` is how many it has at the least; then it is refused as well where even half of what as many of
+        such callers (the same policy) have lately taken would be late.
 
         Raises:
             Overloaded: the jobs before it take until its deadline.
             ModelError: the device is stuck, or the loop has died.
         """
+        self._check_serves()
+        self._shed_late()
+        now = self._clock()
+        free_at = max(now, self._free_at)
+        if not len(self._queue):
+            late = free_at >= deadline.at
+        else:
+            least: Job[None] = Job(None, model.name, [1], deadline.at, model.limits, caller)
+            typical_s = self._typical_s.get(_kind(model, caller), 0.0) * (documents or 0)
+            least.remaining_s = max(least.remaining_s, _LEAST_OF_TYPICAL * typical_s)
+            late = not admission.could_admit(self._queue, least, now, free_at)
+        if late:
+            self._metrics.shed_pairs.labels("refused").inc(documents or 0)
+            raise Overloaded("the jobs before it take longer than its budget")
+
+    def _check_serves(self) -> None:
         if self._stopped:
             raise ModelError("the scheduler has stopped") from self._stopped
         if self.stalled:
             raise ModelError(f"the device has not answered for more than {STALLED_AFTER_S:.0f} s")
-        self._shed_late()
-        now = self._clock()
-        if not self._queue:
-            late = max(now, self._free_at) >= deadline.at
-        else:
-            least: Job[None] = Job(None, model.name, [1], deadline.at, model.limits, caller)
-            late = not admission.could_admit(self._queue, least, now, max(now, self._free_at))
-        if late:
-            raise Overloaded("the jobs before it take longer than its budget")
 
     def submit(
         self,
@@ -170,7 +187,8 @@ class Scheduler:
             Overloaded: the job would be late, or too many pairs wait.
             ModelError: the device is stuck, or the loop has died.
         """
-        self.check(model, deadline, caller)
+        self._check_serves()
+        self._shed_late()
         submitted = self._admit(model, groups, deadline, min_groups, caller)
         self._unanswered.add(submitted.job)
         self._work.set()
@@ -208,6 +226,8 @@ class Scheduler:
             pairs = [pair for group in groups[:count] for pair in group]
             ticket = Ticket(model, pairs, asyncio.get_running_loop().create_future())
             job = Job(ticket, model.name, [pair.tokens for pair in pairs], deadline.at, model.limits, caller)
+            if count == len(groups) > 0:
+                self._learn_typical(model, caller, job.remaining_s / count)
             submitted = Submitted(job, count, now, self._queue.ends_at(job, free_at))
             displaced = admission.admit(self._queue, job, now, free_at)
             if displaced is not None:
@@ -222,6 +242,11 @@ class Scheduler:
             raise Overloaded("the job would not end within its budget behind what is queued")
         waiting, most = self._queue.pairs, self._queue.max_pairs
         raise Overloaded(f"{waiting} pairs wait and {len(pairs)} more came; at most {most} may wait")
+
+    def _learn_typical(self, model: LoadedModel, caller: tuple[str, ...], document_s: float) -> None:
+        kind = _kind(model, caller)
+        before_s = self._typical_s.get(kind, document_s)
+        self._typical_s[kind] = before_s + _TYPICAL_SMOOTHING * (document_s - before_s)
 
     def _displace(self, jobs: Sequence[Job[Ticket]]) -> None:
         for job in jobs:
@@ -336,6 +361,11 @@ def _score(scorer: Scorer, pairs: Sequence[Pair]) -> Scores:
     if scores.shape != (len(pairs),):
         raise ModelError(f"the model returned scores of shape {scores.shape} for {len(pairs)} pairs")
     return scores
+
+
+def _kind(model: LoadedModel, caller: tuple[str, ...]) -> tuple[str, str]:
+    """Jobs whose documents are alike: those of one policy. As many as are configured, not as many as call."""
+    return model.name, caller[-1] if caller else ""
 
 
 def _sizes(count: int, minimum: int | None) -> Iterator[int]:
