@@ -82,7 +82,7 @@ class ModelSettings(Section):
         16_384, ge=64, le=4_194_304, description="Tokens of one forward pass at most, padding counted."
     )
     max_batch_ms: int = Field(
-        50, ge=1, le=10_000, description="Predicted time of one forward pass at most; an expired job costs no more."
+        100, ge=1, le=10_000, description="Predicted time of one forward pass at most; an expired job costs no more."
     )
     device_weight: float = Field(
         1.0,
