@@ -5,6 +5,7 @@ import gc
 import logging
 import os
 import signal
+import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import asdict
 from wsgiref.simple_server import WSGIServer
@@ -50,7 +51,7 @@ def load_model(name: str, settings: ModelSettings) -> LoadedModel:
 
 
 class App:
-    """One sidecar. ``load`` and ``connectors`` can be replaced for tests."""
+    """One sidecar. ``load``, ``connectors`` and the scheduler's ``clock`` can be replaced for tests."""
 
     def __init__(
         self,
@@ -58,9 +59,11 @@ class App:
         *,
         load: LoadModel = load_model,
         connectors: Mapping[str, Connector] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.metrics = Metrics()
-        self.scheduler = Scheduler(settings.server.max_queued_pairs, self.metrics)
+        weights = {name: model.device_weight for name, model in settings.models.items()}
+        self.scheduler = Scheduler(settings.server.max_queued_pairs, self.metrics, clock, weights)
         self.models = Models(list(settings.models), self.metrics)
         self.port = 0
         self._settings = settings

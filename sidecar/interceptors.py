@@ -14,6 +14,7 @@ from structlog.contextvars import bound_contextvars
 
 from connectors import errors as engine
 from sidecar import error_details, errors
+from sidecar.callers import calling_host, host_of
 from sidecar.logs import log
 from sidecar.metrics import Metrics
 
@@ -92,6 +93,7 @@ class Guard(grpc.aio.ServerInterceptor):
     async def _guarded(self, method: str, context: Any) -> AsyncIterator[None]:
         name, started = method.rpartition("/")[2], time.monotonic()
         request_id.set(uuid.uuid4().hex)
+        calling_host.set(host_of(context.peer()))
         context.set_trailing_metadata((("x-request-id", request_id.get()),))
         self._calls += 1
         with bound_contextvars(request_id=request_id.get(), method=name):

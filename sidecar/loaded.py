@@ -23,7 +23,7 @@ class LoadedModel:
     @classmethod
     def of(cls, name: str, scorer: Scorer, cost: CostModel, settings: ModelSettings) -> "LoadedModel":
         """A model whose batches are bounded as its settings say."""
-        limits = Limits(settings.max_batch_tokens, settings.max_batch_ms / 1e3, cost.predict_s)
+        limits = Limits(settings.max_batch_tokens, settings.max_batch_ms / 1e3, cost.predict_s, lambda: cost.spread)
         return cls(name, scorer, cost, limits)
 
 

@@ -82,10 +82,26 @@ class Metrics:
             buckets=_RATIO_BUCKETS,
             registry=self.registry,
         )
+        self.job_ratio = Histogram(
+            "sidecar_job_actual_to_predicted",
+            "Time of a scored job in queue and device over its prediction at admission.",
+            ("model",),
+            buckets=_RATIO_BUCKETS,
+            registry=self.registry,
+        )
+        self.device_seconds = Counter(
+            "sidecar_device_seconds", "Time the device was busy for a model.", ("model",), registry=self.registry
+        )
+        self.wasted_device_seconds = Counter(
+            "sidecar_wasted_device_seconds",
+            "Part of the device's time whose scores nobody got: of jobs that ended late, failed or were abandoned.",
+            ("model",),
+            registry=self.registry,
+        )
         self.queue_pairs = Gauge("sidecar_queue_pairs", "Pairs that wait for the device.", registry=self.registry)
         self.shed_pairs = Counter(
             "sidecar_shed_pairs",
-            "Pairs that never reached the device: refused, late, abandoned.",
+            "Pairs that never reached the device: refused, displaced by another caller's, late, abandoned.",
             ("reason",),
             registry=self.registry,
         )
@@ -107,7 +123,18 @@ class Metrics:
         self._caches.watch(cache, model, counts)
 
     def observe_forward(self, model: str, tokens: int, predicted_s: float, actual_s: float) -> None:
-        """Record one forward pass."""
+        """Record one forward pass that gave scores."""
+        self.device_seconds.labels(model).inc(actual_s)
         self.batch_tokens.labels(model).observe(tokens)
         if predicted_s > 0:
             self.forward_ratio.labels(model).observe(actual_s / predicted_s)
+
+    def observe_job(self, model: str, predicted_s: float, actual_s: float) -> None:
+        """Record a job that was scored, from its admission on."""
+        if predicted_s > 0:
+            self.job_ratio.labels(model).observe(actual_s / predicted_s)
+
+    def observe_waste(self, model: str, seconds: float) -> None:
+        """Record device time whose scores nobody gets."""
+        if seconds > 0:
+            self.wasted_device_seconds.labels(model).inc(seconds)

@@ -17,11 +17,12 @@ _SCORE_BYTES = 24
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What a call leaves to its pairs: until when, where the time is told, and how few documents are enough (None:
-    all)."""
+    """What a call leaves to its pairs: until when, where the time is told, who calls, and how few documents are enough
+    (None: all)."""
 
     deadline: Deadline
     watch: Stopwatch
+    caller: tuple[str, ...] = ()
     min_groups: int | None = None
 
 
@@ -117,7 +118,7 @@ class PairScorer:
         min_groups = terms.min_groups
         least = min_groups and max(1, sum(place < min_groups for place in wanted))
         try:
-            submitted = self._scheduler.submit(job.model, rows, terms.deadline, least)
+            submitted = self._scheduler.submit(job.model, rows, terms.deadline, least, terms.caller)
         except Overloaded:
             covered = _covered(groups, known)
             if min_groups is None or covered < min_groups:

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from sidecar import ranking, skips
+from sidecar.callers import calling_host
 from sidecar.calls import Answer, Clock, RerankCall, Result, SearchCall
 from sidecar.deadline import Deadline
 from sidecar.documents import Fetched, fetch, missing_of, passages_of
@@ -127,20 +128,21 @@ class Pipeline:
             raise BudgetExhausted("the budget ended before the scores were there") from None
 
     async def _rank_by_model(self, task: Task, plan: Plan, model: LoadedModel) -> Ranking:
+        caller = (calling_host.get(), plan.policy)
+        least = min(plan.min_rank_window_size or len(task.candidates), len(task.candidates))
         missing = missing_of(task, plan)
         if missing or not self._scorer.keeps:
-            self._scheduler.check(task.deadline)
+            self._scheduler.check(model, task.deadline, caller, least)
         fetched = await fetch(task, plan, missing)
         async with self._turns:  # nobody is tokenised whose turn comes too late
-            refusal = self._refusal(task.deadline)
+            refusal = self._scheduler.refusal(model, task.deadline, caller, least)
             if refusal and not self._scorer.keeps:
-                raise refusal
+                self._scheduler.refuse(refusal, least)
             with task.watch.stage("tokenize"):
                 passages, job = await self._off_loop(self._prepared, task, plan, fetched, model, refusal is None)
         if refusal and not job.is_known:
-            raise refusal
-        terms = Terms(task.deadline, task.watch, plan.min_rank_window_size)
-        scored = await self._scorer.scores(job, terms)
+            self._scheduler.refuse(refusal, least)
+        scored = await self._scorer.scores(job, Terms(task.deadline, task.watch, caller, plan.min_rank_window_size))
         best = ranking.best_passages(passages, scored.scores, plan.text.mean_of_top)
         original = [candidate.score for candidate in task.candidates]
         relevance = {rank: place.relevance_score for rank, place in best.items() if place.relevance_score is not None}
@@ -151,14 +153,6 @@ class Pipeline:
             model_version=model.scorer.version,
         )
         return ranked if scored.groups == len(passages) else ranked.partial(scored.groups)
-
-    def _refusal(self, deadline: Deadline) -> Fallback | None:
-        """Why the device takes no job that is due then; scores that are known need no device."""
-        try:
-            self._scheduler.check(deadline)
-        except Fallback as refusal:
-            return refusal
-        return None
 
     def _prepared(
         self, task: Task, plan: Plan, fetched: Fetched, model: LoadedModel, encode: bool

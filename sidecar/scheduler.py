@@ -8,25 +8,31 @@ cancelling it.
 import asyncio
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 import numpy as np
 
-from sidecar.batching import Batch, Job, Queue
+from sidecar import admission
+from sidecar.batching import Batch, Job
 from sidecar.deadline import Deadline
 from sidecar.errors import BudgetExhausted, ModelError, Overloaded
+from sidecar.job_queue import Queue
 from sidecar.loaded import LoadedModel
 from sidecar.metrics import Metrics
 from sidecar.scoring.base import Pair, Scorer, Scores
+from sidecar.shares import Shares
 
 STALLED_AFTER_S = 10.0
 """A forward pass that takes this long beyond its prediction is taken for stuck; new jobs are refused at once."""
-_MARGIN = 0.1
-"""Share of the time left that is kept free at admission: jobs admitted to end just in time would all be late."""
 _PROBE_EVERY_S = 1.0
 """At most one job in this time is tried although it is predicted to be late."""
+_LEAST_OF_TYPICAL = 0.5
+"""Share of a typical job that must fit before a job is even made into tokens."""
+_TYPICAL_SMOOTHING = 0.1
+"""Weight of the newest job in what is typical."""
 _SHRINK_STEP = 0.8
 """Each smaller window that is tried has this share of the one before."""
 
@@ -41,6 +47,8 @@ class Ticket:
     scores: Scores = field(init=False)
     missing: int = field(init=False)
     started_at: float | None = field(default=None, init=False)
+    device_s: float = field(default=0.0, init=False)
+    """Its part of the device's time so far."""
 
     def __post_init__(self) -> None:
         self.scores = np.full(len(self.pairs), np.nan, np.float32)
@@ -51,9 +59,10 @@ class Ticket:
         if not self.future.done():
             self.future.set_exception(error)
 
-    def put(self, pair: int, score: float) -> None:
+    def put(self, pair: int, score: float, took_s: float) -> None:
         """Take the score of one pair; the last one answers."""
         self.scores[pair] = score
+        self.device_s += took_s
         self.missing -= 1
         if self.missing == 0 and not self.future.done():
             self.future.set_result(self.scores)
@@ -71,23 +80,31 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """A job in the queue: of how many groups, and since when."""
+    """A job in the queue: of how many groups, since when, and when it is predicted to end."""
 
     job: Job[Ticket]
     groups: int
     at: float
+    ends_at: float
 
 
 class Scheduler:
-    """The queue in front of one device; all its models share it."""
+    """The queue in front of one device; all its models share it, by their ``weights`` where they are not equal."""
 
-    def __init__(self, max_queued_pairs: int, metrics: Metrics, clock: Callable[[], float] = time.monotonic) -> None:
-        self._queue: Queue[Ticket] = Queue(max_queued_pairs)
+    def __init__(
+        self,
+        max_queued_pairs: int,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.monotonic,
+        weights: Mapping[str, float] | None = None,
+    ) -> None:
+        self._queue: Queue[Ticket] = Queue(max_queued_pairs, Shares(weights))
         self._metrics = metrics
         self._clock = clock
         self._work = asyncio.Event()
         self._device = ThreadPoolExecutor(1, thread_name_prefix="device")
         self._unanswered: set[Job[Ticket]] = set()
+        self._typical_s: dict[tuple[str, str], float] = {}
         self._busy = False
         self._free_at = 0.0
         self._probed_at = -math.inf
@@ -121,38 +138,77 @@ class Scheduler:
             await asyncio.gather(self._serving, return_exceptions=True)
         self._device.shutdown(wait=False, cancel_futures=True)
 
-    def check(self, deadline: Deadline) -> None:
-        """Refuse what cannot be served in time whatever its size, before anything is done for it.
+    def check(self, model: LoadedModel, deadline: Deadline, caller: tuple[str, ...] = (), documents: int = 0) -> None:
+        """Raise what :meth:`refusal` gives, if anything."""
+        if refusal := self.refusal(model, deadline, caller, documents):
+            self.refuse(refusal, documents)
 
-        Raises:
-            Overloaded: the jobs before it take until its deadline.
-            ModelError: the device is stuck, or the loop has died.
+    def refusal(
+        self, model: LoadedModel, deadline: Deadline, caller: tuple[str, ...] = (), documents: int = 0
+    ) -> Overloaded | ModelError | None:
+        """Why what comes now will not be served in time, told before anything is done for it: tokens, too, take the
+        time of a CPU.
+
+        ``documents`` is how many it has at the least; then it is refused as well where even half of what as many of
+        such callers (the same policy) have lately taken would be late.
         """
-        if self._stopped:
-            raise ModelError("the scheduler has stopped") from self._stopped
-        if self.stalled:
-            raise ModelError(f"the device has not answered for more than {STALLED_AFTER_S:.0f} s")
+        if broken := self._broken():
+            return broken
         self._shed_late()
-        if self._start_at(deadline) + self._queue.ahead_s(deadline.at) >= deadline.at:
-            raise Overloaded("the jobs before it take longer than its budget")
+        if self._would_be_late(model, deadline, caller, documents):
+            return Overloaded("the jobs before it take longer than its budget")
+        return None
+
+    def refuse(self, refusal: Overloaded | ModelError, documents: int) -> NoReturn:
+        """Raise a refusal, which counts as so many pairs that never reach the device."""
+        if isinstance(refusal, Overloaded):
+            self._metrics.shed_pairs.labels("refused").inc(documents)
+        raise refusal
+
+    def _broken(self) -> ModelError | None:
+        if self._stopped:
+            error = ModelError("the scheduler has stopped")
+            error.__cause__ = self._stopped
+            return error
+        if self.stalled:
+            return ModelError(f"the device has not answered for more than {STALLED_AFTER_S:.0f} s")
+        return None
+
+    def _would_be_late(self, model: LoadedModel, deadline: Deadline, caller: tuple[str, ...], documents: int) -> bool:
+        now = self._clock()
+        free_at = max(now, self._free_at)
+        if not len(self._queue):
+            return free_at >= deadline.at
+        least: Job[None] = Job(None, model.name, [1], deadline.at, model.limits, caller)
+        typical_s = self._typical_s.get(_kind(model, caller), 0.0) * documents
+        least.remaining_s = max(least.remaining_s, _LEAST_OF_TYPICAL * typical_s)
+        return not admission.could_admit(self._queue, least, now, free_at)
 
     def submit(
-        self, model: LoadedModel, groups: Sequence[Sequence[Pair]], deadline: Deadline, min_groups: int | None = None
+        self,
+        model: LoadedModel,
+        groups: Sequence[Sequence[Pair]],
+        deadline: Deadline,
+        min_groups: int | None = None,
+        caller: tuple[str, ...] = (),
     ) -> Submitted:
         """Queue all pairs, a group being the pairs of one document; with ``min_groups``, only those of the first groups
         where all would be late. Await :meth:`result` next.
+
+        ``caller`` says who asks, from the whole to the part; where not all can be served, each caller gets as much.
 
         Raises:
             Overloaded: the job would be late, or too many pairs wait.
             ModelError: the device is stuck, or the loop has died.
         """
-        self.check(deadline)
-        count, job = self._admit(model, groups, deadline, min_groups)
-        self._unanswered.add(job)
-        self._queue.add(job)
+        if broken := self._broken():
+            raise broken
+        self._shed_late()
+        submitted = self._admit(model, groups, deadline, min_groups, caller)
+        self._unanswered.add(submitted.job)
         self._work.set()
         self._count()
-        return Submitted(job, count, self._clock())
+        return submitted
 
     async def result(self, submitted: Submitted) -> Scored:
         """The scores of what was submitted; when the waiter is cancelled, the job is forgotten.
@@ -166,33 +222,51 @@ class Scheduler:
             scores = await ticket.future
         finally:
             self._forget(submitted.job)
-        started = ticket.started_at or submitted.at
-        return Scored(scores, submitted.groups, (started - submitted.at) * 1e3, (self._clock() - started) * 1e3)
-
-    def _start_at(self, deadline: Deadline) -> float:
-        """When the device is free, and a margin later."""
-        now = self._clock()
-        return max(now, self._free_at) + _MARGIN * max(0.0, deadline.at - now)
+        now, started = self._clock(), ticket.started_at or submitted.at
+        self._metrics.observe_job(submitted.job.model, submitted.ends_at - submitted.at, now - submitted.at)
+        return Scored(scores, submitted.groups, (started - submitted.at) * 1e3, (now - started) * 1e3)
 
     def _admit(
-        self, model: LoadedModel, groups: Sequence[Sequence[Pair]], deadline: Deadline, min_groups: int | None
-    ) -> tuple[int, Job[Ticket]]:
-        """The largest job that would end in time behind what is queued before it, and how many groups it covers."""
-        free_at = self._start_at(deadline)
+        self,
+        model: LoadedModel,
+        groups: Sequence[Sequence[Pair]],
+        deadline: Deadline,
+        min_groups: int | None,
+        caller: tuple[str, ...],
+    ) -> Submitted:
+        """Queue the largest job that would end in time, displacing those of callers who have more than this one."""
+        now = self._clock()
+        free_at = max(now, self._free_at)
         for count in _sizes(len(groups), min_groups):
             pairs = [pair for group in groups[:count] for pair in group]
             ticket = Ticket(model, pairs, asyncio.get_running_loop().create_future())
-            job = Job(ticket, model.name, [pair.tokens for pair in pairs], deadline.at, model.limits)
-            has_room = self._queue.has_room(len(pairs))
-            if has_room and self._queue.on_time(job, free_at):
-                return count, job
+            job = Job(ticket, model.name, [pair.tokens for pair in pairs], deadline.at, model.limits, caller)
+            if count == len(groups) > 0:
+                self._learn_typical(model, caller, job.remaining_s / count)
+            submitted = Submitted(job, count, now, self._queue.ends_at(job, free_at))
+            displaced = admission.admit(self._queue, job, now, free_at)
+            if displaced is not None:
+                self._displace(displaced)
+                return submitted
+        has_room = self._queue.has_room(len(pairs))
         if has_room and self._probes(job):
-            return count, job
+            self._queue.add(job)
+            return submitted
         self._metrics.shed_pairs.labels("refused").inc(sum(map(len, groups)))
         if has_room:
             raise Overloaded("the job would not end within its budget behind what is queued")
         waiting, most = self._queue.pairs, self._queue.max_pairs
         raise Overloaded(f"{waiting} pairs wait and {len(pairs)} more came; at most {most} may wait")
+
+    def _learn_typical(self, model: LoadedModel, caller: tuple[str, ...], document_s: float) -> None:
+        kind = _kind(model, caller)
+        before_s = self._typical_s.get(kind, document_s)
+        self._typical_s[kind] = before_s + _TYPICAL_SMOOTHING * (document_s - before_s)
+
+    def _displace(self, jobs: Sequence[Job[Ticket]]) -> None:
+        for job in jobs:
+            self._metrics.shed_pairs.labels("displaced").inc(len(job.waiting))
+            job.key.fail(Overloaded("its caller has more waiting than another one, whose job came"))
 
     def _probes(self, job: Job[Ticket]) -> bool:
         """Whether to try a job that is predicted to be late, since nothing else would ever correct the prediction.
@@ -221,16 +295,20 @@ class Scheduler:
     async def _run(self, batch: Batch[Ticket]) -> None:
         """Score one batch and hand out its scores; a batch that fails is tried again job by job."""
         started = self._clock()
+        model = batch.pairs[0][0].key.model
         try:
             scores = await self._forward(batch)
         except ModelError as error:
+            self._metrics.observe_waste(batch.model, self._clock() - started)
             await self._isolate(batch, error)
             return
         took_s = self._clock() - started
-        batch.pairs[0][0].key.model.cost.observe(batch.predicted_s, took_s)
+        self._queue.rescale(batch.model, model.cost.observe(len(batch.pairs), batch.length, took_s))
         self._metrics.observe_forward(batch.model, len(batch.pairs) * batch.length, batch.predicted_s, took_s)
+        pair_s = took_s / len(batch.pairs)
+        self._metrics.observe_waste(batch.model, pair_s * sum(job.key.future.done() for job, _ in batch.pairs))
         for (job, pair), score in zip(batch.pairs, scores.tolist(), strict=True):
-            job.key.put(pair, score)
+            job.key.put(pair, score, pair_s)
 
     async def _forward(self, batch: Batch[Ticket]) -> Scores:
         now = self._clock()
@@ -261,7 +339,10 @@ class Scheduler:
         """Drop what still waits of a job that was answered, or whose caller has gone."""
         self._unanswered.discard(job)
         self._queue.remove(job)
-        if job.waiting and job.key.future.cancelled():
+        future = job.key.future
+        if future.cancelled() or future.exception():
+            self._metrics.observe_waste(job.model, job.key.device_s)
+        if job.waiting and future.cancelled():
             self._metrics.shed_pairs.labels("abandoned").inc(len(job.waiting))
         self._count()
 
@@ -295,6 +376,11 @@ def _score(scorer: Scorer, pairs: Sequence[Pair]) -> Scores:
     if scores.shape != (len(pairs),):
         raise ModelError(f"the model returned scores of shape {scores.shape} for {len(pairs)} pairs")
     return scores
+
+
+def _kind(model: LoadedModel, caller: tuple[str, ...]) -> tuple[str, str]:
+    """Jobs whose documents are alike: those of one policy. As many as are configured, not as many as call."""
+    return model.name, caller[-1] if caller else ""
 
 
 def _sizes(count: int, minimum: int | None) -> Iterator[int]:

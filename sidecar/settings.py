@@ -89,7 +89,13 @@ class ModelSettings(Section):
         16_384, ge=64, le=4_194_304, description="Tokens of one forward pass at most, padding counted."
     )
     max_batch_ms: int = Field(
-        50, ge=1, le=10_000, description="Predicted time of one forward pass at most; an expired job costs no more."
+        100, ge=1, le=10_000, description="Predicted time of one forward pass at most; an expired job costs no more."
+    )
+    device_weight: float = Field(
+        1.0,
+        ge=0.01,
+        le=100,
+        description="Share of the device's time in proportion to other models' weights, while several have work.",
     )
     token_cache_mib: int = Field(
         64, ge=0, le=65_536, description="Memory for token ids of passages seen before, in MiB; 0 keeps none."

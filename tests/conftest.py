@@ -1,5 +1,6 @@
 """A whole sidecar in this process: real gRPC server and client, memory connector, a scorer without a model."""
 
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
@@ -74,12 +75,14 @@ async def _serve(
     configured: Settings | None = None,
     cost: CostModel | None = None,
     load: Callable[[str, ModelSettings], LoadedModel] | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> AsyncIterator[tuple[RerankClient, App]]:
     connector = connector or MemoryConnector("main", {"docs": DOCUMENTS})
     app = App(
         configured or settings(),
         load=load or loader(scorer or WordOverlapScorer(), cost),
         connectors={"main": connector},
+        clock=clock,
     )
     await app.start()
     if load is None:

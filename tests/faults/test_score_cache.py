@@ -65,7 +65,7 @@ class Bench:
 
 def terms(deadline: Deadline, min_groups: int | None = None) -> Terms:
     """Terms with a watch that nobody reads."""
-    return Terms(deadline, Stopwatch(time.monotonic(), Metrics()), min_groups)
+    return Terms(deadline, Stopwatch(time.monotonic(), Metrics()), min_groups=min_groups)
 
 
 @asynccontextmanager

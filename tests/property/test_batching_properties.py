@@ -5,7 +5,8 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.batching import Job, Limits, Queue
+from sidecar.batching import Job, Limits
+from sidecar.job_queue import Queue
 
 LIMITS = Limits(2048, 0.5, lambda pairs, length: 0.001 + 1e-4 * pairs * length)
 JOBS = st.lists(
@@ -41,7 +42,7 @@ def test_on_an_exact_device_no_admitted_job_is_late(arrivals: list[tuple[list[in
     queue: Queue[int] = Queue(10_000)
     for number, (lengths, deadline) in enumerate(sorted(arrivals, key=lambda arrival: arrival[1])):
         job = Job(number, "m", lengths, deadline, LIMITS)
-        if queue.on_time(job, free_at=0.0):
+        if queue.on_time(job, 0.0, free_at=0.0):
             queue.add(job)
     clock, waiting = 0.0, len(queue)
     while batch := queue.take(clock):

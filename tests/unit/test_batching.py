@@ -1,8 +1,12 @@
-"""Which pairs go next, which jobs are refused, which are shed; with a cost of 1 ms a token and 10 ms a pass."""
+"""Which pairs go next, which jobs are refused, which are shed; with a cost of 1 ms a token and 10 ms a pass.
+
+Jobs made by ``small`` are of a model whose passes cost 100 ms: for those it pays to share a batch.
+"""
 
 import pytest
 
-from sidecar.batching import Job, Limits, Queue, runs
+from sidecar.batching import Job, Limits, runs
+from sidecar.job_queue import Queue
 
 
 def predict_s(pairs: int, length: int) -> float:
@@ -17,6 +21,11 @@ def job(*lengths: int, deadline: float = 100.0, model: str = "m", key: str = "")
     return Job(key, model, lengths, deadline, limits())
 
 
+def small(*lengths: int, deadline: float = 100.0, key: str = "") -> Job[str]:
+    costly = Limits(1000, 10.0, lambda pairs, length: 0.1 + 0.001 * pairs * length)
+    return Job(key, "m", lengths, deadline, costly)
+
+
 def test_a_batch_takes_the_longest_pairs_first_and_no_more_tokens_than_allowed() -> None:
     bounded = limits(max_batch_tokens=200)
     assert list(runs([90, 88, 85, 50], bounded)) == [[90, 88], [85], [50]]
@@ -24,7 +33,11 @@ def test_a_batch_takes_the_longest_pairs_first_and_no_more_tokens_than_allowed()
 
 def test_a_short_pair_does_not_join_a_long_one_when_padding_costs_more_than_a_pass_of_its_own() -> None:
     assert list(runs([100, 89, 50], limits())) == [[100], [89], [50]]
-    assert list(runs([100, 95, 91], limits())) == [[100, 95, 91]]
+    assert list(runs([100, 97, 94], limits())) == [[100, 97, 94]]
+
+
+def test_padding_is_added_up_over_a_batch_and_never_exceeds_what_one_more_pass_costs() -> None:
+    assert list(runs([100, 95, 91], limits())) == [[100, 95], [91]], "5 ms and 9 ms of padding, 10 ms a pass"
 
 
 def test_a_batch_is_bounded_in_predicted_time() -> None:
@@ -37,7 +50,7 @@ def test_a_pair_over_every_limit_still_goes_alone() -> None:
 
 def test_the_earliest_deadline_goes_first_and_its_room_is_filled_from_the_next() -> None:
     queue: Queue[str] = Queue(100)
-    late, early = job(50, 49, deadline=9, key="late"), job(52, deadline=5, key="early")
+    late, early = small(50, 49, deadline=9, key="late"), small(52, deadline=5, key="early")
     queue.add(late)
     queue.add(early)
     batch = queue.take(0.0)
@@ -56,38 +69,55 @@ def test_a_batch_holds_one_model_only() -> None:
 
 
 def test_longer_pairs_of_the_next_job_wait_for_their_own_batch() -> None:
-    queue: Queue[str] = Queue(100)
-    queue.add(job(50, deadline=1, key="a"))
-    queue.add(job(80, 45, deadline=2, key="b"))
+    queue: Queue[str] = Queue(1000)
+    queue.add(small(50, deadline=1, key="a"))
+    queue.add(small(*[300] * 3, *[45] * 3, deadline=9, key="b"))
     first, second = queue.take(0.0), queue.take(0.0)
     assert first is not None
     assert second is not None
-    assert [(one.key, pair) for one, pair in first.pairs] == [("a", 0), ("b", 1)]
-    assert [(one.key, pair) for one, pair in second.pairs] == [("b", 0)]
+    assert [(one.key, pair) for one, pair in first.pairs] == [("a", 0), ("b", 3), ("b", 4), ("b", 5)]
+    assert [(one.key, pair) for one, pair in second.pairs] == [("b", 0), ("b", 1), ("b", 2)]
+
+
+def test_nobody_waits_for_pairs_of_another_job_that_gain_little_by_coming_along() -> None:
+    """Both would take as long together as one after the other, and the first one would end with the second."""
+    queue: Queue[str] = Queue(100)
+    queue.add(job(50, deadline=1, key="a"))
+    queue.add(job(50, deadline=2, key="b"))
+    batch = queue.take(0.0)
+    assert batch is not None
+    assert [one.key for one, _ in batch.pairs] == ["a"]
 
 
 def test_a_job_is_on_time_only_behind_those_before_it() -> None:
     queue: Queue[str] = Queue(100)
-    assert queue.on_time(job(100, deadline=0.2), free_at=0.0)  # 0.11 s alone
+    assert queue.on_time(job(100, deadline=0.2), 0.0, free_at=0.0)  # 0.11 s alone
     queue.add(job(100, deadline=0.15))
-    assert not queue.on_time(job(100, deadline=0.2), free_at=0.0)
-    assert queue.on_time(job(100, deadline=0.25), free_at=0.0)
+    assert not queue.on_time(job(100, deadline=0.2), 0.0, free_at=0.0)
+    assert queue.on_time(job(100, deadline=0.25), 0.0, free_at=0.0)
 
 
 def test_a_job_with_a_loose_deadline_does_not_keep_urgent_ones_out() -> None:
     queue: Queue[str] = Queue(1000)
-    queue.add(job(*[100] * 40, deadline=4.5))
-    assert queue.on_time(job(100, deadline=0.2), free_at=0.0)
+    queue.add(job(*[100] * 40, deadline=4.7))
+    assert queue.on_time(job(100, deadline=0.2), 0.0, free_at=0.0)
 
 
 def test_later_jobs_fill_a_batch_only_as_far_as_the_job_before_them_stays_on_time() -> None:
-    queue: Queue[str] = Queue(100)
-    queue.add(job(50, deadline=0.115, key="head"))  # 0.06 s alone, 0.11 s with one more pair
-    queue.add(job(50, 50, 50, deadline=9.0, key="later"))
-    batch = queue.take(0.0)
-    assert batch is not None
-    assert [one.key for one, _ in batch.pairs] == ["head", "later"]
-    assert batch.predicted_s <= 0.115
+    for deadline, joined in [
+        (0.3, ["head", "later", "later", "later"]),
+        (0.26, ["head", "later", "later"]),
+        (0.16, ["head"]),
+    ]:
+        queue: Queue[str] = Queue(100)
+        queue.add(small(50, deadline=deadline, key="head"))  # 0.15 s alone
+        queue.add(small(50, deadline=8.0, key="later"))
+        queue.add(small(50, deadline=9.0, key="later"))
+        queue.add(small(50, deadline=9.5, key="later"))
+        batch = queue.take(0.0)
+        assert batch is not None
+        assert [one.key for one, _ in batch.pairs] == joined
+        assert batch.predicted_s <= deadline
 
 
 def test_a_probe_is_given_up_only_at_its_deadline() -> None:

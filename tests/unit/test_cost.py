@@ -53,25 +53,68 @@ def test_measurements_all_alike_are_predicted_as_measured() -> None:
     assert fitted.predict_s(8, 64) == pytest.approx(0.01)
 
 
+def served(model: CostModel, truth: CostModel, shapes: list[tuple[int, int]], times: int) -> None:
+    """Let a model see what a device with other coefficients takes."""
+    for number in range(times):
+        shape = shapes[number % len(shapes)]
+        model.observe(*shape, truth.predict_s(*shape))
+
+
 @pytest.mark.parametrize("factor", [0.3, 1.0, 3.0])
 def test_observing_a_changed_device_brings_the_predictions_to_it(factor: float) -> None:
     model = CostModel(1e-3, 1e-5)
-    for _ in range(200):
-        predicted_s = model.predict_s(8, 64)
-        model.observe(predicted_s, factor * CostModel(1e-3, 1e-5).predict_s(8, 64))
-    assert model.correction == pytest.approx(factor, rel=0.02)
+    served(model, CostModel(factor * 1e-3, factor * 1e-5), [(8, 64)], 200)
+    assert model.predict_s(8, 64) == pytest.approx(factor * CostModel(1e-3, 1e-5).predict_s(8, 64), rel=0.02)
 
 
-@pytest.mark.parametrize(("actual_s", "correction"), [(1e9, 1.4), (0.0, 0.92)])
-def test_one_outlier_moves_the_correction_by_its_bound_only(actual_s: float, correction: float) -> None:
-    model = CostModel()
-    model.observe(0.01, actual_s)
-    assert model.correction == pytest.approx(correction)
+def test_a_device_that_was_throttled_and_freed_is_followed_both_ways_within_fifty_batches() -> None:
+    model, healthy, throttled = CostModel(1e-3, 1e-5), CostModel(1e-3, 1e-5), CostModel(4e-3, 4e-5)
+    served(model, throttled, SHAPES, 50)
+    assert model.predict_s(16, 128) == pytest.approx(throttled.predict_s(16, 128), rel=0.1)
+    served(model, healthy, SHAPES, 50)
+    assert model.predict_s(16, 128) == pytest.approx(healthy.predict_s(16, 128), rel=0.1)
+
+
+@pytest.mark.parametrize("truth", [CostModel(5e-3, 1e-5), CostModel(1e-3, 3e-5)])
+def test_a_drift_of_the_overhead_alone_or_of_the_work_alone_is_told_apart(truth: CostModel) -> None:
+    """A single factor would have to be wrong for small batches or for large ones."""
+    model = CostModel(1e-3, 1e-5)
+    served(model, truth, [(1, 32), (64, 128)], 1000)
+    for shape in [(1, 32), (8, 64), (64, 128)]:
+        assert model.predict_s(*shape) == pytest.approx(truth.predict_s(*shape), rel=0.1)
+
+
+@pytest.mark.parametrize(("actual_s", "factor"), [(1e9, 1.4), (0.0, 0.92)])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_one_outlier_moves_a_prediction_by_its_bound_only(
+    actual_s: float, factor: float, shape: tuple[int, int]
+) -> None:
+    model = CostModel(1e-3, 1e-5)
+    assert model.observe(*shape, actual_s) == pytest.approx(factor)
+
+
+def test_after_a_process_was_stopped_for_an_hour_ten_batches_bring_the_prediction_back() -> None:
+    model, truth = CostModel(1e-3, 1e-5), CostModel(1e-3, 1e-5)
+    model.observe(8, 64, 3600.0)
+    served(model, truth, [(8, 64)], 10)
+    assert model.predict_s(8, 64) == pytest.approx(truth.predict_s(8, 64), rel=0.2)
 
 
 def test_the_correction_never_leaves_its_range_however_slow_or_fast_the_device() -> None:
     slow, fast = CostModel(), CostModel()
     for _ in range(500):
-        slow.observe(1e-3, 1e3)
-        fast.observe(1e-3, 0.0)
-    assert (slow.correction, fast.correction) == (20.0, 0.05)
+        slow.observe(1, 32, 1e3)
+        fast.observe(1, 32, 0.0)
+    assert (slow.overhead_correction, fast.overhead_correction) == (20.0, 0.05)
+
+
+@given(st.lists(st.tuples(shapes, st.floats(0, 1e6)), max_size=50), shapes)
+def test_whatever_was_observed_more_never_costs_less(
+    seen: list[tuple[tuple[int, int], float]], shape: tuple[int, int]
+) -> None:
+    model = CostModel(1e-3, 1e-6, 1e-9)
+    for of, took in seen:
+        model.observe(*of, took)
+    pairs, length = shape
+    assert 0 < model.predict_s(pairs, length) <= model.predict_s(pairs + 1, length)
+    assert model.predict_s(pairs, length) <= model.predict_s(pairs, length + 1)

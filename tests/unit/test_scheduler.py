@@ -12,11 +12,11 @@ from sidecar.deadline import Deadline
 from sidecar.errors import BudgetExhausted, ModelError, Overloaded
 from sidecar.loaded import LoadedModel
 from sidecar.metrics import Metrics
-from sidecar.scheduler import Scheduler
+from sidecar.scheduler import Scheduler, Scored
 from sidecar.scoring.base import Pair, Scores
 from sidecar.scoring.fake import WordOverlapScorer
 from sidecar.settings import ModelSettings
-from tests.calls import score
+from tests.calls import Held, score
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ async def test_a_budget_that_is_truly_too_small_is_tried_once_a_second_at_most(s
         with pytest.raises((Overloaded, BudgetExhausted)):
             await score(scheduler, slow, groups(scorer, "apple", "pear"), within(0.05))
     assert scorer.calls <= 1
-    assert slow.cost.correction == pytest.approx(1.0, abs=0.3), "callers in a hurry do not spoil the prediction"
+    assert slow.cost.work_correction == pytest.approx(1.0, abs=0.3), "callers in a hurry do not spoil the prediction"
 
 
 async def test_more_pairs_than_may_ever_wait_are_refused_in_so_many_words(scheduler: Scheduler) -> None:
@@ -120,3 +120,89 @@ async def test_after_the_loop_has_died_every_call_is_refused_at_once(scheduler: 
     assert not scheduler.alive
     with pytest.raises(ModelError, match="stopped"):
         await score(scheduler, model(scorer), groups(scorer, "apple"), within(5))
+
+
+async def test_a_slow_overloaded_model_leaves_a_fast_one_in_time(scheduler: Scheduler) -> None:
+    """The slow one is asked for three times the device; the fast one, with a short budget, for a tenth of it."""
+    slow_scorer, fast_scorer = WordOverlapScorer(seconds_per_token=1e-3), WordOverlapScorer(seconds_per_token=1e-4)
+    slow = LoadedModel.of("slow", slow_scorer, CostModel(0, 1e-3), ModelSettings(max_batch_ms=20))
+    fast = LoadedModel.of("fast", fast_scorer, CostModel(0, 1e-4), ModelSettings())
+    heavy, light = groups(slow_scorer, *["apple pear"] * 20), groups(fast_scorer, *["apple pear"] * 10)  # 100, 5 ms
+
+    async def timed() -> float:
+        started = time.monotonic()
+        await score(scheduler, fast, light, within(0.15))
+        return time.monotonic() - started
+
+    slow_calls, fast_calls = [], []
+    for number in range(60):
+        slow_calls.append(asyncio.create_task(score(scheduler, slow, heavy, within(0.6))))
+        if number % 2:
+            fast_calls.append(asyncio.create_task(timed()))
+        await asyncio.sleep(0.033)
+    ends = await asyncio.gather(*fast_calls, return_exceptions=True)
+    served = [end for end in await asyncio.gather(*slow_calls, return_exceptions=True) if isinstance(end, Scored)]
+    in_time = [end for end in ends if isinstance(end, float)]
+    assert len(in_time) >= 0.9 * len(ends)
+    assert sorted(in_time)[len(in_time) // 2] < 0.1
+    assert len(served) >= 10, "the slow one has what is left"
+
+
+async def test_under_load_windows_shrink_before_jobs_are_refused_and_say_how_far(scheduler: Scheduler) -> None:
+    """Twenty jobs of 100 ms with 500 ms for them all: those after the first ones are scored in part, from the top."""
+    scorer = WordOverlapScorer(seconds_per_token=1e-3)
+    loaded = LoadedModel.of("default", scorer, CostModel(0, 1e-3), ModelSettings())
+    pairs = groups(scorer, "red apple", *["apple pear"] * 19)
+    calls = [score(scheduler, loaded, pairs, within(0.5), min_groups=4) for _ in range(20)]
+    ends = await asyncio.gather(*calls, return_exceptions=True)
+    scored = [end for end in ends if isinstance(end, Scored)]
+    assert scored[0].groups == 20
+    assert any(4 <= one.groups < 20 for one in scored)
+    for one in scored:
+        assert len(one.scores) == one.groups
+        assert one.scores.tolist() == [1.0] + [0.5] * (one.groups - 1), "the first documents, each with its own score"
+    assert all(isinstance(end, (Scored, Overloaded, BudgetExhausted)) for end in ends)
+
+
+async def test_metrics_tell_the_devices_time_what_was_wasted_and_how_good_predictions_were() -> None:
+    metrics = Metrics()
+    one = Scheduler(1000, metrics)
+    one.start()
+    poison = 6
+
+    def fault(_: int, pairs: Sequence[Pair]) -> Scores | None:
+        time.sleep(0.02)
+        if any(pair.tokens == poison for pair in pairs):
+            raise RuntimeError("bad pair")
+        return None
+
+    scorer = WordOverlapScorer(fault=fault)
+    loaded = model(scorer, overhead_s=0.02)
+    await score(one, loaded, groups(scorer, "apple"), within(5))
+    with pytest.raises(ModelError):
+        await score(one, loaded, groups(scorer, "one two three"), within(5))
+    await one.stop()
+
+    def value(name: str) -> float:
+        return metrics.registry.get_sample_value(f"sidecar_{name}", {"model": "default"}) or 0.0
+
+    assert 0.02 <= value("device_seconds_total") < 0.2
+    assert 0.02 <= value("wasted_device_seconds_total") < 0.2
+    assert value("job_actual_to_predicted_count") == 1
+    assert 0.8 < value("job_actual_to_predicted_sum") < 5
+
+
+async def test_a_job_that_is_typically_too_long_is_refused_before_it_is_made_into_tokens(scheduler: Scheduler) -> None:
+    with Held() as hanging:
+        scorer = WordOverlapScorer(fault=hanging)
+        loaded = LoadedModel.of("default", scorer, CostModel(0, 1e-3), ModelSettings())
+        pairs = groups(scorer, *["apple pear"] * 20)  # 100 ms
+        running = [asyncio.create_task(score(scheduler, loaded, pairs, within(0.48))) for _ in range(4)]
+        await hanging.entered()
+        scheduler.check(loaded, within(0.49))
+        scheduler.check(loaded, within(0.49), documents=2)
+        with pytest.raises(Overloaded):
+            scheduler.check(loaded, within(0.49), documents=40)
+        scheduler.check(loaded, within(5), documents=40)
+        hanging.release()
+        await asyncio.gather(*running, return_exceptions=True)

@@ -1,0 +1,12 @@
+"""Who calls: what the server itself sees, never what a request says. Kept only while the call is under way."""
+
+from contextvars import ContextVar
+
+calling_host: ContextVar[str] = ContextVar("calling_host", default="")
+"""The host that the call under way comes from."""
+
+
+def host_of(peer: str) -> str:
+    """The host of a peer as gRPC writes it, ``ipv4:10.0.0.7:50000``: not its port, which is new for each connection."""
+    kind, _, address = peer.partition(":")
+    return address.rpartition(":")[0] if kind in ("ipv4", "ipv6") else kind
