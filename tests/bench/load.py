@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import track
 
 from tests.bench import section
+from tests.bench.arrivals import Arrivals
 from tests.bench.contestants import device
 from tests.bench.generate import generated
 from tests.bench.generator import Call, Plan, Result, Stream
@@ -26,7 +27,7 @@ from tests.bench.server import Server, running
 
 CANDIDATES, TOKENS = 100, 85
 FACTORS = (0.5, 0.8, 1.0, 2.0, 3.0)
-ARRIVALS = ("constant", "poisson")
+ARRIVALS: tuple[Arrivals, ...] = ("constant", "poisson")
 BUDGETS_MS = {"cpu": 600, "cuda": 150}
 PHASES_S = {"cpu": 20.0, "cuda": 12.0}
 _QUICK_PHASE_S = 5.0
@@ -42,30 +43,18 @@ MEANING = {
     "calls": "calls due in the phase",
     "p50_ms": "and the other percentiles: latency of all answers, from when the call was due until it was answered",
     "p99.9_ms": "given with 1,000 calls or more",
-    "server_p99_ms": "99th percentile of the time that the replies themselves state",
     "in_budget_percent": "share of all calls that were answered within the budget, seen from the caller",
     "reranked_percent": "share of all calls whose answer is reranked, in full or in part",
-    "original_percent": "share with the engine's order, and why, in `series`",
-    "failed_percent": "share without an answer: an error status, or none before patience ended",
     "goodput_per_s": "reranked answers within the budget, per second",
     "of_best_percent": "goodput over the best goodput of any row",
-    "device_busy_percent": "time that the device was busy, over the phase",
     "wasted_percent": "device time for scores that nobody got, over all device time: the server's own counters",
+    "ends": "outcomes and their reasons, with the number of calls",
+    "failed_percent": "share without an answer: an error status, or none before patience ended",
+    "server_p99_ms": "99th percentile of the time that the replies themselves state",
+    "device_busy_percent": "time that the device was busy, over the phase",
     "sender_cpu_percent": "processor time of the load generator over the phase: what it takes from the server's cores",
     "sender_lag_p99_ms": "how much later than due the generator sent, 99th percentile",
 }
-
-
-def stream(arrivals: Any, rate_per_s: float = 1.0, budget_ms: int | None = None, callers: int = 1) -> Stream:
-    """The calls of this bench."""
-    return Stream(
-        arrivals=arrivals,
-        rate_per_s=rate_per_s,
-        callers=callers,
-        candidates=CANDIDATES,
-        size=TOKENS,
-        budget_ms=budget_ms,
-    )
 
 
 def capacity_per_s(server: Server, kind: Stream, seconds: float) -> float:
@@ -82,28 +71,37 @@ def is_reranked(call: Call) -> bool:
     return call.outcome in ("RERANKED", "PARTIAL")
 
 
-def row(
-    found: Result, plan: Plan, budget_ms: int, before: Mapping[str, float], after: Mapping[str, float]
-) -> dict[str, Any]:
-    """One phase."""
+def row(found: Result, plan: Plan, budget_ms: int, spent: Mapping[str, float]) -> dict[str, Any]:
+    """What callers got in one phase; ``spent`` is how far the server's counters moved."""
     calls = found.calls
     answered = [call for call in calls if call.outcome not in ("ERROR", "NO_ANSWER")]
     good = [call for call in calls if is_reranked(call) and call.latency_ms <= budget_ms]
-    busy_s, wasted_s = (after[name] - before[name] if name in after else None for name in (DEVICE_S, WASTED_S))
     return {
         "calls": len(calls),
         **latencies([call.latency_ms for call in answered]),
-        "server_p99_ms": _rounded(percentile([call.server_ms for call in answered], 99)),
         "in_budget_percent": percent(sum(call.latency_ms <= budget_ms for call in answered), len(calls)),
         "reranked_percent": percent(sum(map(is_reranked, calls)), len(calls)),
-        "original_percent": percent(sum(call.outcome == "ORIGINAL_ORDER" for call in calls), len(calls)),
-        "failed_percent": percent(len(calls) - len(answered), len(calls)),
         "goodput_per_s": round(len(good) / plan.seconds, 2),
-        "device_busy_percent": None if busy_s is None else percent(busy_s, found.wall_s),
-        "wasted_percent": None if busy_s is None or wasted_s is None else percent(wasted_s, busy_s),
+        "wasted_percent": percent(spent[WASTED_S], spent[DEVICE_S]) if WASTED_S in spent else None,
+    }
+
+
+def detail(found: Result, spent: Mapping[str, float]) -> dict[str, Any]:
+    """How the calls of one phase ended, and what the phase took of the device and of the generator."""
+    calls = found.calls
+    return {
+        "ends": ", ".join(f"{end} {count}" for end, count in outcomes(calls).items()),
+        "failed_percent": percent(sum(call.outcome in ("ERROR", "NO_ANSWER") for call in calls), len(calls)),
+        "server_p99_ms": _rounded(percentile([call.server_ms for call in calls if call.server_ms], 99)),
+        "device_busy_percent": percent(spent[DEVICE_S], found.wall_s) if DEVICE_S in spent else None,
         "sender_cpu_percent": round(100 * found.cpu_s / found.wall_s, 1),
         "sender_lag_p99_ms": _rounded(percentile([call.lag_ms for call in calls], 99)),
     }
+
+
+def moved(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
+    """How far each counter moved."""
+    return {name: value - before.get(name, 0.0) for name, value in after.items()}
 
 
 def percent(part: float, whole: float) -> float | None:
@@ -123,21 +121,26 @@ def outcomes(calls: Sequence[Call]) -> dict[str, int]:
 
 def phases(
     server: Server, capacity: float, phase_s: float, budget_ms: int
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """All rows, and what the plot needs beside them."""
-    rows, ends = [], {}
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Rows and details of all phases."""
+    rows, details = [], []
     every = [(arrivals, factor) for arrivals in ARRIVALS for factor in FACTORS]
     for arrivals, factor in track(every, "phases", console=Console(stderr=True), transient=True):
-        plan = Plan(server.address, phase_s, [stream(arrivals, factor * capacity)])
+        plan = Plan(
+            server.address,
+            phase_s,
+            [Stream(arrivals=arrivals, rate_per_s=factor * capacity, candidates=CANDIDATES, size=TOKENS)],
+        )
         before = server.metrics()
         found = generated(server, plan)
-        measured = row(found, plan, budget_ms, before, server.metrics())
-        rows.append({"arrivals": arrivals, "load": factor, "due_per_s": round(factor * capacity, 2), **measured})
-        ends[f"{arrivals} {factor}"] = outcomes(found.calls)
+        spent = moved(before, server.metrics())
+        phase = {"arrivals": arrivals, "load": factor, "due_per_s": round(factor * capacity, 2)}
+        rows.append({**phase, **row(found, plan, budget_ms, spent)})
+        details.append({**phase, **detail(found, spent)})
     best = max(row["goodput_per_s"] for row in rows)
     for one in rows:
         one["of_best_percent"] = percent(one["goodput_per_s"], best)
-    return rows, ends
+    return rows, details
 
 
 def measure(chosen: argparse.Namespace) -> Section:
@@ -146,20 +149,24 @@ def measure(chosen: argparse.Namespace) -> Section:
     budget_ms = chosen.budget_ms or BUDGETS_MS[where]
     phase_s = _QUICK_PHASE_S if chosen.quick else chosen.seconds or PHASES_S[where]
     with running(policy={"budget_ms": budget_ms}) as server:
-        kind = stream("closed", budget_ms=_LONGEST_BUDGET_MS, callers=_CALLERS)
+        kind = Stream(
+            arrivals="closed", callers=_CALLERS, candidates=CANDIDATES, size=TOKENS, budget_ms=_LONGEST_BUDGET_MS
+        )
         capacity_per_s(server, kind, _WARM_UP_S)
         capacity = capacity_per_s(server, kind, _CAPACITY_S)
-        rows, ends = phases(server, capacity, phase_s, budget_ms)
+        rows, details = phases(server, capacity, phase_s, budget_ms)
     title = (
         f"Open-loop load: Rerank of {CANDIDATES} texts, mean {TOKENS} tokens, budget {budget_ms} ms, {where}, "
         f"{os.cpu_count()} cores for server and generator, {phase_s:.0f} s a phase, "
         f"capacity {capacity:.2f} calls/s ({capacity * CANDIDATES:.0f} pairs/s)"
     )
-    notes = [f"{name}: " + ", ".join(f"{end} {count}" for end, count in found.items()) for name, found in ends.items()]
-    if all(one["wasted_percent"] is None for one in rows):
-        notes.append(f"The server has no `{WASTED_S}`: wasted device time is not known.")
-    series = {"budget_ms": budget_ms, "capacity_per_s": round(capacity, 3), "outcomes": ends}
-    return Section("load", title, rows, MEANING, notes, series)
+    notes = [f"The server has no `{WASTED_S}`: wasted device time is not known."] if not _counts_waste(rows) else []
+    series = {"budget_ms": budget_ms, "capacity_per_s": round(capacity, 3)}
+    return Section("load", title, rows, MEANING, details, notes, series)
+
+
+def _counts_waste(rows: Sequence[Mapping[str, Any]]) -> bool:
+    return any(one["wasted_percent"] is not None for one in rows)
 
 
 def _options(parser: argparse.ArgumentParser) -> None:

@@ -24,7 +24,7 @@ from tests.bench.section import Section
 from tests.bench.server import running
 
 CANDIDATES, TOKENS = 100, 85
-CALLS, QUICK_CALLS = 60, 10
+CALLS, QUICK_CALLS = 40, 10
 _BUDGET_MS = 5000
 _LIMIT_S = 45.0
 MEANING = {

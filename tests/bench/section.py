@@ -20,7 +20,7 @@ FOLDER = Path("build/bench")
 
 @dataclass(frozen=True)
 class Section:
-    """``rows`` are one table, their keys its headings; ``meaning`` says of each key what it is.
+    """``rows`` are one table, their keys its headings, ``details`` another; ``meaning`` says of each key what it is.
 
     ``series`` is what a plot is drawn from. All of it goes to the JSON as it is.
     """
@@ -29,6 +29,7 @@ class Section:
     title: str
     rows: Sequence[Row]
     meaning: Mapping[str, str]
+    details: Sequence[Row] = ()
     notes: Sequence[str] = ()
     series: Mapping[str, Any] = field(default_factory=dict)
 
@@ -57,7 +58,8 @@ def write(folder: Path, section: Section, command: str, took_s: float) -> None:
     console = Console(width=None if sys.stdout.isatty() else 180)
     console.print(f"{machine.in_words(where)}; commit {commit}; {took_s} s", style="dim", highlight=False)
     console.print(section.title, style="bold", highlight=False)
-    console.print(table(section))
+    for rows in filter(None, (section.rows, section.details)):
+        console.print(table(rows))
     for note in section.notes:
         console.print(f"  {note}", highlight=False)
     folder.mkdir(parents=True, exist_ok=True)
@@ -65,13 +67,13 @@ def write(folder: Path, section: Section, command: str, took_s: float) -> None:
     (folder / f"{section.name}.json").write_text(json.dumps(kept, indent=1, allow_nan=False) + "\n")
 
 
-def table(section: Section) -> Table:
-    """The rows for a terminal."""
+def table(rows: Sequence[Row]) -> Table:
+    """Rows for a terminal."""
     shown = Table()
-    for heading in headings(section.rows):
-        shown.add_column(in_words(heading), justify="right" if is_number(section.rows, heading) else "left")
-    for row in section.rows:
-        shown.add_row(*cells(row, headings(section.rows)))
+    for heading in headings(rows):
+        shown.add_column(in_words(heading), justify="right" if is_number(rows, heading) else "left")
+    for row in rows:
+        shown.add_row(*cells(row, headings(rows)))
     return shown
 
 
@@ -93,23 +95,23 @@ def is_number(rows: Sequence[Row], key: str) -> bool:
 def in_words(key: str) -> str:
     """A key as a heading.
 
-    >>> in_words("p99_ms"), in_words("of_peak_share")
-    ('p99 ms', 'of peak share')
+    >>> in_words("p99_ms"), in_words("of_peak_percent"), in_words("pairs_per_s")
+    ('p99 ms', 'of peak %', 'pairs/s')
     """
-    return key.replace("_per_s", "/s").replace("_", " ")
+    return key.replace("_per_s", "/s").replace("_percent", " %").replace("_", " ")
 
 
 def in_figures(value: str | float | None) -> str:
     """A value as a table shows it: three significant figures or so.
 
-    >>> [in_figures(value) for value in (None, "x", 3, 1234.5, 12.345, 2.0, 0.01234)]
-    ['-', 'x', '3', '1,234', '12.3', '2.00', '0.012']
+    >>> [in_figures(value) for value in (None, "x", 3, 1234.5, 12.345, 2.0, 0.01234, 0.0)]
+    ['-', 'x', '3', '1,234', '12.3', '2.00', '0.012', '0']
     """
     if value is None:
         return "-"
     if isinstance(value, str):
         return value
-    if isinstance(value, int):
-        return f"{value:,}"
+    if isinstance(value, int) or not value:
+        return f"{value:,.0f}"
     digits = next((digits for least, digits in ((100, 0), (10, 1), (0.1, 2)) if abs(value) >= least), 3)
     return f"{value:,.{digits}f}"

@@ -132,7 +132,7 @@ def measure(chosen: argparse.Namespace) -> Section:
         bare.times_ms(2)
         for _ in track(range(_ROUNDS), "rounds", console=Console(stderr=True), transient=True):
             calls += asked(server, count // _ROUNDS)
-            alone, whole = bare.times_ms(max(2, count // _ROUNDS // 2))
+            alone, whole = bare.times_ms(max(2, count // _ROUNDS // 4))
             forward += alone
             scheduled += whole
         bare.close()
