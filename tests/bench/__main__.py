@@ -53,7 +53,9 @@ def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(description="Runs the benches one after the other.")
     parser.add_argument("--quick", action="store_true", help="few rounds, short phases: to try them, not to report")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"those to run, of {', '.join(LIMITS_S)}; default: all")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"those to run, of {', '.join(LIMITS_S)}; default: all"
+    )
     chosen = parser.parse_args()
     if unknown := set(chosen.names) - set(LIMITS_S):
         parser.error(f"there is no bench {', '.join(sorted(unknown))}")

@@ -3,7 +3,7 @@
     python -m tests.bench.mixed_load [--seconds S]
 
 Short calls (20 texts of 40 words) come at 30 % of what the server can do of them. They come alone; together with as
-much device work of more such calls; and together with as much device work of calls of 20 texts of 500 words. The third
+much device work of more such calls; and together with as much device work of calls of 5 texts of 500 words. The third
 is the question, the second says what load alone does.
 """
 
@@ -31,7 +31,7 @@ _CAPACITY_S = 6.0
 _BUDGET_MS = 5000
 _POINTS = 100
 _SHORT = {"candidates": 20, "size": 40, "unit": "words"}
-_LONG = {"candidates": 20, "size": 500, "unit": "words"}
+_LONG = {"candidates": 5, "size": 500, "unit": "words"}
 MEANING = {
     "short_calls": "what came beside them",
     "calls": "short calls in the phase",
