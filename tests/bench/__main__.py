@@ -21,6 +21,7 @@ LIMITS_S = {
     "utilization": 180.0,
     "load": 360.0,
     "single_call": 240.0,
+    "small": 60.0,
     "repeated_call": 180.0,
     "mixed_load": 240.0,
 }

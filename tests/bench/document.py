@@ -15,12 +15,13 @@ from tests.bench import machine, plots
 from tests.bench.section import FOLDER, cells, headings, in_words, is_number
 
 DOCS = Path("docs")
-ORDER = ("throughput", "utilization", "load", "single_call", "repeated_call", "mixed_load", "soak")
+ORDER = ("throughput", "utilization", "load", "single_call", "small", "repeated_call", "mixed_load", "soak")
 _NAMES = {
     "throughput": "Throughput against others",
     "utilization": "Share of the hardware's rate",
     "load": "Open-loop load",
     "single_call": "One call at a time",
+    "small": "Small parts of a call",
     "repeated_call": "The same call again",
     "mixed_load": "Short and long documents together",
     "soak": "Memory",

@@ -14,15 +14,16 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 
 def kept(name: str, slug: str = "cpu-amx-2", figure: float = 12.5, **series: Any) -> dict[str, Any]:
-    where: dict[str, Any] = {
+    where = {
         "slug": slug,
         "gpu": None,
         "processor": "Some CPU",
         "isa": ["avx2"],
         "threads": 2,
         "limits": {},
+        "python": "3.12.1",
+        "packages": {"torch": "2.9"},
     }
-    where |= {"python": "3.12.1", "packages": {"torch": "2.9"}}
     section = Section(
         name,
         "Title: of it",

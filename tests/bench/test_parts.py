@@ -12,6 +12,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForSequenceClassification
 
+from sidecar.settings import ServerSettings
 from sidecar.v1 import rerank_pb2 as pb
 from tests.bench import __main__ as everything
 from tests.bench import arrivals, flops, generator, load, machine, percentiles, section, server, soak, texts
@@ -131,6 +132,12 @@ def test_growth_is_that_of_the_samples_after_the_warm_up() -> None:
     assert row["rss_warm_mib"] == 4.0
     assert row["growth_bytes_per_call"] == pytest.approx(0.7 * 1024)
     assert row["reranked_percent"] == 100
+
+
+def test_caches_of_the_memory_run_are_small_enough_to_be_full_before_its_samples_count() -> None:
+    small = soak.small_caches(ServerSettings)
+    assert small["order_cache_mib"] == 1
+    assert ServerSettings(**small).order_cache_mib == 1
 
 
 @pytest.mark.parametrize(
