@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench import machine, plots
+from tests.bench.goals import reached
 from tests.bench.section import FOLDER, cells, headings, in_words, is_number
 
 DOCS = Path("docs")
@@ -44,7 +45,8 @@ def merged(known: Sequence[Kept], new: Sequence[Kept]) -> list[Kept]:
 
 def markdown(results: Sequence[Kept]) -> str:
     """The document."""
-    parts = [_HEAD]
+    goals = reached(results)
+    parts = [_HEAD, *(["## Figures to reach\n", f"{_table(goals)}\n"] if goals else [])]
     for name in ORDER:
         ours = [kept for kept in results if kept["name"] == name]
         if ours:
@@ -92,8 +94,9 @@ def publish(folder: Path, docs: Path) -> list[Kept]:
         raise FileNotFoundError(f"no results in {folder}: run `make bench` first")
     file = docs / "benchmarks.json"
     results = merged(json.loads(file.read_text()) if file.is_file() else [], new)
+    text = markdown(results)
     file.write_text(json.dumps(results, indent=1, allow_nan=False) + "\n")
-    (docs / "benchmarks.md").write_text(markdown(results))
+    (docs / "benchmarks.md").write_text(text)
     for kept in results:
         plots.draw(kept, docs)
     return results

@@ -37,7 +37,7 @@ _LONGEST_BUDGET_MS = 5000
 DEVICE_S, WASTED_S = "sidecar_device_seconds_total", "sidecar_wasted_device_seconds_total"
 """Counters of the server: how long the device was busy, and for scores that nobody got."""
 MEANING = {
-    "arrivals": "evenly spaced, or with the gaps of a Poisson process",
+    "arrivals": "evenly spaced, or those of a Poisson process with the same number of calls",
     "load": "calls due per second over the capacity: the most calls per second reranked with four callers in turn",
     "due_per_s": "calls due per second",
     "calls": "calls due in the phase",
@@ -50,6 +50,7 @@ MEANING = {
     "wasted_percent": "device time for scores that nobody got, over all device time: the server's own counters",
     "ends": "outcomes and their reasons, with the number of calls",
     "failed_percent": "share without an answer: an error status, or none before patience ended",
+    "reranked_p50_ms": "half of the reranked answers took no longer",
     "server_p99_ms": "99th percentile of the time that the replies themselves state",
     "device_busy_percent": "time that the device was busy, over the phase",
     "sender_cpu_percent": "processor time of the load generator over the phase: what it takes from the server's cores",
@@ -92,6 +93,7 @@ def detail(found: Result, spent: Mapping[str, float]) -> dict[str, Any]:
     return {
         "ends": ", ".join(f"{end} {count}" for end, count in outcomes(calls).items()),
         "failed_percent": percent(sum(call.outcome in ("ERROR", "NO_ANSWER") for call in calls), len(calls)),
+        "reranked_p50_ms": _rounded(percentile([call.latency_ms for call in calls if is_reranked(call)], 50)),
         "server_p99_ms": _rounded(percentile([call.server_ms for call in calls if call.server_ms], 99)),
         "device_busy_percent": percent(spent[DEVICE_S], found.wall_s) if DEVICE_S in spent else None,
         "sender_cpu_percent": round(100 * found.cpu_s / found.wall_s, 1),

@@ -11,6 +11,7 @@ from matplotlib.ticker import FuncFormatter
 Kept = Mapping[str, Any]
 _BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
 """Of Okabe and Ito's palette, which the colour-blind can tell apart; lines differ in dash and marker too."""
+_ROOM_MIB = 25
 _LINES = {"constant": ("-", "o"), "poisson": ("--", "s")}
 
 
@@ -52,8 +53,12 @@ def soak(kept: Kept) -> Figure:
     axes.plot(calls, rss, color=_BLUE, label="server, resident")
     warm_up = kept["series"]["warm_up_share"] * calls[-1]
     axes.axvspan(0, warm_up, color=_GREY, alpha=0.15, label="warm-up")
+    growth = kept["rows"][0]["growth_mib"]
+    end = kept["rows"][0]["rss_end_mib"]
+    axes.plot([warm_up, calls[-1]], [end - growth, end], color=_ORANGE, linestyle="--", label=f"slope, {growth} MiB")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    _label(axes, "Memory of the server", "calls answered", "resident memory (MiB)")
+    _label(axes, "Memory of the server (the axis does not start at 0)", "calls answered", "resident memory (MiB)")
+    axes.set_ylim(min(rss) - _ROOM_MIB, max(rss) + _ROOM_MIB)
     return figure
 
 
@@ -84,7 +89,7 @@ def _label(axes: Axes, title: str, across: str, up: str) -> None:
     axes.set_title(title, fontsize=11)
     axes.set_xlabel(across)
     axes.set_ylabel(up)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.08 * axes.get_ylim()[1])
     axes.set_xlim(left=0)
     axes.grid(color="#dddddd", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)

@@ -21,7 +21,7 @@ async def test_every_call_that_is_due_is_sent_and_its_outcome_told(serve: Serve)
         found = await send(Plan(f"127.0.0.1:{app.port}", 1.0, streams))
     by_stream = Counter(call.stream for call in found.calls)
     assert by_stream["few"] == 20
-    assert 30 < by_stream["many"] < 90
+    assert by_stream["many"] == 60
     assert {(call.outcome, call.reason) for call in found.calls} == {("RERANKED", "UNSPECIFIED")}
     assert {call.scored for call in found.calls} == {2, 3}
     assert found.cpu_s > 0

@@ -37,7 +37,7 @@ MEANS = (85, 250)
 ROUNDS, QUICK_ROUNDS = 5, 1
 _ENOUGH_S, _LEAST_ROUNDS = 90.0, 2
 """After so long and so many rounds a slow machine has done enough of one mean length."""
-_EXACT = "CrossEncoder as it comes"
+AS_IT_COMES = "CrossEncoder as it comes"
 MEANING = {
     "tokens": "mean length of a pair",
     "who": "who scores; `CrossEncoder` is sentence-transformers', `tuned` is the fastest of several batch sizes",
@@ -46,7 +46,7 @@ MEANING = {
     "pairs_per_s": f"{PAIRS} pairs over that time",
     "sidecar_is_faster_by": "this row's time over the sidecar's with its default settings",
     "rounds": "rounds that the median is of",
-    "largest_difference": f"of a raw score from `{_EXACT}`; float32 is the reference",
+    "largest_difference": f"of a raw score from `{AS_IT_COMES}`; float32 is the reference",
 }
 
 
@@ -55,7 +55,7 @@ def contestants(without: Sequence[str]) -> tuple[list[Contestant], list[str]]:
     sidecar = Sidecar()
     half = sidecar.dtype
     makers: list[Callable[[], Contestant]] = [
-        lambda: SentenceTransformers(_EXACT, "float32"),
+        lambda: SentenceTransformers(AS_IT_COMES, "float32"),
         lambda: SentenceTransformers("CrossEncoder", "float32", tuned=True),
     ]
     if half != "float32":
@@ -105,7 +105,7 @@ def race(
                 times[place].append(took)
         advance()
     running = {place: statistics.median(taken) for place, taken in times.items() if taken and place not in failed}
-    exact = next(scores[place] for place in running if runners[place].name == _EXACT)
+    exact = next(scores[place] for place in running if runners[place].name == AS_IT_COMES)
     rows: list[Row] = [
         {
             **_row(runners[place], mean_tokens, median, running[0]),
