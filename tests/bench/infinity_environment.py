@@ -46,7 +46,18 @@ def _share(interpreter: Path) -> None:
 
 
 def _install(interpreter: Path) -> None:
-    pip = [str(interpreter), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--retries", "1"]
+    pip = [
+        str(interpreter),
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--retries",
+        "1",
+        "--timeout",
+        "15",
+    ]
     try:
         subprocess.run(
             [*pip, f"infinity-emb[torch]=={VERSION}"],

@@ -104,8 +104,8 @@ def in_words(key: str) -> str:
 def in_figures(value: str | float | None) -> str:
     """A value as a table shows it: three significant figures or so.
 
-    >>> [in_figures(value) for value in (None, "x", 3, 1234.5, 12.345, 2.0, 0.01234, 0.0)]
-    ['-', 'x', '3', '1,234', '12.3', '2.00', '0.012', '0']
+    >>> [in_figures(value) for value in (None, "x", 3, 1234.5, 12.345, 2.0, 0.01234, 2e-6, 0.0)]
+    ['-', 'x', '3', '1,234', '12.3', '2.00', '0.012', '2e-06', '0']
     """
     if value is None:
         return "-"
@@ -113,5 +113,7 @@ def in_figures(value: str | float | None) -> str:
         return value
     if isinstance(value, int) or not value:
         return f"{value:,.0f}"
+    if abs(value) < 0.001:
+        return f"{value:.1g}"
     digits = next((digits for least, digits in ((100, 0), (10, 1), (0.1, 2)) if abs(value) >= least), 3)
     return f"{value:,.{digits}f}"

@@ -54,6 +54,9 @@ class TimedScorer:
     def __post_init__(self) -> None:
         self.version, self.max_length = self.scorer.version, self.scorer.max_length
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.scorer, name)
+
     def encode(self, query: str, passages: Sequence[str]) -> list[Pair]:
         """See :class:`sidecar.scoring.base.Scorer`."""
         return self.scorer.encode(query, passages)

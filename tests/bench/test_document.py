@@ -87,7 +87,7 @@ def test_goals_depend_on_the_machine(machine: dict[str, Any], goal: str, reached
 
 
 def test_the_worst_figure_counts_and_what_was_not_measured_is_not_judged() -> None:
-    loads = [
+    loads: list[dict[str, Any]] = [
         {"load": 3.0, "in_budget_percent": 100.0, "of_best_percent": 95.0},
         {"load": 3.0, "in_budget_percent": 99.9, "of_best_percent": None},
         {"load": 1.0, "in_budget_percent": 10.0, "of_best_percent": 10.0},
