@@ -19,7 +19,6 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sentence_transformers import CrossEncoder
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from sidecar.deadline import Deadline
@@ -30,6 +29,7 @@ from sidecar.scoring import checkpoint, hardware, loader
 from sidecar.scoring.base import Pair
 from sidecar.settings import BUNDLED, ModelSettings
 from tests.bench import infinity_environment
+from tests.bench.machine import device
 
 Floats = NDArray[np.float32]
 _BUDGET_S = 600.0
@@ -55,11 +55,6 @@ class Contestant(Protocol):
     def close(self) -> None:
         """Let go of processes and memory."""
         ...
-
-
-def device() -> str:
-    """The device that all of them use."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 class Sidecar:
@@ -103,6 +98,10 @@ class SentenceTransformers:
     """``CrossEncoder.predict``, which sorts by length itself; in batches of 32, or as :meth:`tune` finds best."""
 
     def __init__(self, name: str, dtype: str, *, tuned: bool = False) -> None:
+        try:
+            from sentence_transformers import CrossEncoder
+        except ImportError:
+            raise Unavailable("sentence-transformers is not installed") from None
         self.name, self.dtype = name, dtype
         kwargs = {"dtype": getattr(torch, dtype)}
         self._model = CrossEncoder(checkpoint.location(BUNDLED), device=device(), model_kwargs=kwargs)

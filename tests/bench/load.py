@@ -18,9 +18,9 @@ from rich.progress import track
 
 from tests.bench import section
 from tests.bench.arrivals import Arrivals
-from tests.bench.contestants import device
 from tests.bench.generate import generated
 from tests.bench.generator import Call, Plan, Result, Stream
+from tests.bench.machine import device
 from tests.bench.percentiles import latencies, percentile
 from tests.bench.section import Section
 from tests.bench.server import Server, running

@@ -37,6 +37,13 @@ def describe() -> dict[str, Any]:
     }
 
 
+def device() -> str:
+    """The device that everything here runs on: ``cuda`` where there is one, else ``cpu``."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def processor_of(cpuinfo: str) -> tuple[str, list[str]]:
     """Model name and the features of :data:`ISA_FEATURES` that the text of /proc/cpuinfo lists."""
     name = re.search(r"^model name\s*:\s*(.+)$", cpuinfo, re.MULTILINE)

@@ -16,10 +16,10 @@ from rich.console import Console
 from rich.progress import track
 
 from tests.bench import section
-from tests.bench.contestants import device
 from tests.bench.generate import generated
 from tests.bench.generator import Call, Plan, Stream
 from tests.bench.load import BUDGETS_MS, capacity_per_s, is_reranked, percent
+from tests.bench.machine import device
 from tests.bench.percentiles import latencies, percentile
 from tests.bench.section import Section
 from tests.bench.server import Server, running

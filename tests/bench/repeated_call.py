@@ -16,9 +16,9 @@ from rich.console import Console
 from rich.progress import track
 
 from tests.bench import section
-from tests.bench.contestants import device
 from tests.bench.generate import generated
 from tests.bench.generator import Call, Plan, Stream
+from tests.bench.machine import device
 from tests.bench.percentiles import percentile
 from tests.bench.section import Section
 from tests.bench.server import running

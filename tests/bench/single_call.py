@@ -20,9 +20,10 @@ from rich.progress import track
 
 from sidecar.scoring.base import Pair, Scorer, Scores
 from tests.bench import section, texts
-from tests.bench.contestants import Sidecar, device, seconds
+from tests.bench.contestants import Sidecar, seconds
 from tests.bench.generate import generated
 from tests.bench.generator import Call, Plan, Stream
+from tests.bench.machine import device
 from tests.bench.percentiles import percentile
 from tests.bench.section import Row, Section
 from tests.bench.server import Server, running

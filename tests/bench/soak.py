@@ -22,9 +22,9 @@ from rich.progress import Progress
 
 from sidecar.settings import ModelSettings, ServerSettings
 from tests.bench import section
-from tests.bench.contestants import device
 from tests.bench.generate import generated
 from tests.bench.generator import Plan, Result, Stream
+from tests.bench.machine import device
 from tests.bench.section import Section
 from tests.bench.server import Server, running
 

@@ -24,8 +24,9 @@ from sidecar.scoring import checkpoint
 from sidecar.settings import BUNDLED
 from tests import checkpoints
 from tests.bench import section, texts
-from tests.bench.contestants import Sidecar, device, seconds
+from tests.bench.contestants import Sidecar, seconds
 from tests.bench.flops import shape_of
+from tests.bench.machine import device
 from tests.bench.section import Row, Section
 
 MEANS = (85, 250)
