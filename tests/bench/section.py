@@ -44,17 +44,16 @@ def run(measure: Measure, describe: str, options: Callable[[argparse.ArgumentPar
     if options:
         options(parser)
     chosen = parser.parse_args()
-    started = time.monotonic()
+    commit, started = machine.commit(), time.monotonic()
     section = measure(chosen)
     took_s = round(time.monotonic() - started, 1)
     command = f"python -m tests.bench.{section.name} {' '.join(sys.argv[1:])}".strip()
-    write(FOLDER, section, command, took_s)
+    write(FOLDER, section, command, commit, took_s)
 
 
-def write(folder: Path, section: Section, command: str, took_s: float) -> None:
+def write(folder: Path, section: Section, command: str, commit: str, took_s: float) -> None:
     """Print one section and keep it as JSON, with the machine and the commit it was measured on."""
     where = machine.describe()
-    commit = machine.commit()
     console = Console(width=None if sys.stdout.isatty() else 180)
     console.print(f"{machine.in_words(where)}; commit {commit}; {took_s} s", style="dim", highlight=False)
     console.print(section.title, style="bold", highlight=False)
