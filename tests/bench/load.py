@@ -10,7 +10,7 @@ a call was due.
 import argparse
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -141,7 +141,7 @@ def phases(
         details.append({**phase, **detail(found, spent)})
     best = max(row["goodput_per_s"] for row in rows)
     for one in rows:
-        one["of_best_percent"] = percent(one["goodput_per_s"], best)
+        one["of_best_percent"] = percent(one["goodput_per_s"], best) or 0.0
     return rows, details
 
 
@@ -162,13 +162,16 @@ def measure(chosen: argparse.Namespace) -> Section:
         f"{os.cpu_count()} cores for server and generator, {phase_s:.0f} s a phase, "
         f"capacity {capacity:.2f} calls/s ({capacity * CANDIDATES:.0f} pairs/s)"
     )
-    notes = [f"The server has no `{WASTED_S}`: wasted device time is not known."] if not _counts_waste(rows) else []
+    notes = list(_notes(rows, capacity))
     series = {"budget_ms": budget_ms, "capacity_per_s": round(capacity, 3)}
     return Section("load", title, rows, MEANING, details, notes, series)
 
 
-def _counts_waste(rows: Sequence[Mapping[str, Any]]) -> bool:
-    return any(one["wasted_percent"] is not None for one in rows)
+def _notes(rows: Sequence[Mapping[str, Any]], capacity: float) -> Iterator[str]:
+    if all(one["wasted_percent"] is None for one in rows):
+        yield f"The server has no `{WASTED_S}`: wasted device time is not known."
+    if not any(one["goodput_per_s"] for one in rows):
+        yield f"The budget is too small for this machine: one call takes it about {1e3 / capacity:.0f} ms."
 
 
 def _options(parser: argparse.ArgumentParser) -> None:
