@@ -6,13 +6,13 @@ BIN := .venv/bin
 GRPC_TOOLS := grpcio-tools==1.74.0 mypy-protobuf==3.6.0
 PROTO := proto/sidecar/v1/rerank.proto
 
-.PHONY: demo test engines lint format proto bench overhead lock clean
+.PHONY: demo test engines lint format proto bench bench-docs soak overhead lock clean
 
 demo: .venv/ready  ## both orders of real queries side by side; QUERY="..." asks your own
 	@$(BIN)/python -m sidecar.demo $(if $(QUERY),--query "$(QUERY)")
 
 test: .venv/ready  ## all but the tests that need a search engine; with ENGINES, ES_URL or OS_URL set, those too
-	$(BIN)/python -m pytest $(if $(ENGINES)$(ES_URL)$(OS_URL),,--ignore=tests/engines)
+	$(BIN)/python -m pytest --benchmark-disable $(if $(ENGINES)$(ES_URL)$(OS_URL),,--ignore=tests/engines)
 
 engines: .venv/ready  ## the tests that need a search engine, on real nodes: docs/engines.md
 	$(BIN)/python -m pytest tests/engines
@@ -32,8 +32,14 @@ format: .venv/ready
 proto: .venv-proto/ready  ## generate sidecar/v1 from the contract
 	$(call generate,.)
 
-bench: .venv/ready
-	$(BIN)/python -m tests.bench.throughput
+bench: .venv/ready  ## speed on this machine, 8 to 12 minutes; results in build/bench
+	$(BIN)/python -m tests.bench
+
+soak: .venv/ready  ## memory over 100,000 calls, about ten minutes on two cores
+	$(BIN)/python -m tests.bench.soak
+
+bench-docs: .venv/ready  ## take what is in build/bench into docs/benchmarks.md and its pictures
+	$(BIN)/python -m tests.bench.document
 
 overhead: .venv/ready  ## what the sidecar adds to a search that it leaves alone, on a real node
 	$(BIN)/python -m tests.bench.overhead

@@ -1,111 +1,159 @@
-"""How fast the bundled model scores 100 pairs here, over sentence-transformers' CrossEncoder on the same weights.
+"""How fast the bundled model scores 100 pairs here, over others that score the same weights.
 
-    make bench            prints hardware, commit and a table; writes the same as JSON to build/bench.json
+    python -m tests.bench.throughput [--rounds N] [--without infinity,onnx]
 
-Both score the same pairs in the same run, by turns; the figures are medians over the rounds, the ratio is that of the
-medians. Lengths are lognormal with a mean of about 85 tokens, and of about 250.
+All score the same pairs in the same run, by turns, tokenisation included; every round has new texts, so that no cache
+helps. Figures are medians over the rounds; a ratio is that of two medians. Lengths are lognormal.
 """
 
-import asyncio
-import json
-import platform
-import random
+import argparse
 import statistics
-import subprocess
 import time
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import track
-from rich.table import Table
-from sentence_transformers import CrossEncoder
+from rich.progress import Progress
 
-from sidecar.deadline import Deadline
-from sidecar.metrics import Metrics
-from sidecar.scheduler import Scheduler
-from sidecar.scoring import checkpoint, loader
-from sidecar.settings import BUNDLED, ModelSettings
+from tests.bench import section, texts
+from tests.bench.contestants import (
+    Contestant,
+    Floats,
+    Infinity,
+    OnnxLoop,
+    SentenceTransformers,
+    Sidecar,
+    Unavailable,
+    seconds,
+)
+from tests.bench.machine import device
+from tests.bench.section import Row, Section
 
 PAIRS = 100
-ROUNDS = 5
 MEANS = (85, 250)
-QUERY = "which apple varieties keep well in winter storage"
-_WORDS = ("apple", "storage", "winter", "cellar", "keep", "cool", "paper", "fruit", "price", "orchard", "sugar", "skin")
+ROUNDS, QUICK_ROUNDS = 5, 1
+_ENOUGH_S, _LEAST_ROUNDS = 90.0, 2
+"""After so long and so many rounds a slow machine has done enough of one mean length."""
+AS_IT_COMES = "CrossEncoder as it comes"
+MEANING = {
+    "tokens": "mean length of a pair",
+    "who": "who scores; `CrossEncoder` is sentence-transformers', `tuned` is the fastest of several batch sizes",
+    "dtype": "number type of the weights and of the arithmetic",
+    "median_ms": f"time for {PAIRS} pairs, tokenisation included",
+    "pairs_per_s": f"{PAIRS} pairs over that time",
+    "sidecar_is_faster_by": "this row's time over the sidecar's with its default settings",
+    "rounds": "rounds that the median is of",
+    "largest_difference": f"of a raw score from `{AS_IT_COMES}`; float32 is the reference",
+}
 
 
-def passages(mean_tokens: int, seed: int = 7) -> list[str]:
-    """Passages of plain English words, about a token each; lognormal lengths (sigma 0.6), so a few are long."""
-    draw = random.Random(seed)
-    lengths = [max(4, round(draw.lognormvariate(0, 0.6) * mean_tokens / 1.2) - 12) for _ in range(PAIRS)]
-    return [" ".join(draw.choices(_WORDS, k=length)) for length in lengths]
+def contestants(without: Sequence[str]) -> tuple[list[Contestant], list[str]]:
+    """Everyone who can run here, the sidecar first, and a sentence on each who cannot."""
+    sidecar = Sidecar()
+    half = sidecar.dtype
+    makers: list[Callable[[], Contestant]] = [
+        lambda: SentenceTransformers(AS_IT_COMES, "float32"),
+        lambda: SentenceTransformers("CrossEncoder", "float32", tuned=True),
+    ]
+    if half != "float32":
+        makers.append(lambda: Sidecar("sidecar in float32", dtype="float32"))
+        makers.append(lambda: SentenceTransformers("CrossEncoder", half))
+        makers.append(lambda: SentenceTransformers("CrossEncoder", half, tuned=True))
+    if device() == "cuda" and half != "float16":
+        makers.append(lambda: SentenceTransformers("CrossEncoder", "float16"))
+    dtypes = dict.fromkeys(("float32", half))
+    makers += [] if "infinity" in without else [partial(Infinity, dtype) for dtype in dtypes]
+    makers += [] if "onnx" in without else [OnnxLoop]
+    found: list[Contestant] = [sidecar]
+    absent = []
+    for make in makers:
+        try:
+            found.append(make())
+        except Unavailable as error:
+            absent.append(str(error))
+    return found, sorted(set(absent))
 
 
-async def ours_s(texts: list[str]) -> list[float]:
-    """Seconds of each round: tokens, queue, batches and scores, as a request has them."""
-    scheduler = Scheduler(10_000, Metrics())
-    scheduler.start()
-    model = loader.load("bench", ModelSettings())
-    seconds = []
-    for _ in range(ROUNDS):
-        started = time.perf_counter()
-        pairs = model.scorer.encode(QUERY, texts)
-        deadline = Deadline.earliest(time.monotonic(), 600)
-        await scheduler.result(scheduler.submit(model, [[pair] for pair in pairs], deadline))
-        seconds.append(time.perf_counter() - started)
-    await scheduler.stop()
-    return seconds
+def race(
+    runners: Sequence[Contestant], mean_tokens: int, rounds: int, advance: Callable[[], None]
+) -> tuple[list[Row], list[str]]:
+    """One row a contestant, and a sentence on each that failed under way."""
+    for runner in runners:
+        if isinstance(runner, SentenceTransformers):
+            runner.tune(texts.QUERY, texts.passages(mean_tokens, PAIRS, seed=mean_tokens))
+    times: dict[int, list[float]] = {place: [] for place in range(len(runners))}
+    scores: dict[int, Floats] = {}
+    failed: dict[int, str] = {}
+    started = time.monotonic()
+    for number in range(-1, rounds):
+        if number >= _LEAST_ROUNDS and time.monotonic() - started > _ENOUGH_S:
+            break
+        passages = texts.passages(mean_tokens, PAIRS, seed=100 * mean_tokens + number)
+        for turn in range(len(runners)):
+            place = (turn + number) % len(runners)
+            if place in failed:
+                continue
+            try:
+                took = seconds(lambda: scores.update({place: runners[place].score(texts.QUERY, passages)}))  # noqa: B023
+            except Unavailable as error:
+                failed[place] = str(error)
+                continue
+            if number >= 0:  # the first one warms up
+                times[place].append(took)
+        advance()
+    running = {place: statistics.median(taken) for place, taken in times.items() if taken and place not in failed}
+    exact = next((scores[place] for place in running if runners[place].name == AS_IT_COMES), None)
+    rows: list[Row] = [
+        {
+            **_row(runners[place], mean_tokens, median, running[0]),
+            "rounds": len(times[place]),
+            "largest_difference": None if exact is None else float(f"{np.abs(scores[place] - exact).max():.2g}"),
+        }
+        for place, median in running.items()
+    ]
+    return rows, sorted(set(failed.values()))
 
 
-def theirs_s(texts: list[str]) -> list[float]:
-    """Seconds of each round of CrossEncoder.predict as it comes (batches of 32)."""
-    model = CrossEncoder(checkpoint.location(BUNDLED), device="cuda" if torch.cuda.is_available() else "cpu")
-    model.predict([(QUERY, texts[0])])
-    seconds = []
-    for _ in range(ROUNDS):
-        started = time.perf_counter()
-        model.predict([(QUERY, text) for text in texts], show_progress_bar=False)
-        seconds.append(time.perf_counter() - started)
-    return seconds
-
-
-def hardware() -> str:
-    """What the figures were measured on."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    model = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "")
-    return f"{model.partition(':')[2].strip() or platform.processor()}, {torch.get_num_threads()} threads"
-
-
-def measure(mean_tokens: int) -> dict[str, Any]:
-    """One row of the table."""
-    texts = passages(mean_tokens)
-    ours, theirs = statistics.median(asyncio.run(ours_s(texts))), statistics.median(theirs_s(texts))
+def _row(runner: Contestant, mean_tokens: int, median_s: float, sidecar_s: float) -> dict[str, Any]:
     return {
-        "mean_tokens": mean_tokens,
-        "sidecar_ms": round(ours * 1e3, 1),
-        "cross_encoder_ms": round(theirs * 1e3, 1),
-        "sidecar_pairs_per_s": round(PAIRS / ours, 1),
-        "ratio": round(theirs / ours, 2),
+        "tokens": mean_tokens,
+        "who": runner.name,
+        "dtype": runner.dtype,
+        "median_ms": round(median_s * 1e3, 1),
+        "pairs_per_s": round(PAIRS / median_s, 1),
+        "sidecar_is_faster_by": round(median_s / sidecar_s, 2),
     }
 
 
-def main() -> None:
-    """Measure, print, write."""
-    console = Console()
-    rows = [measure(mean) for mean in track(MEANS, description="measuring", console=console, transient=True)]
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout
-    title = f"{PAIRS} pairs, bundled model, {hardware()}, torch {torch.__version__}, commit {commit.strip() or 'none'}"
-    table = Table(title=title, title_justify="left", expand=False)
-    for name in rows[0]:
-        table.add_column(name, justify="right")
-    for row in rows:
-        table.add_row(*map(str, row.values()))
-    console.print(table)
-    Path("build").mkdir(exist_ok=True)
-    Path("build/bench.json").write_text(json.dumps({"title": title, "rows": rows}, indent=2) + "\n")
+def measure(chosen: argparse.Namespace) -> Section:
+    """All rows."""
+    rounds = QUICK_ROUNDS if chosen.quick else chosen.rounds
+    runners, notes = contestants(chosen.without.split(","))
+    rows: list[Row] = []
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("rounds", total=len(MEANS) * (rounds + 1))
+        for mean in MEANS:
+            more, failed = race(runners, mean, rounds, lambda: progress.advance(task))
+            rows += more
+            notes += failed
+    for runner in runners:
+        runner.close()
+    title = (
+        f"Throughput: {PAIRS} pairs, bundled model (MiniLM-L6 shape), {device()}, "
+        f"{torch.get_num_threads()} threads, by turns"
+    )
+    return Section(
+        "throughput", title, rows, MEANING, notes=[f"Not in the table: {note}." for note in dict.fromkeys(notes)]
+    )
+
+
+def _options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="rounds that count, after one that warms up")
+    parser.add_argument("--without", default="", help="leave out infinity, onnx or both, with a comma between")
 
 
 if __name__ == "__main__":
-    main()
+    section.run(measure, __doc__ or "", _options)

@@ -1,0 +1,263 @@
+"""Who scores the same pairs: this project's scorer and scheduler, sentence-transformers, infinity, ONNX Runtime.
+
+Each scores a query and its passages and returns raw scores. One that cannot run here raises :class:`Unavailable` when
+it is made, with the reason.
+"""
+
+import asyncio
+import json
+import os
+import select
+import subprocess
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from sidecar.deadline import Deadline
+from sidecar.loaded import LoadedModel
+from sidecar.metrics import Metrics
+from sidecar.scheduler import Scheduler
+from sidecar.scoring import checkpoint, hardware, loader
+from sidecar.scoring.base import Pair
+from sidecar.settings import BUNDLED, ModelSettings
+from tests.bench import infinity_environment
+from tests.bench.machine import device
+
+Floats = NDArray[np.float32]
+_BUDGET_S = 600.0
+_BATCH_SIZES = (8, 16, 32, 100)
+_WORKER_START_S = 180.0
+_WORKER_CALL_S = 120.0
+
+
+class Unavailable(Exception):
+    """A contestant cannot run here; the message says why."""
+
+
+class Contestant(Protocol):
+    """One that scores."""
+
+    name: str
+    dtype: str
+
+    def score(self, query: str, texts: Sequence[str]) -> Floats:
+        """Raw scores of all pairs, in the order of the texts."""
+        ...
+
+    def close(self) -> None:
+        """Let go of processes and memory."""
+        ...
+
+
+class Sidecar:
+    """Encode, submit, wait: what a request has of the device's way, without gRPC."""
+
+    def __init__(self, name: str = "sidecar", **settings: Any) -> None:
+        chosen = ModelSettings(**settings)
+        self.model: LoadedModel = loader.load("bench", chosen)
+        self.name = name
+        self.dtype = str(hardware.pick_dtype(chosen, hardware.pick_device(chosen))).removeprefix("torch.")
+        self._runner = asyncio.Runner()
+        self._scheduler = self._runner.run(_started())
+
+    def score(self, query: str, texts: Sequence[str]) -> Floats:
+        """See :class:`Contestant`."""
+        return self.score_pairs(self.model.scorer.encode(query, texts))
+
+    def score_pairs(self, pairs: Sequence[Pair], model: LoadedModel | None = None) -> Floats:
+        """Scores of pairs that are encoded already, by ``model`` or the one that was loaded."""
+
+        async def scored() -> Floats:
+            deadline = Deadline.earliest(time.monotonic(), _BUDGET_S)
+            submitted = self._scheduler.submit(model or self.model, [[pair] for pair in pairs], deadline)
+            return (await self._scheduler.result(submitted)).scores
+
+        return self._runner.run(scored())
+
+    def close(self) -> None:
+        """See :class:`Contestant`."""
+        self._runner.run(self._scheduler.stop())
+        self._runner.close()
+
+
+async def _started() -> Scheduler:
+    scheduler = Scheduler(100_000, Metrics())
+    scheduler.start()
+    return scheduler
+
+
+class SentenceTransformers:
+    """``CrossEncoder.predict``, which sorts by length itself; in batches of 32, or as :meth:`tune` finds best."""
+
+    def __init__(self, name: str, dtype: str, *, tuned: bool = False) -> None:
+        try:
+            from sentence_transformers import CrossEncoder
+        except ImportError:
+            raise Unavailable("sentence-transformers is not installed") from None
+        self.name, self.dtype = name, dtype
+        kwargs = {"dtype": getattr(torch, dtype)}
+        self._model = CrossEncoder(checkpoint.location(BUNDLED), device=device(), model_kwargs=kwargs)
+        self._batch_size = 32
+        self._tuned_name = f"{name} tuned, batch {{}}" if tuned else None
+
+    def tune(self, query: str, texts: Sequence[str]) -> None:
+        """Keep the fastest of several batch sizes on these texts, and say so in the name; nothing unless ``tuned``."""
+        if self._tuned_name:
+            self.score(query, texts)
+            self._batch_size = min(_BATCH_SIZES, key=lambda size: self._seconds(size, query, texts))
+            self.name = self._tuned_name.format(self._batch_size)
+
+    def _seconds(self, batch_size: int, query: str, texts: Sequence[str]) -> float:
+        self._batch_size = batch_size
+        return seconds(lambda: self.score(query, texts))
+
+    def score(self, query: str, texts: Sequence[str]) -> Floats:
+        """See :class:`Contestant`."""
+        pairs = [(query, text) for text in texts]
+        scores = self._model.predict(
+            pairs, batch_size=self._batch_size, show_progress_bar=False, activation_fn=torch.nn.Identity()
+        )
+        return np.asarray(scores, np.float32)
+
+    def close(self) -> None:
+        """See :class:`Contestant`."""
+        del self._model
+
+
+class OnnxLoop:
+    """A plain loop: sort by length, pad batches of 32, run the session. The graph is exported here, in float32."""
+
+    name, dtype = "ONNX Runtime loop, batch 32", "float32"
+    _BATCH = 32
+
+    def __init__(self) -> None:
+        try:
+            import onnxruntime
+        except ImportError:
+            raise Unavailable("onnxruntime is not installed") from None
+        provider = "CUDAExecutionProvider" if device() == "cuda" else "CPUExecutionProvider"
+        if provider not in onnxruntime.get_available_providers():
+            raise Unavailable(f"this build of onnxruntime has no {provider}")
+        folder = checkpoint.location(BUNDLED)
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        with tempfile.TemporaryDirectory() as made:
+            file = Path(made, "model.onnx")
+            self._names = _export(folder, self._tokenizer, file)
+            self._session = onnxruntime.InferenceSession(str(file), options, providers=[provider])
+
+    def score(self, query: str, texts: Sequence[str]) -> Floats:
+        """See :class:`Contestant`."""
+        order = sorted(range(len(texts)), key=lambda place: -len(texts[place]))
+        scores = np.empty(len(texts), np.float32)
+        for start in range(0, len(order), self._BATCH):
+            places = order[start : start + self._BATCH]
+            pairs = [query] * len(places), [texts[place] for place in places]
+            batch = self._tokenizer(*pairs, padding=True, truncation="only_second", max_length=512, return_tensors="np")
+            scores[places] = self._session.run(None, {name: batch[name] for name in self._names})[0][:, 0]
+        return scores
+
+    def close(self) -> None:
+        """See :class:`Contestant`."""
+        del self._session
+
+
+def _export(folder: str, tokenizer: Any, file: Path) -> list[str]:
+    """The checkpoint as an ONNX graph with free batch and length; the names of its inputs."""
+    model = AutoModelForSequenceClassification.from_pretrained(folder, attn_implementation="eager").eval()
+    names = [name for name in tokenizer.model_input_names if name in ("input_ids", "attention_mask", "token_type_ids")]
+    sample = tokenizer(["a b"] * 2, ["c d e"] * 2, return_tensors="pt")
+    free = {name: {0: "pairs", 1: "tokens"} for name in names}
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of the tracer; the scores are compared by the bench
+            torch.onnx.export(
+                _Logits(model, names),
+                tuple(sample[name] for name in names),
+                str(file),
+                input_names=names,
+                output_names=["logits"],
+                dynamic_axes=free,
+                dynamo=False,
+            )
+    except Exception as error:  # torch and its exporter raise what they like; the table says it
+        raise Unavailable(f"the export to ONNX failed: {type(error).__name__}: {str(error)[:120]}") from error
+    return names
+
+
+class _Logits(torch.nn.Module):
+    """A model that takes its inputs by place and returns the logits alone, as the exporter wants it."""
+
+    def __init__(self, model: Any, names: Sequence[str]) -> None:
+        super().__init__()
+        self._model, self._names = model, names
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self._model(**dict(zip(self._names, inputs, strict=True))).logits
+        return logits
+
+
+class Infinity:
+    """infinity-emb's engine, in a process and an environment of its own: it asks for numpy < 2."""
+
+    def __init__(self, dtype: str) -> None:
+        self.name, self.dtype = "infinity", dtype
+        try:
+            python = infinity_environment.python()
+        except infinity_environment.NotInstalled as error:
+            raise Unavailable(f"infinity: {error}") from error
+        environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), **infinity_environment.QUIET}
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the worker
+        self._worker = subprocess.Popen(
+            [str(python), infinity_environment.WORKER, checkpoint.location(BUNDLED), dtype, device()],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            env=environment,
+        )
+        try:
+            self.name = f"infinity {self._answer(_WORKER_START_S)['version']}"
+        except Unavailable:
+            self.close()
+            raise
+
+    def score(self, query: str, texts: Sequence[str]) -> Floats:
+        """See :class:`Contestant`."""
+        assert self._worker.stdin is not None
+        self._worker.stdin.write(json.dumps({"query": query, "texts": list(texts)}).encode() + b"\n")
+        self._worker.stdin.flush()
+        return np.array(self._answer(_WORKER_CALL_S)["scores"], np.float32)
+
+    def _answer(self, limit_s: float) -> dict[str, Any]:
+        """The next line that the worker writes."""
+        assert self._worker.stdout is not None
+        ready, _, _ = select.select([self._worker.stdout], [], [], limit_s)
+        line = self._worker.stdout.readline() if ready else b""
+        if not line:
+            self._log.seek(0)
+            said = self._log.read().decode(errors="replace").strip().splitlines()
+            why = said[-1] if said else f"no answer within {limit_s:.0f} s"
+            raise Unavailable(f"infinity failed: {why[:160]}")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def close(self) -> None:
+        """See :class:`Contestant`."""
+        self._worker.kill()
+        self._worker.communicate()
+        self._log.close()
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """How long it takes."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started

@@ -1,0 +1,183 @@
+"""Open-loop load on a running server: what its callers get at 0.5 to 3 times what it can do.
+
+    python -m tests.bench.load [--seconds S] [--budget-ms MS]
+
+The server is a process with the default settings, the load generator another one (tests/bench/generator.py). Calls are
+Rerank with 100 texts of 85 tokens on average, every query new, the documents recurring. Latencies count from the moment
+a call was due.
+"""
+
+import argparse
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.progress import track
+
+from tests.bench import section
+from tests.bench.arrivals import Arrivals
+from tests.bench.generate import generated
+from tests.bench.generator import Call, Plan, Result, Stream
+from tests.bench.machine import device
+from tests.bench.percentiles import latencies, percentile
+from tests.bench.section import Section
+from tests.bench.server import Server, running
+
+CANDIDATES, TOKENS = 100, 85
+FACTORS = (0.5, 0.8, 1.0, 2.0, 3.0)
+ARRIVALS: tuple[Arrivals, ...] = ("constant", "poisson")
+BUDGETS_MS = {"cpu": 600, "cuda": 150}
+PHASES_S = {"cpu": 20.0, "cuda": 12.0}
+_QUICK_PHASE_S = 5.0
+_WARM_UP_S, _CAPACITY_S = 4.0, 8.0
+_CALLERS = 4
+_LONGEST_BUDGET_MS = 5000
+DEVICE_S, WASTED_S = "sidecar_device_seconds_total", "sidecar_wasted_device_seconds_total"
+"""Counters of the server: how long the device was busy, and for scores that nobody got."""
+MEANING = {
+    "arrivals": "evenly spaced, or those of a Poisson process with the same number of calls",
+    "load": "calls due per second over the capacity: the most calls per second reranked with four callers in turn",
+    "due_per_s": "calls due per second",
+    "calls": "calls due in the phase",
+    "p50_ms": "and the other percentiles: latency of all answers, from when the call was due until it was answered",
+    "p99.9_ms": "given with 1,000 calls or more",
+    "in_budget_percent": "share of all calls that were answered within the budget, seen from the caller",
+    "reranked_percent": "share of all calls whose answer is reranked, in full or in part",
+    "goodput_per_s": "reranked answers within the budget, per second",
+    "of_best_percent": "goodput over the best goodput of any row",
+    "wasted_percent": "device time for scores that nobody got, over all device time: the server's own counters",
+    "ends": "outcomes and their reasons, with the number of calls",
+    "failed_percent": "share without an answer: an error status, or none before patience ended",
+    "reranked_p50_ms": "half of the reranked answers took no longer",
+    "server_p99_ms": "99th percentile of the time that the replies themselves state",
+    "device_busy_percent": "time that the device was busy, over the phase",
+    "sender_cpu_percent": "processor time of the load generator over the phase: what it takes from the server's cores",
+    "sender_lag_p99_ms": "how much later than due the generator sent, 99th percentile",
+}
+
+
+def capacity_per_s(server: Server, kind: Stream, seconds: float) -> float:
+    """Calls of a kind per second that are reranked with a few callers in turn and a budget that is no limit."""
+    found = generated(server, Plan(server.address, seconds, [kind]))
+    done = sum(is_reranked(call) for call in found.calls)
+    if not done:
+        raise RuntimeError(f"not one call was reranked: {Counter(call.reason for call in found.calls)}")
+    return done / found.wall_s
+
+
+def is_reranked(call: Call) -> bool:
+    """In full or in part."""
+    return call.outcome in ("RERANKED", "PARTIAL")
+
+
+def row(found: Result, plan: Plan, budget_ms: int, spent: Mapping[str, float]) -> dict[str, Any]:
+    """What callers got in one phase; ``spent`` is how far the server's counters moved."""
+    calls = found.calls
+    answered = [call for call in calls if call.outcome not in ("ERROR", "NO_ANSWER")]
+    good = [call for call in calls if is_reranked(call) and call.latency_ms <= budget_ms]
+    return {
+        "calls": len(calls),
+        **latencies([call.latency_ms for call in answered]),
+        "in_budget_percent": percent(sum(call.latency_ms <= budget_ms for call in answered), len(calls)),
+        "reranked_percent": percent(sum(map(is_reranked, calls)), len(calls)),
+        "goodput_per_s": round(len(good) / plan.seconds, 2),
+        "wasted_percent": percent(spent[WASTED_S], spent[DEVICE_S]) if WASTED_S in spent else None,
+    }
+
+
+def detail(found: Result, spent: Mapping[str, float]) -> dict[str, Any]:
+    """How the calls of one phase ended, and what the phase took of the device and of the generator."""
+    calls = found.calls
+    return {
+        "ends": ", ".join(f"{end} {count}" for end, count in outcomes(calls).items()),
+        "failed_percent": percent(sum(call.outcome in ("ERROR", "NO_ANSWER") for call in calls), len(calls)),
+        "reranked_p50_ms": _rounded(percentile([call.latency_ms for call in calls if is_reranked(call)], 50)),
+        "server_p99_ms": _rounded(percentile([call.server_ms for call in calls if call.server_ms], 99)),
+        "device_busy_percent": percent(spent[DEVICE_S], found.wall_s) if DEVICE_S in spent else None,
+        "sender_cpu_percent": round(100 * found.cpu_s / found.wall_s, 1),
+        "sender_lag_p99_ms": _rounded(percentile([call.lag_ms for call in calls], 99)),
+    }
+
+
+def moved(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
+    """How far each counter moved."""
+    return {name: value - before.get(name, 0.0) for name, value in after.items()}
+
+
+def percent(part: float, whole: float) -> float | None:
+    """A share, never below 0; None of nothing."""
+    return round(max(0.0, 100 * part / whole), 2) if whole else None
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 2)
+
+
+def outcomes(calls: Sequence[Call]) -> dict[str, int]:
+    """How many calls ended how, the most frequent first."""
+    ends = Counter(f"{call.outcome} {call.reason}".removesuffix(" UNSPECIFIED").strip() for call in calls)
+    return dict(ends.most_common())
+
+
+def phases(
+    server: Server, capacity: float, phase_s: float, budget_ms: int
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Rows and details of all phases."""
+    rows, details = [], []
+    every = [(arrivals, factor) for arrivals in ARRIVALS for factor in FACTORS]
+    for arrivals, factor in track(every, "phases", console=Console(stderr=True), transient=True):
+        plan = Plan(
+            server.address,
+            phase_s,
+            [Stream(arrivals=arrivals, rate_per_s=factor * capacity, candidates=CANDIDATES, size=TOKENS)],
+        )
+        before = server.metrics()
+        found = generated(server, plan)
+        spent = moved(before, server.metrics())
+        phase = {"arrivals": arrivals, "load": factor, "due_per_s": round(factor * capacity, 2)}
+        rows.append({**phase, **row(found, plan, budget_ms, spent)})
+        details.append({**phase, **detail(found, spent)})
+    best = max(row["goodput_per_s"] for row in rows)
+    for one in rows:
+        one["of_best_percent"] = percent(one["goodput_per_s"], best) or 0.0
+    return rows, details
+
+
+def measure(chosen: argparse.Namespace) -> Section:
+    """All phases on one server."""
+    where = device()
+    budget_ms = chosen.budget_ms or BUDGETS_MS[where]
+    phase_s = _QUICK_PHASE_S if chosen.quick else chosen.seconds or PHASES_S[where]
+    with running(policy={"budget_ms": budget_ms}) as server:
+        kind = Stream(
+            arrivals="closed", callers=_CALLERS, candidates=CANDIDATES, size=TOKENS, budget_ms=_LONGEST_BUDGET_MS
+        )
+        capacity_per_s(server, kind, _WARM_UP_S)
+        capacity = capacity_per_s(server, kind, _CAPACITY_S)
+        rows, details = phases(server, capacity, phase_s, budget_ms)
+    title = (
+        f"Open-loop load: Rerank of {CANDIDATES} texts, mean {TOKENS} tokens, budget {budget_ms} ms, {where}, "
+        f"{os.cpu_count()} cores for server and generator, {phase_s:.0f} s a phase, "
+        f"capacity {capacity:.2f} calls/s ({capacity * CANDIDATES:.0f} pairs/s)"
+    )
+    notes = list(_notes(rows, capacity))
+    series = {"budget_ms": budget_ms, "capacity_per_s": round(capacity, 3)}
+    return Section("load", title, rows, MEANING, details, notes, series)
+
+
+def _notes(rows: Sequence[Mapping[str, Any]], capacity: float) -> Iterator[str]:
+    if all(one["wasted_percent"] is None for one in rows):
+        yield f"The server has no `{WASTED_S}`: wasted device time is not known."
+    if not any(one["goodput_per_s"] for one in rows):
+        yield f"The budget is too small for this machine: one call takes it about {1e3 / capacity:.0f} ms."
+
+
+def _options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seconds", type=float, default=0.0, help="of each phase; default: 20 on a CPU, 12 on CUDA")
+    parser.add_argument("--budget-ms", type=int, default=0, help="of the policy; default: 600 on a CPU, 150 on CUDA")
+
+
+if __name__ == "__main__":
+    section.run(measure, __doc__ or "", _options)

@@ -1,0 +1,103 @@
+"""What the same call costs when it comes again: the way of a cache hit.
+
+    python -m tests.bench.repeated_call [--calls N]
+
+100 texts of 85 tokens on average, one call at a time: new documents each time, known documents with a new query, and
+the very same call. The server has its default settings; what it keeps between calls is its own affair, and a server
+that keeps nothing shows three rows that are alike.
+"""
+
+import argparse
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.progress import track
+
+from tests.bench import section
+from tests.bench.generate import generated
+from tests.bench.generator import Call, Plan, Stream
+from tests.bench.machine import device
+from tests.bench.percentiles import percentile
+from tests.bench.section import Section
+from tests.bench.server import running
+
+CANDIDATES, TOKENS = 100, 85
+CALLS, QUICK_CALLS = 40, 10
+_BUDGET_MS = 5000
+_LIMIT_S = 45.0
+MEANING = {
+    "call": "what of the call was there before",
+    "calls": "calls that were reranked",
+    "p50_ms": "and p99_ms: latency, seen from the client",
+    "tokenize_p50_ms": "assembling the passages and making tokens of them, as the reply states it",
+    "score_p50_ms": "from the first batch on the device to the last score, as the reply states it",
+    "faster_by": "p50 of the first row over that of this one",
+}
+
+
+def kinds(calls: int) -> dict[str, Stream]:
+    """Each kind of call by its name; the second and third after one call that made the documents known."""
+
+    def kind(documents: int, seed: int, *, fresh: bool) -> Stream:
+        return Stream(
+            arrivals="closed",
+            candidates=CANDIDATES,
+            size=TOKENS,
+            documents=documents,
+            fresh_queries=fresh,
+            budget_ms=_BUDGET_MS,
+            seed=seed,
+        )
+
+    return {
+        "new documents, new query": kind(calls, 21, fresh=True),
+        "known documents, new query": kind(1, 22, fresh=True),
+        "the same call again": kind(1, 23, fresh=False),
+    }
+
+
+def row(name: str, calls: Sequence[Call]) -> dict[str, Any]:
+    """One kind of call."""
+
+    def cut(times: Sequence[float], at: float) -> float | None:
+        return None if (found := percentile(times, at)) is None else round(found, 2)
+
+    latency = [call.latency_ms for call in calls]
+    return {
+        "call": name,
+        "calls": len(calls),
+        "p50_ms": cut(latency, 50),
+        "p99_ms": cut(latency, 99),
+        "tokenize_p50_ms": cut([call.tokenize_ms for call in calls], 50),
+        "score_p50_ms": cut([call.score_ms for call in calls], 50),
+    }
+
+
+def measure(chosen: argparse.Namespace) -> Section:
+    """One row a kind."""
+    count = QUICK_CALLS if chosen.quick else chosen.calls
+    rows = []
+    with running(policy={"budget_ms": _BUDGET_MS}) as server:
+        warm = Stream(arrivals="closed", seed=20, budget_ms=_BUDGET_MS)
+        generated(server, Plan(server.address, _LIMIT_S, [warm], max_calls=5))
+        for name, stream in track(kinds(count).items(), "kinds", console=Console(stderr=True), transient=True):
+            plan = Plan(server.address, _LIMIT_S, [stream], max_calls=count + 1)
+            found = generated(server, plan).calls[1:]  # the first one makes the documents known
+            rows.append(row(name, [call for call in found if call.outcome == "RERANKED"]))
+    for one in rows:
+        one["faster_by"] = round(rows[0]["p50_ms"] / one["p50_ms"], 2) if rows[0]["p50_ms"] and one["p50_ms"] else None
+    title = (
+        f"The same call again: Rerank of {CANDIDATES} texts, mean {TOKENS} tokens, {device()}, "
+        f"{os.cpu_count()} cores for server and client, one call at a time"
+    )
+    return Section("repeated_call", title, rows, MEANING)
+
+
+def _options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--calls", type=int, default=CALLS, help="calls of each kind")
+
+
+if __name__ == "__main__":
+    section.run(measure, __doc__ or "", _options)

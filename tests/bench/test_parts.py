@@ -1,0 +1,159 @@
+"""The parts of the benches that decide what a figure is."""
+
+import doctest
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModelForSequenceClassification
+
+from sidecar.settings import ServerSettings
+from sidecar.v1 import rerank_pb2 as pb
+from tests.bench import __main__ as everything
+from tests.bench import arrivals, flops, generator, load, machine, percentiles, section, server, soak, texts
+from tests.bench.generator import Call, Plan, Requests, Result, Stream
+from tests.checkpoints import build
+
+CPUINFO = "processor\t: 0\nmodel name\t: Some CPU @ 2 GHz\nflags\t\t: fpu avx2 avx512f amx_bf16\n\nprocessor\t: 1\n"
+
+
+@pytest.mark.parametrize("module", [machine, percentiles, section, soak])
+def test_examples_in_docstrings_are_true(module: ModuleType) -> None:
+    found = doctest.testmod(module)
+    assert found.attempted > 0
+    assert found.failed == 0
+
+
+def test_the_processor_and_its_features_are_read_fastest_first() -> None:
+    assert machine.processor_of(CPUINFO) == ("Some CPU @ 2 GHz", ["amx_bf16", "avx512f", "avx2"])
+    assert machine.processor_of("") == ("", [])
+
+
+def test_the_commit_can_be_told_where_git_is_not_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COMMIT", "0123abcd")
+    assert machine.commit() == "0123abcd"
+
+
+@pytest.mark.parametrize("mean", [85, 250])
+def test_lengths_have_the_mean_that_is_asked_for(mean: int) -> None:
+    words = [len(text.split()) for text in texts.passages(mean, 20_000)]
+    assert sum(words) / len(words) + 12 == pytest.approx(mean, rel=0.03)
+    assert texts.passages(mean, 5) == texts.passages(mean, 5)
+    assert texts.passages(mean, 5, seed=1) != texts.passages(mean, 5, seed=2)
+
+
+def test_texts_of_a_size_have_exactly_that_size() -> None:
+    assert {len(text) for text in texts.of_characters(500, 200)} == {500}
+    assert {len(text.split()) for text in texts.of_words(40, 200)} == {40}
+
+
+def test_constant_arrivals_are_evenly_spaced_and_poisson_ones_have_the_same_rate() -> None:
+    assert arrivals.due_s("constant", 4, 1.0) == [0.0, 0.25, 0.5, 0.75]
+    due = arrivals.due_s("poisson", 100, 100.0, seed=3)
+    gaps = [later - earlier for earlier, later in pairwise(due)]
+    assert len(due) == 10_000
+    assert sum(gap**2 for gap in gaps) / len(gaps) == pytest.approx(2 * 0.01**2, rel=0.1)  # of an exponential: 2 mean²
+    with pytest.raises(ValueError, match="rate of 0"):
+        arrivals.due_s("constant", 0, 1.0)
+
+
+def test_percentiles_are_nearest_ranks_and_the_last_one_needs_a_thousand_values() -> None:
+    hundred = [float(value) for value in range(1, 101)]
+    assert [percentiles.percentile(hundred, cut) for cut in (1, 50, 99, 100)] == [1, 50, 99, 100]
+    assert percentiles.percentile([], 50) is None
+    assert percentiles.latencies(hundred)["p99.9_ms"] is None
+    assert percentiles.latencies(hundred * 10)["p99.9_ms"] == 100
+
+
+@pytest.mark.parametrize("family", ["bert", "xlm-roberta", "modernbert"])
+def test_operations_of_the_formula_are_those_that_torch_counts(tmp_path: Path, family: str) -> None:
+    """On pairs without padding; torch's own counter sees every matrix product that runs."""
+    build(tmp_path, family)
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path, attn_implementation="eager").eval()
+    ids = torch.full((3, 48), 7)
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        model(input_ids=ids, attention_mask=torch.ones_like(ids))
+    assert flops.shape_of(tmp_path).operations([48] * 3) == pytest.approx(counter.get_total_flops(), rel=0.02)
+
+
+def test_requests_are_whole_messages_with_ever_new_queries_and_recurring_documents() -> None:
+    requests = Requests(Stream(candidates=3, size=20, documents=2, budget_ms=700))
+    sent = [pb.RerankRequest.FromString(next(requests)) for _ in range(3)]
+    assert len({message.query for message in sent}) == 3
+    assert [len(message.candidates) for message in sent] == [3, 3, 3]
+    assert sent[0].candidates == sent[2].candidates
+    assert sent[0].candidates != sent[1].candidates
+    assert {message.options.budget_ms for message in sent} == {700}
+    repeated = Requests(Stream(candidates=3, documents=1, fresh_queries=False))
+    assert next(repeated) == next(repeated)
+
+
+def test_metrics_are_summed_over_labels_without_buckets() -> None:
+    text = 'a_total{x="1"} 2\na_total{x="2"} 3\nh_bucket{le="1"} 4\nh_sum 5\n'
+    assert server.sums_of(f"# TYPE a counter\n{text}") == {"a_total": 5.0, "h_sum": 5.0}
+
+
+def answered(outcome: str, latency_ms: float, *, reason: str = "UNSPECIFIED") -> Call:
+    return Call("calls", 0.0, 1.0, latency_ms, outcome, reason, scored=10, server_ms=latency_ms - 1)
+
+
+def test_goodput_counts_reranked_answers_in_time_only() -> None:
+    calls = [
+        answered("RERANKED", 50),
+        answered("PARTIAL", 90),
+        answered("RERANKED", 150),
+        answered("ORIGINAL_ORDER", 5, reason="OVERLOADED"),
+        Call("calls", 0.0, 1.0, 900.0, generator.NO_ANSWER),
+    ]
+    found = Result(calls, cpu_s=0.5, wall_s=2.0)
+    spent = {load.DEVICE_S: 1.0, load.WASTED_S: 0.25}
+    row = load.row(found, Plan("", 2.0, []), 100, spent)
+    assert row["goodput_per_s"] == 1.0
+    assert row["in_budget_percent"] == 60
+    assert row["reranked_percent"] == 60
+    assert row["wasted_percent"] == 25
+    assert row["p99_ms"] == 150  # a call without an answer has no latency; it counts as failed
+    detail = load.detail(found, spent)
+    assert detail["failed_percent"] == 20
+    assert detail["device_busy_percent"] == 50
+    assert detail["sender_cpu_percent"] == 25
+    assert detail["ends"].startswith("RERANKED 2")
+    assert load.row(found, Plan("", 2.0, []), 100, {})["wasted_percent"] is None
+
+
+def test_growth_is_that_of_the_samples_after_the_warm_up() -> None:
+    samples = [(0, 1024), (100, 4096), (200, 4096), (300, 4196), (400, 4296)]
+    row = soak.row(samples, reranked=400, took_s=4.0)
+    assert row["rss_warm_mib"] == 4.0
+    assert row["growth_bytes_per_call"] == pytest.approx(0.7 * 1024)
+    assert row["reranked_percent"] == 100
+
+
+def test_caches_of_the_memory_run_are_small_enough_to_be_full_before_its_samples_count() -> None:
+    small = soak.small_caches(ServerSettings)
+    assert small["order_cache_mib"] == 1
+    assert ServerSettings(**small).order_cache_mib == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "limit_s", "said"),
+    [
+        ("load", 0.2, "took longer than 0 s and was ended"),
+        ("nothing", 30, "ended with status 1"),
+        ("arrivals", 30, ""),
+    ],
+)
+def test_a_bench_that_fails_or_hangs_is_told_and_ended(name: str, limit_s: float, said: str) -> None:
+    assert everything.run(name, [], limit_s) == said
+
+
+def test_a_bench_that_does_not_exist_is_refused() -> None:
+    command = [sys.executable, "-m", "tests.bench", "no-such-bench"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "no bench no-such-bench" in done.stderr

@@ -1,0 +1,150 @@
+"""What share of this device's measured matrix product rate the scorer reaches.
+
+    python -m tests.bench.utilization [--rounds N] [--large auto|yes|no]
+
+Pairs are encoded beforehand and scored through the scheduler; operations are counted by the formula of
+tests/bench/flops.py, padding not counted. The peak is the best of several shapes, measured in the same run before and
+after. On CUDA also for a model of XLM-R large's shape with random weights.
+"""
+
+import argparse
+import statistics
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import track
+
+from sidecar.scoring import checkpoint
+from sidecar.settings import BUNDLED
+from tests import checkpoints
+from tests.bench import section, texts
+from tests.bench.contestants import Sidecar, seconds
+from tests.bench.flops import shape_of
+from tests.bench.machine import device
+from tests.bench.section import Row, Section
+
+MEANS = (85, 250)
+ROUNDS, QUICK_ROUNDS = 7, 2
+_PEAK_RUNS = 5
+_OWN_ROWS = 8192
+_SQUARES = {"cpu": (1024, 2048, 4096), "cuda": (4096, 8192, 16384)}
+_LARGE: dict[str, Any] = {
+    "hidden_size": 1024,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "intermediate_size": 4096,
+    "initializer_range": 0.02,
+}
+MEANING = {
+    "model": "`bundled`, or random weights in the shape of XLM-R large without its vocabulary (303 million parameters)",
+    "dtype": "number type of the weights and of the arithmetic",
+    "tokens": "mean length of a pair",
+    "pairs": "pairs of one job",
+    "median_ms": "from handing in the encoded pairs to their scores",
+    "pairs_per_s": "pairs over that time",
+    "tflops": "operations of the formula over that time, in 10^12 per second",
+    "peak_tflops": "the fastest matrix product in the same dtype: squares, and the shape of the model's own layers",
+    "fastest_product": "shape of that product",
+    "of_peak_percent": "`tflops` over `peak_tflops`",
+}
+
+
+def peak_flops(dtype: torch.dtype) -> tuple[float, str]:
+    """Operations per second of the fastest product of two square matrices, and its shape."""
+    rates = ((product_flops(dtype, size, size, size), size) for size in _SQUARES[device()])
+    fastest, size = max(rates)
+    return fastest, f"{size} x {size} x {size}"
+
+
+def own_shape(dtype: torch.dtype, hidden: int) -> tuple[float, str]:
+    """The same of a product as the model's own layers have it."""
+    return product_flops(dtype, _OWN_ROWS, hidden, 4 * hidden), f"{_OWN_ROWS} x {hidden} x {4 * hidden}"
+
+
+def product_flops(dtype: torch.dtype, rows: int, inner: int, columns: int) -> float:
+    """Operations per second of a product (rows, inner) by (inner, columns); the fastest of a few runs."""
+    left = torch.randn(rows, inner, device=device(), dtype=dtype)
+    right = torch.randn(inner, columns, device=device(), dtype=dtype)
+
+    def multiply() -> None:
+        torch.mm(left, right)
+        if device() == "cuda":
+            torch.cuda.synchronize()
+
+    multiply()
+    return 2.0 * rows * inner * columns / min(seconds(multiply) for _ in range(_PEAK_RUNS))
+
+
+@contextmanager
+def models(large: bool) -> Iterator[list[tuple[str, str, int]]]:
+    """(name, folder, pairs of a job) of each model to measure; the large one is built, and gone afterwards."""
+    found = [("bundled", checkpoint.location(BUNDLED), 100)]
+    with tempfile.TemporaryDirectory() as folder:
+        if large:
+            checkpoints.build(Path(folder), "xlm-roberta", **_LARGE)
+            found.append(("XLM-R large shape", folder, 400 if device() == "cuda" else 20))
+        yield found
+
+
+def measured(name: str, folder: str, pairs: int, rounds: int) -> list[dict[str, Any]]:
+    """One row for each mean length."""
+    sidecar = Sidecar(checkpoint=folder)
+    dtype = getattr(torch, sidecar.dtype)
+    shape = shape_of(folder)
+    before = peak_flops(dtype)
+    rows = []
+    for mean in MEANS:
+        times, operations = [], []
+        for number in range(-1, rounds):
+            encoded = sidecar.model.scorer.encode(texts.QUERY, texts.passages(mean, pairs, seed=mean + 1000 * number))
+            took = seconds(partial(sidecar.score_pairs, encoded))
+            if number >= 0:
+                times.append(took)
+                operations.append(shape.operations([pair.tokens for pair in encoded]))
+        flops = statistics.median(count / took for count, took in zip(operations, times, strict=True))
+        rows.append(
+            {"model": name, "dtype": sidecar.dtype, "tokens": mean, "pairs": pairs, **_speed(times, pairs, flops)}
+        )
+    peak, fastest = max(before, peak_flops(dtype), own_shape(dtype, shape.hidden))
+    sidecar.close()
+    share = {
+        "peak_tflops": round(peak / 1e12, 3),
+        "fastest_product": fastest,
+    }
+    return [{**row, **share, "of_peak_percent": round(100 * row["tflops"] * 1e12 / peak, 1)} for row in rows]
+
+
+def _speed(times: list[float], pairs: int, flops: float) -> dict[str, Any]:
+    median = statistics.median(times)
+    return {
+        "median_ms": round(median * 1e3, 1),
+        "pairs_per_s": round(pairs / median, 1),
+        "tflops": round(flops / 1e12, 4),
+    }
+
+
+def measure(chosen: argparse.Namespace) -> Section:
+    """All rows."""
+    rounds = QUICK_ROUNDS if chosen.quick else chosen.rounds
+    large = chosen.large == "yes" or (chosen.large == "auto" and device() == "cuda")
+    rows: list[Row] = []
+    with models(large) as all_models:
+        for name, folder, pairs in track(all_models, "models", console=Console(stderr=True), transient=True):
+            rows += measured(name, folder, pairs, rounds)
+    title = f"Share of the measured matrix product rate, {device()}, {rounds} rounds"
+    return Section("utilization", title, rows, MEANING)
+
+
+def _options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="rounds that count, after one that warms up")
+    parser.add_argument("--large", choices=("auto", "yes", "no"), default="auto", help="auto: on CUDA only")
+
+
+if __name__ == "__main__":
+    section.run(measure, __doc__ or "", _options)
