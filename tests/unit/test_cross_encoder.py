@@ -145,11 +145,10 @@ def test_the_version_changes_with_the_label_that_means_relevant(tmp_path: Path) 
 def test_the_version_changes_when_only_the_last_rows_of_one_weight_do(bert: Path) -> None:
     chosen = settings(bert)
     model, tokenizer = checkpoint.load(chosen, torch.device("cpu"), torch.float32)
-    before = CrossEncoder(model, tokenizer, chosen).version
     embeddings: Any = model.get_input_embeddings()
     with torch.no_grad():
         embeddings.weight[-40:] += 1
-    assert CrossEncoder(model, tokenizer, chosen).version != before
+    assert CrossEncoder(model, tokenizer, chosen).version != scorer(bert).version
 
 
 # --- out of memory ----------------------------------------------------------------------------------------------------
@@ -159,12 +158,12 @@ def limited(model: CrossEncoder, most: int, error: Callable[[], RuntimeError]) -
     """Let ``model`` run out of memory above ``most`` pairs; the list fills with the sizes of the passes tried."""
     sizes: list[int] = []
 
-    def before(module: torch.nn.Module, args: object, kwargs: dict[str, torch.Tensor]) -> None:
-        sizes.append(len(kwargs["input_ids"]))
+    def before(module: torch.nn.Module, args: object, kwargs: dict[str, Any]) -> None:
+        sizes.append(len(kwargs["packing"].lengths))
         if sizes[-1] > most:
             raise error()
 
-    model._model.register_forward_pre_hook(before, with_kwargs=True)
+    model._model.base_model.register_forward_pre_hook(before, with_kwargs=True)
     return sizes
 
 
