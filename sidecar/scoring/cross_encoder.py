@@ -28,6 +28,8 @@ class CrossEncoder:
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: ModelSettings) -> None:
         self.max_length = max_length(settings, model, tokenizer)
         self.version = fingerprint(model, tokenizer, self.max_length, settings.label)
+        self.halved = 0
+        """How often a batch did not fit the memory and was halved."""
         self._model = model
         self._label = settings.label
         self._pad_id = int(tokenizer.pad_token_id or 0)
@@ -53,8 +55,9 @@ class CrossEncoder:
         try:
             return self._forward(pairs)
         except RuntimeError as error:
-            if len(pairs) == 1 or not _is_out_of_memory(error):
+            if len(pairs) == 1 or not is_out_of_memory(error):
                 raise
+        self.halved += 1
         torch.cuda.empty_cache()
         middle = len(pairs) // 2
         return np.concatenate([self.score(pairs[:middle]), self.score(pairs[middle:])])
@@ -106,6 +109,6 @@ class CrossEncoder:
         return {name: to_device(array, self._model.device) for name, array in arrays.items()}
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    """CUDA has a class for it; the CPU's allocator says it in words only."""
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether a pass failed for want of memory. CUDA has a class for it; the CPU's allocator says it in words only."""
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)

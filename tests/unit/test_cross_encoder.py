@@ -16,6 +16,7 @@ from sidecar.loaded import LoadedModel
 from sidecar.scoring import checkpoint, loader
 from sidecar.scoring.base import Pair
 from sidecar.scoring.cross_encoder import CrossEncoder
+from sidecar.scoring.hardware import HardwareError
 from sidecar.settings import ModelSettings
 from tests.checkpoints import FAMILIES, WORDS, build, edit, rank_correlation, scorer, settings
 
@@ -205,6 +206,28 @@ def test_another_runtime_error_is_raised_at_once_not_retried(bert: Path) -> None
     with pytest.raises(RuntimeError, match="mat1"):
         model.score(model.encode(QUERY, ["apple"] * 4))
     assert sizes == [4]
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, cpu_error])
+def test_a_largest_batch_that_does_not_fit_at_warm_up_is_halved_for_good(
+    bert: Path, error: Callable[[], RuntimeError]
+) -> None:
+    chosen = settings(bert, max_length=MAX_LENGTH, max_batch_tokens=64 * MAX_LENGTH, max_batch_ms=10_000)
+    model = scorer(bert, max_length=MAX_LENGTH)
+    sizes = limited(model, 20, error)
+    loaded = loader.fitted("m", model, CostModel(), chosen)
+    assert loaded.limits.max_batch_tokens == 16 * MAX_LENGTH
+    assert sizes[0] == 64
+    assert sizes[-1] == 16
+
+
+@pytest.mark.usefixtures("same_threads")
+def test_a_device_too_small_for_one_pair_is_said_so(bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = scorer(bert, max_length=MAX_LENGTH)
+    limited(model, 0, cpu_error)
+    monkeypatch.setattr(loader, "CrossEncoder", lambda *_: model)
+    with pytest.raises(HardwareError, match=r"memory of cpu holds not even one pair of 64 tokens .* `max_length`"):
+        loader.load("m", settings(bert, max_length=MAX_LENGTH, threads=1))
 
 
 # --- loading, calibrating and warming up ------------------------------------------------------------------------------
