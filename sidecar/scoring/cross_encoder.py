@@ -7,21 +7,29 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from sidecar.logs import log
 from sidecar.scoring.base import Pair, Scores
 from sidecar.scoring.checkpoint import fingerprint, max_length
+from sidecar.scoring.packing import PackedModel, can_pack, to_device
 from sidecar.settings import ModelSettings
 from sidecar.tokenization import PairEncoder
+
+_TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.1, torch.bfloat16: 0.3}
+"""How far rounding may move a logit, absolute and relative. A mistake in packing moves most by more."""
 
 
 class CrossEncoder:
     """Scores as ``sentence_transformers.CrossEncoder`` does with an identity activation, on the same weights.
 
     With two labels the score is the difference of their logits, so that its sigmoid is the softmax of the chosen one.
+    ``packed`` says whether batches run without padding, as they do for the families that :mod:`packing` knows.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: ModelSettings) -> None:
         self.max_length = max_length(settings, model, tokenizer)
         self.version = fingerprint(model, tokenizer, self.max_length, settings.label)
+        self.halved = 0
+        """How often a batch did not fit the memory and was halved."""
         self._model = model
         self._label = settings.label
         self._pad_id = int(tokenizer.pad_token_id or 0)
@@ -29,6 +37,12 @@ class CrossEncoder:
         cache_bytes = settings.token_cache_mib * 2**20
         self._encoder = PairEncoder(tokenizer, self.max_length, token_types=takes_types, cache_bytes=cache_bytes)
         self.token_cache = self._encoder.cache
+        self._packed = self._try_packing() if can_pack(model) else None
+
+    @property
+    def packed(self) -> bool:
+        """Whether a batch costs what its own tokens cost, whatever the lengths beside each other in it."""
+        return self._packed is not None
 
     def encode(self, query: str, passages: Sequence[str]) -> list[Pair]:
         """See :class:`sidecar.scoring.base.Scorer`."""
@@ -43,17 +57,42 @@ class CrossEncoder:
         try:
             return self._forward(pairs)
         except RuntimeError as error:
-            if len(pairs) == 1 or not _is_out_of_memory(error):
+            if len(pairs) == 1 or not is_out_of_memory(error):
                 raise
+        self.halved += 1
         torch.cuda.empty_cache()
         middle = len(pairs) // 2
         return np.concatenate([self.score(pairs[:middle]), self.score(pairs[middle:])])
 
     @torch.inference_mode()
     def _forward(self, pairs: Sequence[Pair]) -> Scores:
-        logits = self._model(**self._padded(pairs)).logits.float()  # (B, labels)
+        logits = (self._packed.logits(pairs) if self._packed else self._padded_logits(pairs)).float()  # (B, labels)
         scores = logits[:, 0] if self._label is None else logits[:, self._label] - logits[:, 1 - self._label]
         return np.asarray(scores.cpu().numpy(), np.float32)  # (B,)
+
+    @torch.inference_mode()
+    def _try_packing(self) -> PackedModel | None:
+        """The packed model, where it runs and agrees with the padded one on a sample; else None, and all stays padded.
+
+        Releases of transformers differ in which models take an attention of one's own, and cards in which kernels run.
+        """
+        sample = [*self.encode("a", ["a", "a b c d " * 8]), *self.encode("a b", ["c"])]
+        want, attention = self._padded_logits(sample), self._model.config._attn_implementation
+        try:
+            packed = PackedModel(self._model)
+            near = _TOLERANCE[self._model.dtype]
+            if torch.allclose(packed.logits(sample).float(), want.float(), rtol=near, atol=near):
+                return packed
+            why = "its scores differ from the padded ones"
+        except Exception as error:  # noqa: BLE001 - whatever it is, the padded pass is there
+            why = f"{type(error).__name__}: {error}"
+        self._model.set_attn_implementation(attention)
+        log.warning("pairs are padded", reason=why, model_type=self._model.config.model_type)
+        return None
+
+    def _padded_logits(self, pairs: Sequence[Pair]) -> torch.Tensor:
+        logits: torch.Tensor = self._model(**self._padded(pairs)).logits  # (B, labels)
+        return logits
 
     def _padded(self, pairs: Sequence[Pair]) -> dict[str, torch.Tensor]:
         """Pairs as int64 tensors of shape (B, longest): ids, which of them count, and token types where known."""
@@ -69,9 +108,9 @@ class CrossEncoder:
         arrays = {"input_ids": ids, "attention_mask": mask}
         if pairs[0].token_type_ids is not None:
             arrays["token_type_ids"] = types
-        return {name: torch.from_numpy(array).to(self._model.device) for name, array in arrays.items()}
+        return {name: to_device(array, self._model.device) for name, array in arrays.items()}
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    """CUDA has a class for it; the CPU's allocator says it in words only."""
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether a pass failed for want of memory. CUDA has a class for it; the CPU's allocator says it in words only."""
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)

@@ -7,6 +7,8 @@ import torch
 
 from sidecar.settings import ModelSettings
 
+_PERIOD_US = "100000"
+"""The kernel's own period, where a file names none."""
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -48,8 +50,26 @@ def has_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     return bool(flags & {"amx_bf16", "avx512_bf16"})
 
 
-def usable_cpus(cpu_max: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
-    """CPUs that this process may use: its affinity, or the container's quota (cgroup v2) where that is less."""
+def usable_cpus(cgroups: Path = Path("/sys/fs/cgroup")) -> int:
+    """CPUs that this process may use: its affinity, or the container's quota (cgroup v2 or v1) where that is less.
+
+    A quota of 2.5 CPUs gives 2 threads: a third would have all of them stopped together when the quota is used up.
+    """
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota, _, period = cpu_max.read_text().partition(" ") if cpu_max.is_file() else ("max", "", "")
-    return cpus if quota == "max" else max(1, min(cpus, int(quota) // int(period)))
+    quota = _quota(cgroups)
+    return cpus if quota is None else max(1, min(cpus, int(quota)))
+
+
+def _quota(cgroups: Path) -> float | None:
+    """CPUs that the container may use, a fraction maybe; None without a limit, or where it cannot be read."""
+    try:
+        v2 = cgroups / "cpu.max"
+        if v2.is_file():
+            quota, period = [*v2.read_text().split(), _PERIOD_US][:2]
+        else:
+            quota = (cgroups / "cpu" / "cpu.cfs_quota_us").read_text()
+            period = (cgroups / "cpu" / "cpu.cfs_period_us").read_text()
+        cpus = float(quota) / float(period)  # v2 says `max` where there is no limit, v1 says -1
+    except (OSError, ValueError, ZeroDivisionError):
+        return None
+    return cpus if cpus > 0 else None

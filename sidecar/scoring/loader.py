@@ -10,9 +10,10 @@ import torch
 from sidecar.batching import Limits
 from sidecar.cost import CostModel, Measured
 from sidecar.loaded import LoadedModel
+from sidecar.logs import log
 from sidecar.scoring import checkpoint, hardware
 from sidecar.scoring.base import Pair, Scorer
-from sidecar.scoring.cross_encoder import CrossEncoder
+from sidecar.scoring.cross_encoder import CrossEncoder, is_out_of_memory
 from sidecar.settings import ModelSettings
 
 _PAIRS = (1, 4, 16, 64, 256)
@@ -29,17 +30,39 @@ def load(name: str, settings: ModelSettings) -> LoadedModel:
 
     Raises:
         CheckpointError: the checkpoint cannot be used.
-        HardwareError: the device is not there.
+        HardwareError: the device is not there, or its memory holds not even one pair.
     """
     device = hardware.pick_device(settings)
     if device.type == "cpu":
         torch.set_num_threads(settings.threads or hardware.usable_cpus())
     model, tokenizer = checkpoint.load(settings, device, hardware.pick_dtype(settings, device))
     scorer = CrossEncoder(model, tokenizer, settings)
-    _check_finite(scorer, settings, model.dtype)
-    loaded = LoadedModel.of(name, scorer, calibrate(scorer, settings), settings)
-    run_largest(loaded)
-    return loaded
+    try:
+        _check_finite(scorer, settings, model.dtype)
+        return fitted(name, scorer, calibrate(scorer, settings), settings)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise hardware.HardwareError(
+            f"the memory of {device} holds not even one pair of {scorer.max_length} tokens of checkpoint "
+            f"{settings.checkpoint!r}; set a smaller `max_length` or a smaller model"
+        ) from error
+
+
+def fitted(name: str, scorer: CrossEncoder, cost: CostModel, settings: ModelSettings) -> LoadedModel:
+    """The warm model; its largest batch is halved until it fits the memory, and stays so in service.
+
+    Raises:
+        RuntimeError: not even a single pair fits the memory; on CUDA it is a ``torch.OutOfMemoryError``.
+    """
+    while True:
+        loaded = LoadedModel.of(name, scorer, cost, settings)
+        before = scorer.halved
+        run_largest(loaded)
+        if scorer.halved == before:
+            return loaded
+        settings = settings.model_copy(update={"max_batch_tokens": settings.max_batch_tokens // 2})
+        log.warning("largest_batch_halved", model=name, max_batch_tokens=settings.max_batch_tokens)
 
 
 def _check_finite(scorer: Scorer, settings: ModelSettings, dtype: torch.dtype) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sidecar.scoring import loader
+from sidecar.scoring import loader, packing
 from sidecar.settings import ModelSettings
 from tests.checkpoints import FAMILIES, WORDS, build, rank_correlation, scorer
 
@@ -34,6 +34,19 @@ def test_half_precision_keeps_the_order_but_for_near_ties(tmp_path: Path, family
     exact, rounded = scorer(tmp_path), scorer(tmp_path, dtype, "cuda")
     pairs = exact.encode(QUERY, PASSAGES)
     assert rank_correlation(exact.score(pairs), rounded.score(pairs)) > 0.98
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family in packing.HEADS])
+def test_half_precision_is_packed_and_a_packed_batch_scores_as_its_pairs_alone(
+    tmp_path: Path, family: str, dtype: torch.dtype
+) -> None:
+    build(tmp_path, family, initializer_range=0.2)
+    model = scorer(tmp_path, dtype, "cuda")
+    assert model.packed
+    pairs = model.encode(QUERY, PASSAGES)
+    alone = np.array([model.score([pair])[0] for pair in pairs])
+    assert rank_correlation(alone, model.score(pairs)) > 0.98
 
 
 def test_a_batch_too_large_for_the_memory_is_halved_and_every_pair_scored(tmp_path: Path) -> None:

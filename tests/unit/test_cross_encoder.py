@@ -16,6 +16,7 @@ from sidecar.loaded import LoadedModel
 from sidecar.scoring import checkpoint, loader
 from sidecar.scoring.base import Pair
 from sidecar.scoring.cross_encoder import CrossEncoder
+from sidecar.scoring.hardware import HardwareError
 from sidecar.settings import ModelSettings
 from tests.checkpoints import FAMILIES, WORDS, build, edit, rank_correlation, scorer, settings
 
@@ -145,11 +146,10 @@ def test_the_version_changes_with_the_label_that_means_relevant(tmp_path: Path) 
 def test_the_version_changes_when_only_the_last_rows_of_one_weight_do(bert: Path) -> None:
     chosen = settings(bert)
     model, tokenizer = checkpoint.load(chosen, torch.device("cpu"), torch.float32)
-    before = CrossEncoder(model, tokenizer, chosen).version
     embeddings: Any = model.get_input_embeddings()
     with torch.no_grad():
         embeddings.weight[-40:] += 1
-    assert CrossEncoder(model, tokenizer, chosen).version != before
+    assert CrossEncoder(model, tokenizer, chosen).version != scorer(bert).version
 
 
 # --- out of memory ----------------------------------------------------------------------------------------------------
@@ -159,12 +159,12 @@ def limited(model: CrossEncoder, most: int, error: Callable[[], RuntimeError]) -
     """Let ``model`` run out of memory above ``most`` pairs; the list fills with the sizes of the passes tried."""
     sizes: list[int] = []
 
-    def before(module: torch.nn.Module, args: object, kwargs: dict[str, torch.Tensor]) -> None:
-        sizes.append(len(kwargs["input_ids"]))
+    def before(module: torch.nn.Module, args: object, kwargs: dict[str, Any]) -> None:
+        sizes.append(len(kwargs["packing"].lengths))
         if sizes[-1] > most:
             raise error()
 
-    model._model.register_forward_pre_hook(before, with_kwargs=True)
+    model._model.base_model.register_forward_pre_hook(before, with_kwargs=True)
     return sizes
 
 
@@ -206,6 +206,28 @@ def test_another_runtime_error_is_raised_at_once_not_retried(bert: Path) -> None
     with pytest.raises(RuntimeError, match="mat1"):
         model.score(model.encode(QUERY, ["apple"] * 4))
     assert sizes == [4]
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, cpu_error])
+def test_a_largest_batch_that_does_not_fit_at_warm_up_is_halved_for_good(
+    bert: Path, error: Callable[[], RuntimeError]
+) -> None:
+    chosen = settings(bert, max_length=MAX_LENGTH, max_batch_tokens=64 * MAX_LENGTH, max_batch_ms=10_000)
+    model = scorer(bert, max_length=MAX_LENGTH)
+    sizes = limited(model, 20, error)
+    loaded = loader.fitted("m", model, CostModel(), chosen)
+    assert loaded.limits.max_batch_tokens == 16 * MAX_LENGTH
+    assert sizes[0] == 64
+    assert sizes[-1] == 16
+
+
+@pytest.mark.usefixtures("same_threads")
+def test_a_device_too_small_for_one_pair_is_said_so(bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = scorer(bert, max_length=MAX_LENGTH)
+    limited(model, 0, cpu_error)
+    monkeypatch.setattr(loader, "CrossEncoder", lambda *_: model)
+    with pytest.raises(HardwareError, match=r"memory of cpu holds not even one pair of 64 tokens .* `max_length`"):
+        loader.load("m", settings(bert, max_length=MAX_LENGTH, threads=1))
 
 
 # --- loading, calibrating and warming up ------------------------------------------------------------------------------

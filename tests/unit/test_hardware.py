@@ -40,6 +40,11 @@ def test_no_cpuinfo_means_no_bfloat16(tmp_path: Path) -> None:
         ("150000 100000\n", 1),
         ("50000 100000\n", 1),
         ("6400000 10000", 64),
+        ("399999 100000\n", 3),
+        ("300000\n", 3),
+        ("", 64),
+        ("200000 0\n", 64),
+        ("many 100000\n", 64),
     ],
 )
 def test_the_containers_quota_bounds_the_cpus(
@@ -47,12 +52,33 @@ def test_the_containers_quota_bounds_the_cpus(
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
     (tmp_path / "cpu.max").write_text(content)
-    assert usable_cpus(tmp_path / "cpu.max") == cpus
+    assert usable_cpus(tmp_path) == cpus
+
+
+@pytest.mark.parametrize(
+    ("quota", "period", "cpus"),
+    [("-1", "100000", 64), ("200000", "100000", 2), ("250000", "100000", 2), ("5000", "100000", 1), ("1000", None, 64)],
+)
+def test_a_quota_of_cgroup_v1_bounds_them_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quota: str, period: str | None, cpus: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text(f"{quota}\n")
+    if period is not None:
+        (tmp_path / "cpu" / "cpu.cfs_period_us").write_text(f"{period}\n")
+    assert usable_cpus(tmp_path) == cpus
+
+
+def test_an_affinity_smaller_than_the_quota_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {1}, raising=False)
+    (tmp_path / "cpu.max").write_text("400000 100000\n")
+    assert usable_cpus(tmp_path) == 1
 
 
 def test_without_a_quota_the_affinity_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5, 7}, raising=False)
-    assert usable_cpus(tmp_path / "none") == 3
+    assert usable_cpus(tmp_path) == 3
 
 
 @without_cuda
