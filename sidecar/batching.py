@@ -1,7 +1,7 @@
 """Cuts the pairs of jobs into batches. Pure: no clock, no I/O.
 
-A batch holds pairs of similar length, the longest first, so that little is lost to padding; what room is left is filled
-from the next jobs of the same model.
+A batch holds pairs of similar length, the longest first, so that little is lost to padding; a model that packs its
+pairs end to end has none to lose, and takes any. What room is left is filled from the next jobs of the same model.
 """
 
 import math
@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 Key = TypeVar("Key")
-PredictS = Callable[[int, int], float]
-"""Seconds that (pairs, padded length) will take."""
+PredictS = Callable[[int, float], float]
+"""Seconds that (pairs, tokens of each) will take."""
 
 _LEAST_GAIN = 0.25
 """Device time saved over the time that a batch takes longer: those already in it wait for the pairs that join."""
@@ -24,15 +24,17 @@ _MOST_JOBS = 16
 class Limits:
     """What one forward pass may hold: ``max_batch_tokens`` with padding, and ``max_batch_s`` of predicted time.
 
-    ``spread`` says how far passes have lately been from their prediction, as a mean share of it.
+    ``spread`` says how far passes have lately been from their prediction, as a mean share of it; ``packed`` that there
+    is no padding.
     """
 
     max_batch_tokens: int
     max_batch_s: float
     predict_s: PredictS
     spread: Callable[[], float] = lambda: 0.0
+    packed: bool = False
 
-    def fits(self, pairs: int, length: int) -> bool:
+    def fits(self, pairs: int, length: float) -> bool:
         """Whether one pass may hold that many pairs of that padded length; a single pair always may."""
         if pairs == 1:
             return True
@@ -56,42 +58,51 @@ class Load:
     """
 
     limits: Limits
-    length: int
+    longest: int
     pairs: int = 0
+    tokens: int = 0
+    """With padding."""
+    rows_s: float = 0.0
     padding_s: float = 0.0
     pass_s: float = field(init=False)
     """What a pass costs beside its pairs."""
-    row_s: float = field(init=False)
 
     def __post_init__(self) -> None:
-        self.row_s = self.limits.row_s(self.length)
-        self.pass_s = self.limits.predict_s(1, self.length) - self.row_s
+        self.pass_s = self.limits.predict_s(1, self.longest) - self.limits.row_s(self.longest)
 
     def take(self, tokens: int, longest_s: float = math.inf) -> bool:
         """Whether a pair joins, which it then has; ``longest_s`` bounds the predicted time of the batch."""
+        width = tokens if self.limits.packed else self.longest
+        row_s = self.limits.row_s(width)
+        padding_s = row_s - self.limits.row_s(tokens) if width > tokens else 0.0
         if self.pairs:
-            if tokens > self.length or self.full or self.pass_s + self.row_s * (self.pairs + 1) > longest_s:
+            bound_s = min(longest_s, self.limits.max_batch_s)
+            if tokens > width or not self._holds(width, row_s, bound_s) or self.padding_s + padding_s > self.pass_s:
                 return False
-            padding_s = self.row_s - self.limits.row_s(tokens) if tokens < self.length else 0.0
-            if self.padding_s + padding_s > self.pass_s:
-                return False
-            self.padding_s += padding_s
         self.pairs += 1
+        self.tokens += width
+        self.rows_s += row_s
+        self.padding_s += padding_s
         return True
+
+    def _holds(self, tokens: int, row_s: float, bound_s: float) -> bool:
+        return self.tokens + tokens <= self.limits.max_batch_tokens and self.pass_s + self.rows_s + row_s <= bound_s
 
     @property
     def full(self) -> bool:
         """Whether no pair of any length fits."""
-        if not self.pairs:
-            return False
-        more_s = self.pass_s + self.row_s * (self.pairs + 1)
-        limits = self.limits
-        return (self.pairs + 1) * self.length > limits.max_batch_tokens or more_s > limits.max_batch_s
+        least = 1 if self.limits.packed else self.longest
+        return self.pairs > 0 and not self._holds(least, self.limits.row_s(least), self.limits.max_batch_s)
+
+    @property
+    def length(self) -> float:
+        """Tokens that each pair costs: the longest's where the others are padded to it; packed, the mean."""
+        return self.tokens / self.pairs if self.pairs else self.longest
 
     @property
     def predicted_s(self) -> float:
         """How long it will take as it is; 0 while it is empty."""
-        return self.pass_s + self.row_s * self.pairs if self.pairs else 0.0
+        return self.pass_s + self.rows_s if self.pairs else 0.0
 
 
 @dataclass(eq=False)
@@ -126,27 +137,30 @@ class Job(Generic[Key]):
         """Let only these pairs wait, longest first."""
         self.waiting = waiting
         lengths = [self.lengths[pair] for pair in waiting]
-        self.remaining_s = sum(self.limits.predict_s(len(run), run[0]) for run in runs(lengths, self.limits))
+        self.remaining_s = sum(seconds for _, seconds in runs(lengths, self.limits))
 
 
 @dataclass(frozen=True, slots=True)
 class Batch(Generic[Key]):
-    """Pairs of one model for one forward pass, as (job, pair) in order; ``predicted_s`` is its expected time."""
+    """Pairs of one model for one forward pass, as (job, pair) in order; ``predicted_s`` is its expected time.
+
+    ``length`` is how many tokens each pair costs, see :attr:`Load.length`.
+    """
 
     model: str
     pairs: Sequence[tuple[Job[Key], int]]
-    length: int
+    length: float
     predicted_s: float
 
 
-def runs(lengths: Sequence[int], limits: Limits) -> Iterator[Sequence[int]]:
-    """Cut descending lengths into the runs that are batched together."""
+def runs(lengths: Sequence[int], limits: Limits) -> Iterator[tuple[Sequence[int], float]]:
+    """Cut descending lengths into the runs that are batched together, each with its predicted seconds."""
     start, end = 0, 0
     while start < len(lengths):
         load = Load(limits, lengths[start])
         while end < len(lengths) and load.take(lengths[end]):
             end += 1
-        yield lengths[start:end]
+        yield lengths[start:end], load.predicted_s
         start = end
 
 

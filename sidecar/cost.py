@@ -18,7 +18,7 @@ class Measured:
     """One forward pass: ``pairs`` rows padded to ``length`` tokens took ``seconds``."""
 
     pairs: int
-    length: int
+    length: float
     seconds: float
 
 
@@ -39,13 +39,13 @@ class CostModel:
     spread: float = field(default=0.1, init=False)
     """Mean distance of an observation from its prediction, as a share of it; lately, and at most 1."""
 
-    def predict_s(self, pairs: int, length: int) -> float:
+    def predict_s(self, pairs: int, length: float) -> float:
         """Seconds that ``pairs`` rows of ``length`` tokens will take."""
         tokens = pairs * length
         work_s = (self.token_s + self.attention_s * length) * tokens
         return self.overhead_s * self.overhead_correction + work_s * self.work_correction
 
-    def observe(self, pairs: int, length: int, actual_s: float) -> float:
+    def observe(self, pairs: int, length: float, actual_s: float) -> float:
         """Move the corrections towards what was seen; returns the factor by which the prediction of this shape changed.
 
         Each moves as far as its part of the prediction is large (a normalised gradient step on the relative error). One

@@ -23,8 +23,16 @@ class LoadedModel:
     @classmethod
     def of(cls, name: str, scorer: Scorer, cost: CostModel, settings: ModelSettings) -> "LoadedModel":
         """A model whose batches are bounded as its settings say."""
-        limits = Limits(settings.max_batch_tokens, settings.max_batch_ms / 1e3, cost.predict_s, lambda: cost.spread)
+        longest_s, packed = settings.max_batch_ms / 1e3, isinstance(scorer, Packs) and scorer.packed
+        limits = Limits(settings.max_batch_tokens, longest_s, cost.predict_s, lambda: cost.spread, packed)
         return cls(name, scorer, cost, limits)
+
+
+@runtime_checkable
+class Packs(Protocol):
+    """A scorer that may run its batches without padding."""
+
+    packed: bool
 
 
 @runtime_checkable

@@ -122,7 +122,7 @@ class Metrics:
         """Tell of a cache: ``tokens`` of a model, or ``scores`` of all, with an empty ``model``."""
         self._caches.watch(cache, model, counts)
 
-    def observe_forward(self, model: str, tokens: int, predicted_s: float, actual_s: float) -> None:
+    def observe_forward(self, model: str, tokens: float, predicted_s: float, actual_s: float) -> None:
         """Record one forward pass that gave scores."""
         self.device_seconds.labels(model).inc(actual_s)
         self.batch_tokens.labels(model).observe(tokens)

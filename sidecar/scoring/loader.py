@@ -34,6 +34,7 @@ def load(name: str, settings: ModelSettings) -> LoadedModel:
     """
     device = hardware.pick_device(settings)
     if device.type == "cpu":
+        hardware.keep_freed_memory()
         torch.set_num_threads(settings.threads or hardware.usable_cpus())
     model, tokenizer = checkpoint.load(settings, device, hardware.pick_dtype(settings, device))
     scorer = CrossEncoder(model, tokenizer, settings)

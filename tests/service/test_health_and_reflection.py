@@ -81,7 +81,7 @@ async def test_a_failed_model_does_not_take_search_down(serve: Serve) -> None:
 class DeadlyCost(CostModel):
     """Ends the batch loop when told how long a batch took."""
 
-    def observe(self, pairs: int, length: int, actual_s: float) -> float:
+    def observe(self, pairs: int, length: float, actual_s: float) -> float:
         raise ZeroDivisionError
 
 

@@ -3,13 +3,15 @@
 Jobs made by ``small`` are of a model whose passes cost 100 ms: for those it pays to share a batch.
 """
 
+from collections.abc import Sequence
+
 import pytest
 
 from sidecar.batching import Job, Limits, runs
 from sidecar.job_queue import Queue
 
 
-def predict_s(pairs: int, length: int) -> float:
+def predict_s(pairs: int, length: float) -> float:
     return 0.010 + 0.001 * pairs * length
 
 
@@ -26,26 +28,31 @@ def small(*lengths: int, deadline: float = 100.0, key: str = "") -> Job[str]:
     return Job(key, "m", lengths, deadline, costly)
 
 
+def cut(lengths: list[int], limits: Limits) -> list[Sequence[int]]:
+    """The runs without their predicted time."""
+    return [run for run, _ in runs(lengths, limits)]
+
+
 def test_a_batch_takes_the_longest_pairs_first_and_no_more_tokens_than_allowed() -> None:
     bounded = limits(max_batch_tokens=200)
-    assert list(runs([90, 88, 85, 50], bounded)) == [[90, 88], [85], [50]]
+    assert cut([90, 88, 85, 50], bounded) == [[90, 88], [85], [50]]
 
 
 def test_a_short_pair_does_not_join_a_long_one_when_padding_costs_more_than_a_pass_of_its_own() -> None:
-    assert list(runs([100, 89, 50], limits())) == [[100], [89], [50]]
-    assert list(runs([100, 97, 94], limits())) == [[100, 97, 94]]
+    assert cut([100, 89, 50], limits()) == [[100], [89], [50]]
+    assert cut([100, 97, 94], limits()) == [[100, 97, 94]]
 
 
 def test_padding_is_added_up_over_a_batch_and_never_exceeds_what_one_more_pass_costs() -> None:
-    assert list(runs([100, 95, 91], limits())) == [[100, 95], [91]], "5 ms and 9 ms of padding, 10 ms a pass"
+    assert cut([100, 95, 91], limits()) == [[100, 95], [91]], "5 ms and 9 ms of padding, 10 ms a pass"
 
 
 def test_a_batch_is_bounded_in_predicted_time() -> None:
-    assert [len(run) for run in runs([10] * 10, limits(max_batch_s=0.041))] == [3, 3, 3, 1]
+    assert [len(run) for run in cut([10] * 10, limits(max_batch_s=0.041))] == [3, 3, 3, 1]
 
 
 def test_a_pair_over_every_limit_still_goes_alone() -> None:
-    assert list(runs([5000], limits(max_batch_tokens=100, max_batch_s=0.001))) == [[5000]]
+    assert cut([5000], limits(max_batch_tokens=100, max_batch_s=0.001)) == [[5000]]
 
 
 def test_the_earliest_deadline_goes_first_and_its_room_is_filled_from_the_next() -> None:
@@ -151,3 +158,32 @@ def test_a_forgotten_job_leaves_nothing_behind() -> None:
     queue.remove(gone)
     queue.remove(gone)
     assert len(queue) == queue.pairs == 0
+
+
+class TestPacked:
+    """Without padding a pair costs its own tokens, whatever stands beside it."""
+
+    @staticmethod
+    def limits(max_batch_tokens: int = 10_000, max_batch_s: float = 10.0) -> Limits:
+        return Limits(max_batch_tokens, max_batch_s, predict_s, packed=True)
+
+    def test_pairs_of_any_length_share_a_pass_as_long_as_their_own_tokens_fit(self) -> None:
+        assert cut([100, 50, 4, 1], self.limits()) == [[100, 50, 4, 1]]
+        assert cut([100, 50, 4, 1], self.limits(max_batch_tokens=154)) == [[100, 50, 4], [1]]
+
+    def test_a_pass_is_predicted_by_the_tokens_it_has(self) -> None:
+        (_, seconds), *others = runs([100, 50], self.limits())
+        assert not others
+        assert seconds == pytest.approx(predict_s(1, 150))
+
+    def test_a_longer_pair_of_a_later_job_joins_too(self) -> None:
+        costly = Limits(1000, 10.0, lambda pairs, length: 0.1 + 0.001 * pairs * length, packed=True)
+        queue: Queue[str] = Queue(100)
+        for one in ("first", "second"):
+            lengths = [50] if one == "first" else [60, 40]
+            queue.add(Job(one, "m", lengths, 10.0, costly))
+        batch = queue.take(0.0)
+        assert batch is not None
+        assert sorted(job.lengths[pair] for job, pair in batch.pairs) == [40, 50, 60]
+        assert len(batch.pairs) * batch.length == pytest.approx(150)
+        assert batch.predicted_s == pytest.approx(0.25)

@@ -1,6 +1,8 @@
 """Device, number type and threads are chosen from what the machine has."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -105,3 +107,25 @@ def test_a_named_number_type_is_taken_as_it_is(name: str) -> None:
 def test_on_a_cpu_auto_is_bfloat16_where_it_is_multiplied_and_float32_elsewhere() -> None:
     chosen = pick_dtype(ModelSettings(), torch.device("cpu"))
     assert chosen == (torch.bfloat16 if has_bfloat16() else torch.float32)
+
+
+def test_freed_memory_is_kept_for_the_next_pass() -> None:
+    """Told by page faults: the kernel gives the memory once, not again and again."""
+    script = """
+import resource, sys
+import torch
+from sidecar.scoring import hardware
+kept = hardware.keep_freed_memory() if sys.argv[1] == "keep" else True
+torch.ones(16 * 2**20), torch.ones(16 * 2**20)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    torch.ones(16 * 2**20)
+print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    told = {}
+    for way in ("keep", "give back"):
+        ran = subprocess.run([sys.executable, "-c", script, way], capture_output=True, text=True, check=True)
+        told[way] = ran.stdout.split()
+    if told["keep"][0] == "False":
+        pytest.skip("this C library has no mallopt")
+    assert int(told["keep"][1]) < int(told["give back"][1]) / 5

@@ -84,10 +84,7 @@ def test_a_padding_token_inside_a_text_has_the_position_that_roberta_gives_it(
 def test_token_ids_may_be_numpy_arrays_of_int32(tmp_path: Path) -> None:
     model = scorer(build(tmp_path))
     lists = model.encode(QUERY, PASSAGES[:5])
-    arrays: Any = [
-        Pair(np.array(pair.input_ids, np.int32), np.array(pair.token_type_ids, np.int32))  # type: ignore[arg-type]
-        for pair in lists
-    ]
+    arrays: Any = [Pair(np.array(pair.input_ids, np.int32), np.array(pair.token_type_ids, np.int32)) for pair in lists]
     np.testing.assert_array_equal(model.score(arrays), model.score(lists))
 
 
