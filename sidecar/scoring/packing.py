@@ -25,6 +25,8 @@ IMPLEMENTATION = "sidecar_packed"
 """Name of the attention in transformers' registry."""
 
 
+_STEPS = 16
+"""A CPU's row is filled up to one of so many lengths between a power of two and the next."""
 _WIDTH = 16
 """On a CPU the attention of a pair is padded to a multiple of so many tokens: whole vectors, and fewer shapes."""
 
@@ -64,6 +66,9 @@ class Layout:
     bounds: torch.Tensor
     """int32 of shape (pairs + 1,), on the model's device: where each pair begins, and where the last one ends."""
 
+    filler: int = 0
+    """Tokens behind the last pair that belong to none."""
+
     @property
     def first(self) -> torch.Tensor:
         """Place of each pair's first token, int32 of shape (pairs,)."""
@@ -82,6 +87,7 @@ class Layout:
         kept = np.arange(lengths.sum()) + np.repeat(ends - widths - (np.cumsum(lengths) - lengths), lengths)
         places = np.zeros(ends[-1], np.int64)
         places[kept] = np.arange(len(kept))
+        kept = np.append(kept, np.zeros(self.filler, np.int64))  # a filler's attention is anything that is finite
         device = self.bounds.device
         return runs, torch.from_numpy(places).to(device), torch.from_numpy(kept).to(device)
 
@@ -152,6 +158,7 @@ class PackedModel:
         packed = [pairs[place] for place in order]
         inputs, layout = self._packed(packed)
         hidden = self._model.base_model(**inputs, packing=layout).last_hidden_state[0]  # (T, hidden)
+        hidden = hidden[: sum(layout.lengths)]
         logits = self._head(self._model, hidden, layout)  # (pairs, labels)
         return logits[torch.from_numpy(np.argsort(order)).to(logits.device)]
 
@@ -170,9 +177,11 @@ class PackedModel:
                     for length, ids in zip(lengths, types, strict=True)
                 ]
             )
-        table = self._on_device(np.stack(list(rows.values())))
+        tokens = sum(lengths)
+        filler = 0 if self._model.device.type == "cuda" else row_length(tokens) - tokens
+        table = self._on_device(np.pad(np.stack(list(rows.values())), ((0, 0), (0, filler))))
         bounds = self._on_device(np.cumsum([0, *lengths], dtype=np.int32))
-        return dict(zip(rows, table[:, None], strict=True)), Layout(lengths, bounds)
+        return dict(zip(rows, table[:, None], strict=True)), Layout(lengths, bounds, filler)
 
     def _positions(self, pair: Pair) -> NDArray[np.int64]:
         if self._padding_id is None:
@@ -182,6 +191,19 @@ class PackedModel:
 
     def _on_device(self, array: NDArray[Any]) -> torch.Tensor:
         return to_device(array, self._model.device)
+
+
+def row_length(tokens: int) -> int:
+    """The length that a row of so many tokens is filled up to on a CPU, at most 1/16 more, so that few lengths occur.
+
+    oneDNN makes a matrix product anew for each number of rows and keeps it: on two AMX cores the three products of a
+    layer of the bundled model took 17 ms in bfloat16 at a length never seen, 5 ms at one seen before.
+
+    >>> [row_length(tokens) for tokens in (1, 17, 300, 2400)]
+    [16, 32, 304, 2432]
+    """
+    step = max(_STEPS, (1 << (tokens - 1).bit_length()) // (2 * _STEPS))
+    return -(-tokens // step) * step
 
 
 def to_device(array: NDArray[Any], device: torch.device) -> torch.Tensor:

@@ -62,11 +62,11 @@ class Sidecar:
 
     def __init__(self, name: str = "sidecar", **settings: Any) -> None:
         chosen = ModelSettings(**settings)
-        self.model: LoadedModel = loader.load("bench", chosen)
         self.name = name
         self.dtype = str(hardware.pick_dtype(chosen, hardware.pick_device(chosen))).removeprefix("torch.")
         self._runner = asyncio.Runner()
         self._scheduler = self._runner.run(_started())
+        self.model: LoadedModel = self._scheduler.device.submit(loader.load, "bench", chosen).result()  # as the server
 
     def score(self, query: str, texts: Sequence[str]) -> Floats:
         """See :class:`Contestant`."""

@@ -126,6 +126,19 @@ def test_the_row_padded_by_width_and_back_is_the_row() -> None:
     assert kept.tolist()[:4] == [0, 1, 2, 16]
 
 
+def test_what_fills_a_row_up_is_read_by_no_pair() -> None:
+    layout = packing.Layout([3, 5], torch.tensor([0, 3, 8], dtype=torch.int32), filler=8)
+    _, places, kept = layout.padded
+    assert torch.equal(torch.arange(8)[places][kept][:8], torch.arange(8))
+    assert kept.tolist()[8:] == [0] * 8
+
+
+def test_rows_have_few_lengths_and_are_filled_by_a_sixteenth_at_most() -> None:
+    lengths = {tokens: packing.row_length(tokens) for tokens in range(1, 16_385)}
+    assert all(tokens <= length < tokens + max(16, tokens / 16 + 1) for tokens, length in lengths.items())
+    assert len(set(lengths.values())) <= 16 * 7
+
+
 def test_the_kernel_of_cuda_is_called_with_rows_bounds_and_a_window_on_either_side(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
