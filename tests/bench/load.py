@@ -23,7 +23,7 @@ from tests.bench.generator import Call, Plan, Result, Stream
 from tests.bench.machine import device
 from tests.bench.percentiles import latencies, percentile
 from tests.bench.section import Section
-from tests.bench.server import Server, running
+from tests.bench.server import SCORES_ANEW, Server, running
 
 CANDIDATES, TOKENS = 100, 85
 FACTORS = (0.5, 0.8, 1.0, 2.0, 3.0)
@@ -150,7 +150,7 @@ def measure(chosen: argparse.Namespace) -> Section:
     where = device()
     budget_ms = chosen.budget_ms or BUDGETS_MS[where]
     phase_s = _QUICK_PHASE_S if chosen.quick else chosen.seconds or PHASES_S[where]
-    with running(policy={"budget_ms": budget_ms}) as server:
+    with running(server=SCORES_ANEW, policy={"budget_ms": budget_ms}) as server:
         kind = Stream(
             arrivals="closed", callers=_CALLERS, candidates=CANDIDATES, size=TOKENS, budget_ms=_LONGEST_BUDGET_MS
         )

@@ -22,7 +22,7 @@ from tests.bench.load import BUDGETS_MS, capacity_per_s, is_reranked, percent
 from tests.bench.machine import device
 from tests.bench.percentiles import latencies, percentile
 from tests.bench.section import Section
-from tests.bench.server import Server, running
+from tests.bench.server import SCORES_ANEW, Server, running
 
 SHARE = 0.3
 PHASES_S = {"cpu": 20.0, "cuda": 12.0}
@@ -89,7 +89,7 @@ def measure(chosen: argparse.Namespace) -> Section:
     """All phases on one server."""
     where = device()
     phase_s = _QUICK_PHASE_S if chosen.quick else chosen.seconds or PHASES_S[where]
-    with running(policy={"budget_ms": BUDGETS_MS[where]}) as server:
+    with running(server=SCORES_ANEW, policy={"budget_ms": BUDGETS_MS[where]}) as server:
         rows, curves = measured(server, phase_s)
     title = (
         f"Short and long documents: budget {BUDGETS_MS[where]} ms, {where}, "

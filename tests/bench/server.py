@@ -21,6 +21,8 @@ START_S = 120.0
 """A model that has not loaded and warmed up by then is given up."""
 _STOP_S = 15.0
 _METRICS_TIMEOUT_S = 5.0
+SCORES_ANEW = {"score_cache_mib": 0}
+"""Server settings with which the same pair is scored each time, as phases and rounds ask the same again."""
 
 
 class ServerDied(Exception):

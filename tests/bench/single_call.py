@@ -26,7 +26,7 @@ from tests.bench.generator import Call, Plan, Stream
 from tests.bench.machine import device
 from tests.bench.percentiles import percentile
 from tests.bench.section import Row, Section
-from tests.bench.server import Server, running
+from tests.bench.server import SCORES_ANEW, Server, running
 
 HITS, CHARACTERS = 100, 500
 CALLS, QUICK_CALLS = 200, 20
@@ -134,7 +134,7 @@ def measure(chosen: argparse.Namespace) -> Section:
     calls: list[Call] = []
     forward: list[float] = []
     scheduled: list[float] = []
-    with running(policy={"budget_ms": _BUDGET_MS}) as server:
+    with running(server=SCORES_ANEW, policy={"budget_ms": _BUDGET_MS}) as server:
         bare = BareForward()
         asked(server, _WARM_UP)
         bare.times_ms(2)
