@@ -1,6 +1,7 @@
 """Prometheus metrics; never labelled by query, document id or a string that a client chose."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -55,66 +56,50 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.requests = Counter(
+        counter, gauge, histogram = (
+            partial(Counter, registry=self.registry),
+            partial(Gauge, registry=self.registry),
+            partial(Histogram, registry=self.registry),
+        )
+        self.requests = counter(
             "sidecar_requests",
             "Calls answered, by policy, outcome and reason (or gRPC status).",
             ("method", "policy", "outcome", "reason"),
-            registry=self.registry,
         )
-        self.stage_seconds = Histogram(
-            "sidecar_stage_seconds",
-            "Time a call spent in each stage.",
-            ("stage",),
-            buckets=_STAGE_BUCKETS_S,
-            registry=self.registry,
+        self.stage_seconds = histogram(
+            "sidecar_stage_seconds", "Time a call spent in each stage.", ("stage",), buckets=_STAGE_BUCKETS_S
         )
-        self.batch_tokens = Histogram(
-            "sidecar_batch_tokens",
-            "Tokens of a forward pass, padding counted.",
-            ("model",),
-            buckets=_TOKEN_BUCKETS,
-            registry=self.registry,
+        self.batch_tokens = histogram(
+            "sidecar_batch_tokens", "Tokens of a forward pass, padding counted.", ("model",), buckets=_TOKEN_BUCKETS
         )
-        self.forward_ratio = Histogram(
+        self.forward_ratio = histogram(
             "sidecar_forward_actual_to_predicted",
             "Time of a forward pass over its prediction.",
             ("model",),
             buckets=_RATIO_BUCKETS,
-            registry=self.registry,
         )
-        self.job_ratio = Histogram(
+        self.job_ratio = histogram(
             "sidecar_job_actual_to_predicted",
             "Time of a scored job in queue and device over its prediction at admission.",
             ("model",),
             buckets=_RATIO_BUCKETS,
-            registry=self.registry,
         )
-        self.device_seconds = Counter(
-            "sidecar_device_seconds", "Time the device was busy for a model.", ("model",), registry=self.registry
-        )
-        self.wasted_device_seconds = Counter(
+        self.device_seconds = counter("sidecar_device_seconds", "Time the device was busy for a model.", ("model",))
+        self.wasted_device_seconds = counter(
             "sidecar_wasted_device_seconds",
             "Part of the device's time whose scores nobody got: of jobs that ended late, failed or were abandoned.",
             ("model",),
-            registry=self.registry,
         )
-        self.queue_pairs = Gauge("sidecar_queue_pairs", "Pairs that wait for the device.", registry=self.registry)
-        self.shed_pairs = Counter(
+        self.queue_pairs = gauge("sidecar_queue_pairs", "Pairs that wait for the device.")
+        self.shed_pairs = counter(
             "sidecar_shed_pairs",
             "Pairs that never reached the device: refused, displaced by another caller's, late, abandoned.",
             ("reason",),
-            registry=self.registry,
         )
-        self.connector_requests = Counter(
-            "sidecar_connector_requests",
-            "Calls to search engines.",
-            ("engine", "operation", "outcome"),
-            registry=self.registry,
+        self.connector_requests = counter(
+            "sidecar_connector_requests", "Calls to search engines.", ("engine", "operation", "outcome")
         )
-        self.model_ready = Gauge(
-            "sidecar_model_ready", "1 when a model is loaded and warm, else 0.", ("model",), registry=self.registry
-        )
-
+        self.model_ready = gauge("sidecar_model_ready", "1 when a model is loaded and warm, else 0.", ("model",))
         self._caches = CacheCollector()
         self.registry.register(self._caches)
 

@@ -24,7 +24,6 @@ from sidecar.scoring.base import Pair
 IMPLEMENTATION = "sidecar_packed"
 """Name of the attention in transformers' registry."""
 
-
 _STEPS = 16
 """A CPU's row is filled up to one of so many lengths between a power of two and the next."""
 _WIDTH = 16
@@ -65,7 +64,6 @@ class Layout:
     """Tokens of each pair."""
     bounds: torch.Tensor
     """int32 of shape (pairs + 1,), on the model's device: where each pair begins, and where the last one ends."""
-
     filler: int = 0
     """Tokens behind the last pair that belong to none."""
 
