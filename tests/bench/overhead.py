@@ -8,27 +8,23 @@ each pair of calls.
 """
 
 import asyncio
-import json
 import os
 import platform
 import random
 import sys
-import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 from statistics import quantiles
 from typing import Any
 
 import elasticsearch
 import opensearchpy
-import yaml
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from sidecar.client import RerankClient
+from tests.bench.server import running
 from tests.engines.engine import Engine, indices, started
 
 CALLS = 500
@@ -37,7 +33,6 @@ HITS = 100
 DOCUMENT_CHARS = 2000
 BODY = {"query": {"match": {"text": "apple"}}, "size": HITS}
 _WORDS = ("storage", "winter", "cellar", "keep", "cool", "paper", "fruit", "price", "orchard", "sugar", "skin", "soil")
-_START_S = 60
 
 
 def documents(seed: int = 7) -> dict[str, dict[str, Any]]:
@@ -47,53 +42,6 @@ def documents(seed: int = 7) -> dict[str, dict[str, Any]]:
         " ".join(["apple", *draw.choices(_WORDS, k=DOCUMENT_CHARS // 5)])[:DOCUMENT_CHARS] for _ in range(2 * HITS)
     )
     return {str(number): {"title": f"Document {number}", "text": text} for number, text in enumerate(texts)}
-
-
-@contextmanager
-def configured(engine: Engine) -> Iterator[Path]:
-    """A configuration with one policy that is off."""
-    tree = {
-        "server": {"address": "127.0.0.1:0", "metrics_address": None},
-        "connectors": {"main": {"type": engine.kind, "hosts": [engine.url]}},
-        "policies": {"off": {"match": [{"index": "*"}], "enabled": False, "text": {"fields": ["text"]}}},
-    }
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "sidecar.yaml")
-        path.write_text(yaml.safe_dump(tree))
-        yield path
-
-
-@asynccontextmanager
-async def sidecar_process(engine: Engine) -> AsyncIterator[str]:
-    """A sidecar in its own process, its model ready; gives its address."""
-    with configured(engine) as path:
-        command = (sys.executable, "-m", "sidecar", "serve", str(path))
-        process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE, limit=2**20)
-        try:
-            async with asyncio.timeout(_START_S):
-                port = (await _event(process, "listening"))["port"]
-                await _event(process, "model_ready")
-            draining = asyncio.create_task(_drain(process))
-            yield f"127.0.0.1:{port}"
-        finally:
-            process.terminate()
-            await process.wait()
-        await draining
-
-
-async def _event(process: asyncio.subprocess.Process, name: str) -> dict[str, Any]:
-    assert process.stderr is not None
-    async for line in process.stderr:
-        event: dict[str, Any] = json.loads(line)
-        if event["event"] == name:
-            return event
-    raise RuntimeError(f"the sidecar ended before it said {name!r}")
-
-
-async def _drain(process: asyncio.subprocess.Process) -> None:
-    assert process.stderr is not None
-    while await process.stderr.read(2**16):
-        pass
 
 
 def bare_client(engine: Engine) -> Any:
@@ -126,16 +74,18 @@ async def measure(engine: Engine) -> list[list[float]]:
     """Times of the bare client and of the sidecar."""
     with indices(engine) as names:
         index = names("overhead", documents=documents())
-        async with sidecar_process(engine) as address, RerankClient(address) as sidecar, bare_client(engine) as bare:
+        connectors = {"main": {"type": engine.kind, "hosts": [engine.url]}}
+        with running(policy={"enabled": False}, connectors=connectors) as server:
+            async with RerankClient(server.address) as sidecar, bare_client(engine) as bare:
 
-            async def directly() -> int:
-                answer = await bare.search(index=index, body=BODY)
-                return len(answer["hits"]["hits"])
+                async def directly() -> int:
+                    answer = await bare.search(index=index, body=BODY)
+                    return len(answer["hits"]["hits"])
 
-            async def through() -> int:
-                return len((await sidecar.search(index, "apple", BODY)).hits)
+                async def through() -> int:
+                    return len((await sidecar.search(index, "apple", BODY)).hits)
 
-            return await by_turns(directly, through)
+                return await by_turns(directly, through)
 
 
 def table(engine: Engine, direct: list[float], through: list[float]) -> Table:

@@ -66,7 +66,11 @@ def sums_of(exposition: str) -> dict[str, float]:
 
 @contextmanager
 def running(
-    *, policy: Mapping[str, Any], model: Mapping[str, Any] | None = None, server: Mapping[str, Any] | None = None
+    *,
+    policy: Mapping[str, Any],
+    model: Mapping[str, Any] | None = None,
+    server: Mapping[str, Any] | None = None,
+    connectors: Mapping[str, Any] | None = None,
 ) -> Iterator[Server]:
     """A sidecar with one policy and one model, its model warm; stopped at the end, killed when it does not stop.
 
@@ -76,7 +80,7 @@ def running(
     with tempfile.TemporaryDirectory() as folder:
         metrics = f"127.0.0.1:{_free_port()}"
         file, log = Path(folder, "sidecar.yaml"), Path(folder, "sidecar.log")
-        file.write_text(yaml.safe_dump(_tree(metrics, policy, model or {}, server or {})))
+        file.write_text(yaml.safe_dump(_tree(metrics, policy, model or {}, server or {}, connectors or {})))
         with log.open("w") as stderr:
             popen = subprocess.Popen([sys.executable, "-m", "sidecar", "serve", str(file)], stderr=stderr)
         try:
@@ -87,10 +91,15 @@ def running(
 
 
 def _tree(
-    metrics: str, policy: Mapping[str, Any], model: Mapping[str, Any], server: Mapping[str, Any]
+    metrics: str,
+    policy: Mapping[str, Any],
+    model: Mapping[str, Any],
+    server: Mapping[str, Any],
+    connectors: Mapping[str, Any],
 ) -> dict[str, Any]:
     return {
         "server": {"address": "127.0.0.1:0", "metrics_address": metrics, "shutdown_grace_s": 2, **server},
+        "connectors": dict(connectors),
         "models": {"default": dict(model)},
         "policies": {"bench": {"text": {"fields": ["text"]}, **policy}},
         "default_policy": "bench",
