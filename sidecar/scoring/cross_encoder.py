@@ -10,7 +10,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from sidecar.logs import log
 from sidecar.scoring.base import Pair, Scores
 from sidecar.scoring.checkpoint import fingerprint, max_length
-from sidecar.scoring.packing import PackedModel, can_pack, to_device
+from sidecar.scoring.layout import to_device
+from sidecar.scoring.packing import PackedModel, can_pack
 from sidecar.settings import ModelSettings
 from sidecar.tokenization import PairEncoder
 
@@ -63,6 +64,11 @@ class CrossEncoder:
         torch.cuda.empty_cache()
         middle = len(pairs) // 2
         return np.concatenate([self.score(pairs[:middle]), self.score(pairs[middle:])])
+
+    def prepare(self, tokens: int) -> None:
+        """Do now, in the device's thread, what the first batch of each size up to ``tokens`` would else have to do."""
+        if self._packed:
+            self._packed.prepare(tokens)
 
     @torch.inference_mode()
     def _forward(self, pairs: Sequence[Pair]) -> Scores:

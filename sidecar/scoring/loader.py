@@ -1,6 +1,7 @@
 """Brings a configured model to life: load, calibrate, warm up. Runs in the device's thread."""
 
 import time
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from itertools import cycle, islice
 
@@ -51,7 +52,9 @@ def load(name: str, settings: ModelSettings) -> LoadedModel:
 
 
 def fitted(name: str, scorer: CrossEncoder, cost: CostModel, settings: ModelSettings) -> LoadedModel:
-    """The warm model; its largest batch is halved until it fits the memory, and stays so in service.
+    """The warm model, prepared for batches of any size.
+
+    Its largest batch is halved until it fits the memory, and stays so in service.
 
     Raises:
         RuntimeError: not even a single pair fits the memory; on CUDA it is a ``torch.OutOfMemoryError``.
@@ -61,6 +64,7 @@ def fitted(name: str, scorer: CrossEncoder, cost: CostModel, settings: ModelSett
         before = scorer.halved
         run_largest(loaded)
         if scorer.halved == before:
+            scorer.prepare(most_tokens(loaded.limits))
             return loaded
         settings = settings.model_copy(update={"max_batch_tokens": settings.max_batch_tokens // 2})
         log.warning("largest_batch_halved", model=name, max_batch_tokens=settings.max_batch_tokens)
@@ -110,6 +114,14 @@ def run_largest(loaded: LoadedModel) -> None:
     at_most = max(1, limits.max_batch_tokens // length)
     pairs = next(count for count in range(at_most, 0, -1) if limits.fits(count, length))
     loaded.scorer.score(dummies(loaded.scorer, pairs, length))
+
+
+def most_tokens(limits: Limits) -> int:
+    """Tokens of the largest batch of short pairs, which holds more than one of long pairs does."""
+    length = _LENGTHS[0]
+    return length * bisect_right(
+        range(1, limits.max_batch_tokens // length + 1), False, key=lambda pairs: not limits.fits(pairs, length)
+    )
 
 
 def dummies(scorer: Scorer, pairs: int, length: int) -> list[Pair]:

@@ -37,7 +37,7 @@ def test_half_precision_keeps_the_order_but_for_near_ties(tmp_path: Path, family
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("family", [family for family in FAMILIES if family in packing.HEADS])
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family in packing.ENCODERS])
 def test_half_precision_is_packed_and_a_packed_batch_scores_as_its_pairs_alone(
     tmp_path: Path, family: str, dtype: torch.dtype
 ) -> None:

@@ -160,11 +160,12 @@ def limited(model: CrossEncoder, most: int, error: Callable[[], RuntimeError]) -
     sizes: list[int] = []
 
     def before(module: torch.nn.Module, args: object, kwargs: dict[str, Any]) -> None:
-        sizes.append(len(kwargs["packing"].lengths))
+        sizes.append(int((kwargs["input_ids"] == kwargs["input_ids"][0, 0]).sum()))  # each begins with [CLS]
         if sizes[-1] > most:
             raise error()
 
-    model._model.base_model.register_forward_pre_hook(before, with_kwargs=True)
+    embeddings: Any = model._model.base_model.embeddings
+    embeddings.register_forward_pre_hook(before, with_kwargs=True)
     return sizes
 
 

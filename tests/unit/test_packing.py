@@ -8,21 +8,24 @@ import pytest
 import torch
 from structlog.testing import capture_logs
 
-from sidecar.scoring import packing
+from sidecar.scoring import attention, bert, hardware, linear, packing
+from sidecar.scoring.attention import attend
 from sidecar.scoring.base import Pair
 from sidecar.scoring.cross_encoder import CrossEncoder
+from sidecar.scoring.layout import Layout, row_length, row_lengths
 from sidecar.settings import BUNDLED
 from tests.checkpoints import FAMILIES, WORDS, build, edit, rank_correlation, scorer
 
+CPU = torch.device("cpu")
 QUERY = "how to fix an apple phone"
 PASSAGES = [" ".join((WORDS * 9)[start : start + start % 29 + 60 * (start % 7 == 3)]) for start in range(40)]
-PACKED = [family for family in FAMILIES if family in packing.HEADS]
+PACKED = [family for family in FAMILIES if family in packing.ENCODERS]
 
 
 def padded(monkeypatch: pytest.MonkeyPatch, folder: Path | str, **changes: Any) -> CrossEncoder:
     """The checkpoint as a scorer that knows no family to pack."""
     with monkeypatch.context() as patch:
-        patch.setattr(packing, "HEADS", {})
+        patch.setattr(packing, "ENCODERS", {})
         model = scorer(folder, **changes)  # type: ignore[arg-type]
     assert not model.packed
     return model
@@ -96,12 +99,12 @@ def test_a_model_that_cannot_be_packed_after_all_is_padded_and_the_log_says_so(
     want = padded(monkeypatch, tmp_path)
     pairs = want.encode(QUERY, PASSAGES[:8])
 
-    def fails(model: Any, hidden: torch.Tensor, layout: packing.Layout) -> torch.Tensor:
+    def fails(inputs: dict[str, torch.Tensor], layout: Layout) -> torch.Tensor:
         if broken == "raises":
             raise TypeError("no such argument")
-        return torch.full((len(layout.lengths), 1), 7.0)
+        return torch.full((len(layout.first), 32), 7.0)
 
-    monkeypatch.setitem(packing.HEADS, "bert", fails)
+    monkeypatch.setitem(packing.ENCODERS, "bert", lambda _model: fails)
     with capture_logs() as logs:
         model = scorer(tmp_path)
     assert not model.packed
@@ -115,28 +118,57 @@ def test_a_decoder_is_not_packed(tmp_path: Path) -> None:
     assert not scorer(tmp_path).packed
 
 
-def test_the_row_padded_by_width_and_back_is_the_row() -> None:
-    lengths = [3, 16, 17, 17, 40]
-    layout = packing.Layout(lengths, torch.tensor(np.cumsum([0, *lengths], dtype=np.int32)))
-    runs, places, kept = layout.padded
-    assert [(list(run.lengths), run.width) for run in runs] == [([3, 16], 16), ([17, 17], 32), ([40], 48)]
-    assert len(places) == 16 * 2 + 32 * 2 + 48
-    row = torch.arange(sum(lengths))
-    assert torch.equal(row[places][kept], row)
-    assert kept.tolist()[:4] == [0, 1, 2, 16]
+def test_each_pair_takes_whole_vectors_of_a_cpus_row_and_pairs_of_one_width_are_one_run() -> None:
+    layout = Layout.of([3, 16, 17, 17, 40], CPU)
+    assert list(layout.widths) == [16, 16, 32, 32, 48]
+    assert [(run.places, list(run.lengths), run.width) for run in layout.runs] == [
+        (slice(0, 32), [3, 16], 16),
+        (slice(32, 96), [17, 17], 32),
+        (slice(96, 144), [40], 48),
+    ]
+    assert layout.first.tolist() == [0, 16, 32, 64, 96, *[0] * 11]
+    assert layout.tokens == 144
 
 
-def test_what_fills_a_row_up_is_read_by_no_pair() -> None:
-    layout = packing.Layout([3, 5], torch.tensor([0, 3, 8], dtype=torch.int32), filler=8)
-    _, places, kept = layout.padded
-    assert torch.equal(torch.arange(8)[places][kept][:8], torch.arange(8))
-    assert kept.tolist()[8:] == [0] * 8
+def test_on_cuda_the_row_holds_tokens_alone() -> None:
+    layout = Layout.of([3, 16, 17], torch.device("cuda"))
+    assert (list(layout.widths), layout.tokens, layout.starts.tolist()) == ([3, 16, 17], 36, [0, 3, 19, 36])
 
 
-def test_rows_have_few_lengths_and_are_filled_by_a_sixteenth_at_most() -> None:
-    lengths = {tokens: packing.row_length(tokens) for tokens in range(1, 16_385)}
-    assert all(tokens <= length < tokens + max(16, tokens / 16 + 1) for tokens, length in lengths.items())
-    assert len(set(lengths.values())) <= 16 * 7
+@pytest.mark.parametrize("window", [None, 4])
+def test_each_token_takes_from_the_tokens_of_its_own_pair_within_the_window(window: int | None) -> None:
+    torch.manual_seed(1)
+    lengths = [3, 5, 17, 30]
+    layout = Layout.of(lengths, CPU)
+    query, key, value = torch.randn(3, layout.tokens, 2, 8)
+    got = attend(query, key, value, layout, 0.3, window)
+    first = attend(query[layout.first], key, value, layout, 0.3, None)
+    for pair, (start, length) in enumerate(zip(layout.starts.tolist(), lengths, strict=False)):
+        q, k, v = (rows[start : start + length].transpose(0, 1) for rows in (query, key, value))
+        places = torch.arange(length)
+        hidden = (places[:, None] - places).abs() >= (window or length)
+        weights = ((q @ k.mT) * 0.3).masked_fill(hidden, -torch.inf).softmax(-1)
+        want = (weights @ v).transpose(0, 1)
+        torch.testing.assert_close(got[start : start + length], want)
+        if window is None:
+            torch.testing.assert_close(first[pair], want[0])
+
+
+def test_padding_and_filler_stay_finite() -> None:
+    layout = Layout.of([3, 40], CPU)
+    assert layout.tokens == 64
+    layout = Layout.of([100] * 3, CPU)
+    assert layout.tokens > sum(layout.widths)
+    rows = torch.randn(layout.tokens, 2, 8)
+    assert attend(rows, rows, rows, layout, 0.3, 4).isfinite().all()
+    assert attend(rows[layout.first], rows, rows, layout, 0.3, None).isfinite().all()
+
+
+def test_rows_have_few_lengths_and_are_filled_by_an_eighth_at_most() -> None:
+    lengths = {tokens: row_length(tokens) for tokens in range(1, 16_385)}
+    assert all(tokens <= length < tokens + max(16, tokens / 8 + 1) for tokens, length in lengths.items())
+    assert row_lengths(16_384) == sorted(set(lengths.values()))
+    assert len(set(lengths.values())) <= 16 + 8 * 6
 
 
 def test_the_kernel_of_cuda_is_called_with_rows_bounds_and_a_window_on_either_side(
@@ -149,12 +181,63 @@ def test_the_kernel_of_cuda_is_called_with_rows_bounds_and_a_window_on_either_si
         out: torch.Tensor = positional[0]
         return out
 
-    monkeypatch.setattr(packing, "_VARLEN", kernel)
-    layout = packing.Layout([3, 5], torch.tensor([0, 3, 8], dtype=torch.int32))
-    query = torch.randn(1, 2, 8, 4)  # (1, heads, T, size)
-    assert packing._varlen(query, query, query, layout, 0.5, None).shape == (1, 8, 2, 4)
+    monkeypatch.setattr(attention, "VARLEN", kernel)
+    layout = Layout([3, 5], [3, 5], CPU, 8)
+    rows = torch.randn(8, 2, 4)
+    assert attention._varlen(rows, rows, rows, layout, 0.5, None).shape == (8, 2, 4)
     assert seen["shapes"] == [(8, 2, 4)] * 3
     assert [tensor.tolist() for tensor in seen["rest"][:2]] == [[0, 3, 8]] * 2
     assert (seen["rest"][2:], seen["scale"], seen["window_size"]) == ((5, 5), 0.5, (-1, -1))
-    packing._varlen(query, query, query, layout, 0.5, 9)
+    attention._varlen(rows, rows, rows, layout, 0.5, 9)
     assert seen["window_size"] == (8, 8)
+    attention._varlen(rows[[0, 3]], rows, rows, layout, 0.5, None)  # the first tokens alone
+    assert [tensor.tolist() for tensor in seen["rest"][:2]] == [[0, 1, 2], [0, 3, 8]]
+    assert (seen["shapes"][0], seen["rest"][2:]) == ((2, 2, 4), (1, 5))
+
+
+@pytest.mark.skipif(not hardware.has_bfloat16(), reason="needs a CPU that multiplies bfloat16")
+def test_operations_fused_by_onednn_equal_those_one_by_one() -> None:
+    assert isinstance(linear.operations(CPU, torch.bfloat16), linear.Fused)
+    torch.manual_seed(1)
+    rows, weight = torch.randn(48, 64).bfloat16(), torch.randn(32, 64).bfloat16() / 8
+    bias, other = torch.randn(32).bfloat16(), torch.randn(48, 32).bfloat16()
+    fused, plain = linear.Fused(), linear.OneByOne()
+    with torch.inference_mode():
+        for got, want in (
+            (fused.linear(rows, weight, bias), plain.linear(rows, weight, bias)),
+            (fused.gelu(rows, weight, bias), plain.gelu(rows, weight, bias)),
+            (fused.added(rows, weight, bias, other), plain.added(rows, weight, bias, other)),
+        ):
+            torch.testing.assert_close(got, want, rtol=0.02, atol=0.02)
+            assert want.float().std() > 0.3
+
+
+def test_without_the_fused_operations_in_torch_they_run_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "has_bfloat16", lambda: True)
+    monkeypatch.setattr(linear.Fused, "__init__", lambda self: torch.ops.mkldnn._no_such_operation)
+    assert isinstance(linear.operations(CPU, torch.bfloat16), linear.OneByOne)
+
+
+def test_an_activation_other_than_gelu_is_that_of_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build(tmp_path, "bert")
+    edit(tmp_path, hidden_act="gelu_new")
+    model = scorer(tmp_path)
+    pairs = model.encode(QUERY, PASSAGES)
+    assert model.packed
+    np.testing.assert_allclose(model.score(pairs), padded(monkeypatch, tmp_path).score(pairs), atol=1e-5)
+
+
+@pytest.mark.skipif(not hardware.has_bfloat16(), reason="needs a CPU that multiplies bfloat16")
+def test_each_length_of_a_row_is_prepared_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[int] = []
+
+    class Recorded(bert.Layer):
+        def __call__(self, hidden: torch.Tensor, layout: Layout) -> torch.Tensor:
+            rows.append(len(hidden))
+            return super().__call__(hidden, layout)
+
+    monkeypatch.setattr(bert, "Layer", Recorded)
+    model = scorer(BUNDLED, torch.bfloat16)  # type: ignore[arg-type]
+    rows.clear()
+    model.prepare(1000)
+    assert rows == row_lengths(1000)

@@ -1,0 +1,79 @@
+"""Attention of packed pairs, each to itself alone: one kernel for all on CUDA, one call a width on a CPU."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from sidecar.scoring.layout import Layout
+
+
+def attend(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: Layout, scaling: float, window: int | None
+) -> torch.Tensor:
+    """What each token takes from the tokens of its own pair.
+
+    Args:
+        query: (T, heads, head size); or (rows of ``layout.first``, heads, head size) to ask for first tokens alone.
+        key, value: (T, heads, head size).
+        scaling: factor of the logits.
+        window: transformers' ``sliding_window``: a token sees those less than so many places away; None: all.
+
+    Returns:
+        A tensor of the shape of ``query``.
+    """
+    kernel = _varlen if query.is_cuda and VARLEN else _by_width
+    return kernel(query, key, value, layout, scaling, window)
+
+
+def _by_width(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: Layout, scaling: float, window: int | None
+) -> torch.Tensor:
+    """One call for each run of pairs of one width."""
+    first_only, done = len(query) != len(key), 0
+    out = torch.empty_like(query, memory_format=torch.contiguous_format)
+    for run in layout.runs:
+        each = 1 if first_only else run.width
+        asking = slice(done, done + each * len(run.lengths))
+        q = _by_pair(query[asking], each)
+        k, v = _by_pair(key[run.places], run.width), _by_pair(value[run.places], run.width)
+        mask = run.mask(each, window, query.dtype)
+        got = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling)
+        out[asking] = got.transpose(1, 2).flatten(0, 1)
+        done = asking.stop
+    out[done:] = 0.0
+    return out
+
+
+def _by_pair(rows: torch.Tensor, width: int) -> torch.Tensor:
+    """(pairs * width, heads, head size) as (pairs, heads, width, head size)."""
+    return rows.reshape(-1, width, *rows.shape[1:]).transpose(1, 2)
+
+
+def _varlen(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: Layout, scaling: float, window: int | None
+) -> torch.Tensor:
+    """One call of torch's kernel for all pairs; its window counts the places on either side."""
+    assert VARLEN is not None
+    longest, side = max(layout.lengths), -1 if window is None else window - 1
+    asking, most = layout.bounds, longest
+    if len(query) != len(key):
+        asking, most = torch.arange(len(query) + 1, dtype=torch.int32, device=query.device), 1
+    out: torch.Tensor = VARLEN(
+        query, key, value, asking, layout.bounds, most, longest, scale=scaling, window_size=(side, side)
+    )
+    return out
+
+
+def _varlen_of_torch() -> Callable[..., Any] | None:
+    """``torch.nn.attention.varlen.varlen_attn``, where this torch has it with the arguments that are needed."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+    return varlen_attn if {"scale", "window_size"} <= set(inspect.signature(varlen_attn).parameters) else None
+
+
+VARLEN = _varlen_of_torch()
