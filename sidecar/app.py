@@ -122,7 +122,6 @@ class App:
                 f"cannot listen on {settings.address}: the port is in use, or the address is not one of this machine"
             ) from error
         await self._health.starting()
-        self.scheduler.start()
         await self._server.start()
         log.info("listening", address=settings.address, port=self.port, metrics=settings.metrics_address)
         self._starting = [self._spawn(self._load_models())]
@@ -139,7 +138,7 @@ class App:
         await self._server.stop(self._settings.server.shutdown_grace_s)
         for task in self._tasks:
             task.cancel()
-        await self.scheduler.stop()
+        self.scheduler.stop()
         self._pipeline.close()
         await self._names.close()
         for connector in self._connectors.values():

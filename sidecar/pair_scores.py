@@ -9,7 +9,8 @@ from sidecar.bounded_cache import BoundedCache
 from sidecar.deadline import Deadline
 from sidecar.errors import Overloaded
 from sidecar.pair_job import Key, PairJob
-from sidecar.scheduler import Scheduler, Submitted
+from sidecar.scheduler import Scheduler
+from sidecar.tickets import Submitted
 from sidecar.timing import Stopwatch
 
 _SCORE_BYTES = 24

@@ -1,8 +1,7 @@
-"""Admits jobs, feeds the device one batch after the other, and hands out the scores.
+"""Admits jobs to the queue of the device, and gives their scores to those who wait.
 
-One thread owns the device. There is no wait timer: a batch grows while the device is busy with the one before. Whatever
-happens to the loop, every waiter gets an answer: shedding and failing complete its future with a typed error, never by
-cancelling it.
+There is no wait timer: a batch grows while the device is busy with the one before. Whatever happens to the device's
+thread, every waiter gets an answer: shedding and failing complete its future with a typed error, never by cancelling.
 """
 
 import asyncio
@@ -10,20 +9,19 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import NoReturn
 
-import numpy as np
-
 from sidecar import admission
-from sidecar.batching import Batch, Job
+from sidecar.batching import Job
 from sidecar.deadline import Deadline
-from sidecar.errors import BudgetExhausted, ModelError, Overloaded
+from sidecar.device import Device
+from sidecar.errors import ModelError, Overloaded
 from sidecar.job_queue import Queue
 from sidecar.loaded import LoadedModel
 from sidecar.metrics import Metrics
-from sidecar.scoring.base import Pair, Scorer, Scores
+from sidecar.scoring.base import Pair
 from sidecar.shares import Shares
+from sidecar.tickets import Scored, Submitted, Ticket
 
 STALLED_AFTER_S = 10.0
 """A forward pass that takes this long beyond its prediction is taken for stuck; new jobs are refused at once."""
@@ -35,57 +33,6 @@ _TYPICAL_SMOOTHING = 0.1
 """Weight of the newest job in what is typical."""
 _SHRINK_STEP = 0.8
 """Each smaller window that is tried has this share of the one before."""
-
-
-@dataclass(eq=False)
-class Ticket:
-    """What one caller waits for; the key of its :class:`Job`."""
-
-    model: LoadedModel
-    pairs: Sequence[Pair]
-    future: "asyncio.Future[Scores]"
-    scores: Scores = field(init=False)
-    missing: int = field(init=False)
-    started_at: float | None = field(default=None, init=False)
-    device_s: float = field(default=0.0, init=False)
-    """Its part of the device's time so far."""
-
-    def __post_init__(self) -> None:
-        self.scores = np.full(len(self.pairs), np.nan, np.float32)
-        self.missing = len(self.pairs)
-
-    def fail(self, error: Exception) -> None:
-        """Answer with an error, unless answered or abandoned already."""
-        if not self.future.done():
-            self.future.set_exception(error)
-
-    def put(self, pair: int, score: float, took_s: float) -> None:
-        """Take the score of one pair; the last one answers."""
-        self.scores[pair] = score
-        self.device_s += took_s
-        self.missing -= 1
-        if self.missing == 0 and not self.future.done():
-            self.future.set_result(self.scores)
-
-
-@dataclass(frozen=True, slots=True)
-class Scored:
-    """Scores of the pairs of the first ``groups`` groups, and the milliseconds they waited and were computed."""
-
-    scores: Scores
-    groups: int
-    queue_ms: float
-    score_ms: float
-
-
-@dataclass(frozen=True, slots=True)
-class Submitted:
-    """A job in the queue: of how many groups, since when, and when it is predicted to end."""
-
-    job: Job[Ticket]
-    groups: int
-    at: float
-    ends_at: float
 
 
 class Scheduler:
@@ -101,42 +48,31 @@ class Scheduler:
         self._queue: Queue[Ticket] = Queue(max_queued_pairs, Shares(weights))
         self._metrics = metrics
         self._clock = clock
-        self._work = asyncio.Event()
-        self._device = ThreadPoolExecutor(1, thread_name_prefix="device")
+        self._device = Device(self._queue, metrics, clock, self._on_death)
         self._unanswered: set[Job[Ticket]] = set()
         self._typical_s: dict[tuple[str, str], float] = {}
-        self._busy = False
-        self._free_at = 0.0
         self._probed_at = -math.inf
-        self._serving: asyncio.Task[None] | None = None
         self._stopped: BaseException | None = None
 
     @property
     def device(self) -> ThreadPoolExecutor:
         """The one thread that may touch the device; for loading and warming up."""
-        return self._device
+        return self._device.thread
 
     @property
     def alive(self) -> bool:
-        """Whether the loop serves; it never comes back."""
+        """Whether the device's thread serves; it never comes back."""
         return self._stopped is None
 
     @property
     def stalled(self) -> bool:
-        """Whether the batch on the device is overdue by more than :data:`STALLED_AFTER_S`."""
-        return self._busy and self._clock() > self._free_at + STALLED_AFTER_S
+        """Whether what is on the device is overdue by more than :data:`STALLED_AFTER_S`."""
+        return self._device.busy and self._clock() > self._device.free_at + STALLED_AFTER_S
 
-    def start(self) -> None:
-        """Start serving; call once, inside the event loop."""
-        self._serving = asyncio.create_task(self._serve(), name="scheduler")
-        self._serving.add_done_callback(self._on_end)
-
-    async def stop(self) -> None:
+    def stop(self) -> None:
         """Fail all waiters and stop; a forward pass under way is not waited for."""
-        if self._serving:
-            self._serving.cancel()
-            await asyncio.gather(self._serving, return_exceptions=True)
-        self._device.shutdown(wait=False, cancel_futures=True)
+        self._device.stop()
+        self._on_death(asyncio.CancelledError())
 
     def check(self, model: LoadedModel, deadline: Deadline, caller: tuple[str, ...] = (), documents: int = 0) -> None:
         """Raise what :meth:`refusal` gives, if anything."""
@@ -154,10 +90,10 @@ class Scheduler:
         """
         if broken := self._broken():
             return broken
-        self._shed_late()
-        if self._would_be_late(model, deadline, caller, documents):
-            return Overloaded("the jobs before it take longer than its budget")
-        return None
+        with self._device.lock:
+            self._device.shed_late()
+            late = self._would_be_late(model, deadline, caller, documents)
+        return Overloaded("the jobs before it take longer than its budget") if late else None
 
     def refuse(self, refusal: Overloaded | ModelError, documents: int) -> NoReturn:
         """Raise a refusal, which counts as so many pairs that never reach the device."""
@@ -176,7 +112,7 @@ class Scheduler:
 
     def _would_be_late(self, model: LoadedModel, deadline: Deadline, caller: tuple[str, ...], documents: int) -> bool:
         now = self._clock()
-        free_at = max(now, self._free_at)
+        free_at = max(now, self._device.free_at)
         if not len(self._queue):
             return free_at >= deadline.at
         least: Job[None] = Job(None, model.name, [1], deadline.at, model.limits, caller)
@@ -201,13 +137,14 @@ class Scheduler:
             Overloaded: the job would be late, or too many pairs wait.
             ModelError: the device is stuck, or the loop has died.
         """
-        if broken := self._broken():
-            raise broken
-        self._shed_late()
-        submitted = self._admit(model, groups, deadline, min_groups, caller)
-        self._unanswered.add(submitted.job)
-        self._work.set()
-        self._count()
+        with self._device.lock:
+            if broken := self._broken():
+                raise broken
+            self._device.shed_late()
+            submitted = self._admit(model, groups, deadline, min_groups, caller)
+            self._unanswered.add(submitted.job)
+            self._count()
+            self._device.wake()
         return submitted
 
     async def result(self, submitted: Submitted) -> Scored:
@@ -236,7 +173,7 @@ class Scheduler:
     ) -> Submitted:
         """Queue the largest job that would end in time, displacing those of callers who have more than this one."""
         now = self._clock()
-        free_at = max(now, self._free_at)
+        free_at = max(now, self._device.free_at)
         for count in _sizes(len(groups), min_groups):
             pairs = [pair for group in groups[:count] for pair in group]
             ticket = Ticket(model, pairs, asyncio.get_running_loop().create_future())
@@ -275,107 +212,33 @@ class Scheduler:
         switched off, and a budget that is truly too small must not keep it busy.
         """
         now = self._clock()
-        if self._busy or len(self._queue) or now < self._probed_at + _PROBE_EVERY_S:
+        if self._device.busy or len(self._queue) or now < self._probed_at + _PROBE_EVERY_S:
             return False
         self._probed_at = now
         job.probe = True
         return True
 
-    async def _serve(self) -> None:
-        while True:
-            self._shed_late()
-            batch = self._queue.take(self._clock())
-            self._count()
-            if batch is None:
-                self._work.clear()
-                await self._work.wait()
-            else:
-                await self._run(batch)
-
-    async def _run(self, batch: Batch[Ticket]) -> None:
-        """Score one batch and hand out its scores; a batch that fails is tried again job by job."""
-        started = self._clock()
-        model = batch.pairs[0][0].key.model
-        try:
-            scores = await self._forward(batch)
-        except ModelError as error:
-            self._metrics.observe_waste(batch.model, self._clock() - started)
-            await self._isolate(batch, error)
-            return
-        took_s = self._clock() - started
-        self._queue.rescale(batch.model, model.cost.observe(len(batch.pairs), batch.length, took_s))
-        self._metrics.observe_forward(batch.model, len(batch.pairs) * batch.length, batch.predicted_s, took_s)
-        pair_s = took_s / len(batch.pairs)
-        self._metrics.observe_waste(batch.model, pair_s * sum(job.key.future.done() for job, _ in batch.pairs))
-        for (job, pair), score in zip(batch.pairs, scores.tolist(), strict=True):
-            job.key.put(pair, score, pair_s)
-
-    async def _forward(self, batch: Batch[Ticket]) -> Scores:
-        now = self._clock()
-        for job, _ in batch.pairs:
-            job.key.started_at = job.key.started_at or now
-        pairs = [job.key.pairs[pair] for job, pair in batch.pairs]
-        scorer = batch.pairs[0][0].key.model.scorer
-        self._busy, self._free_at = True, now + batch.predicted_s
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._device, _score, scorer, pairs)
-        finally:
-            self._busy, self._free_at = False, self._clock()
-
-    async def _isolate(self, batch: Batch[Ticket], error: ModelError) -> None:
-        """One bad pair must not fail the jobs that shared its batch: each is tried alone, and a lone one fails."""
-        jobs = list(dict.fromkeys(job for job, _ in batch.pairs))
-        if len(jobs) == 1:
-            self._queue.remove(jobs[0])
-            jobs[0].key.fail(error)
-            return
-        for job in jobs:
-            alone = [(other, pair) for other, pair in batch.pairs if other is job]
-            if not job.key.future.done():
-                predicted_s = job.limits.predict_s(len(alone), batch.length)
-                await self._run(Batch(batch.model, alone, batch.length, predicted_s))
-
     def _forget(self, job: Job[Ticket]) -> None:
         """Drop what still waits of a job that was answered, or whose caller has gone."""
-        self._unanswered.discard(job)
-        self._queue.remove(job)
         future = job.key.future
+        with self._device.lock:
+            self._unanswered.discard(job)
+            self._queue.remove(job)
+            self._count()
         if future.cancelled() or future.exception():
             self._metrics.observe_waste(job.model, job.key.device_s)
         if job.waiting and future.cancelled():
             self._metrics.shed_pairs.labels("abandoned").inc(len(job.waiting))
-        self._count()
 
-    def _shed_late(self) -> None:
-        for job in self._queue.late(self._clock()):
-            self._metrics.shed_pairs.labels("late").inc(len(job.waiting))
-            job.key.fail(BudgetExhausted("the job could no longer end within its budget"))
+    def _on_death(self, error: BaseException) -> None:
+        """However the device's thread ended, nobody waits for ever. Called in that thread, or to stop it."""
+        with self._device.lock:
+            self._stopped = self._stopped or error
+            for job in self._unanswered:
+                job.key.fail(ModelError("the scheduler has stopped"))
 
     def _count(self) -> None:
         self._metrics.queue_pairs.set(self._queue.pairs)
-
-    def _on_end(self, task: "asyncio.Task[None]") -> None:
-        """However the loop ended, nobody waits for ever."""
-        error = None if task.cancelled() else task.exception()
-        self._stopped = error or asyncio.CancelledError()
-        for job in list(self._unanswered):
-            job.key.fail(ModelError("the scheduler has stopped"))
-
-
-def _score(scorer: Scorer, pairs: Sequence[Pair]) -> Scores:
-    """One forward pass, in the device's thread: whatever goes wrong in it leaves the thread as a :class:`ModelError`.
-
-    Not only for the message: a StopIteration would never reach the event loop, and its future would wait for ever; a
-    CancelledError or SystemExit would end the batch loop.
-    """
-    try:
-        with np.errstate(over="ignore"):
-            scores = np.asarray(scorer.score(pairs), np.float32)
-    except BaseException as error:
-        raise ModelError(f"the model raised {type(error).__name__}") from error
-    if scores.shape != (len(pairs),):
-        raise ModelError(f"the model returned scores of shape {scores.shape} for {len(pairs)} pairs")
-    return scores
 
 
 def _kind(model: LoadedModel, caller: tuple[str, ...]) -> tuple[str, str]:

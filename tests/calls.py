@@ -18,9 +18,10 @@ from sidecar.app import App
 from sidecar.client import RerankClient
 from sidecar.deadline import Deadline
 from sidecar.loaded import LoadedModel
-from sidecar.scheduler import Scheduler, Scored
+from sidecar.scheduler import Scheduler
 from sidecar.scoring.base import Pair, Scores
 from sidecar.settings import Settings
+from sidecar.tickets import Scored
 from sidecar.v1 import rerank_pb2 as pb
 from tests.conftest import DOCUMENTS, settings
 

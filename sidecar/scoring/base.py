@@ -1,8 +1,8 @@
 """What a model is to the rest of the sidecar."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,4 +44,17 @@ class Scorer(Protocol):
 
     def score(self, pairs: Sequence[Pair]) -> Scores:
         """Raw relevance of each pair, float32 of shape (len(pairs),); higher is better. One forward pass."""
+        ...
+
+
+@runtime_checkable
+class Launches(Protocol):
+    """A scorer that may leave a forward pass to the device and go on: the next one is then launched behind it."""
+
+    launches: bool
+    """Whether it does, on the device that it is on."""
+
+    def launch(self, pairs: Sequence[Pair]) -> Callable[[], Scores]:
+        """Start what ``score`` does. What is returned waits for the scores and gives them; called in the same thread,
+        once, in the order of the launches."""
         ...

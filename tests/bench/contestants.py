@@ -65,7 +65,7 @@ class Sidecar:
         self.name = name
         self.dtype = str(hardware.pick_dtype(chosen, hardware.pick_device(chosen))).removeprefix("torch.")
         self._runner = asyncio.Runner()
-        self._scheduler = self._runner.run(_started())
+        self._scheduler = Scheduler(100_000, Metrics())
         self.model: LoadedModel = self._scheduler.device.submit(loader.load, "bench", chosen).result()  # as the server
 
     def score(self, query: str, texts: Sequence[str]) -> Floats:
@@ -84,14 +84,8 @@ class Sidecar:
 
     def close(self) -> None:
         """See :class:`Contestant`."""
-        self._runner.run(self._scheduler.stop())
+        self._scheduler.stop()
         self._runner.close()
-
-
-async def _started() -> Scheduler:
-    scheduler = Scheduler(100_000, Metrics())
-    scheduler.start()
-    return scheduler
 
 
 class SentenceTransformers:

@@ -266,7 +266,7 @@ class TestStop:
                 await hanging.entered()
                 waiters.append(asyncio.create_task(score(made, model, groups(model, 2), in_s(60))))
                 await asyncio.sleep(0)
-                await made.stop()
+                made.stop()
                 for waiter in waiters:
                     with pytest.raises(ModelError, match="stopped"):
                         await asyncio.wait_for(waiter, PATIENCE_S)
@@ -334,11 +334,10 @@ class Unforeseen(MemoryConnector):
 async def scheduler(now: list[float] | None = None) -> AsyncIterator[tuple[Scheduler, LoadedModel]]:
     """A scheduler that serves, by the real clock or the one given, and a model for it."""
     made = Scheduler(1000, Metrics(), (lambda: now[0]) if now else time.monotonic)
-    made.start()
     try:
         yield made, model_of(WordOverlapScorer())
     finally:
-        await made.stop()
+        made.stop()
 
 
 def model_of(scorer: WordOverlapScorer) -> LoadedModel:

@@ -78,11 +78,10 @@ async def bench(
 ) -> AsyncIterator[Bench]:
     """A bench that is cleared away."""
     scheduler = Scheduler(max_queued, Metrics())
-    scheduler.start()
     try:
         yield Bench(scheduler, scorer or WordOverlapScorer(), max_bytes, cost or CostModel(overhead_s=1e-4))
     finally:
-        await scheduler.stop()
+        scheduler.stop()
 
 
 def truth(texts: Sequence[str], query: str = QUERY) -> list[float]:
@@ -332,14 +331,15 @@ class TestShared:
 
 class TestWithoutDevice:
     async def test_known_scores_are_given_while_the_device_hangs(self, serve: Serve) -> None:
+        late_s = [0.0]
         with Held() as hanging:
             scorer = WordOverlapScorer()
-            async with serve(scorer, configured=cached()) as (client, app):
+            async with serve(scorer, configured=cached(), clock=lambda: time.monotonic() + late_s[0]) as (client, app):
                 before = await client.rerank(QUERY, TEXTS)
                 scorer.fault = hanging
                 stuck = asyncio.create_task(client.rerank("tree", TEXTS))
                 await hanging.entered()
-                app.scheduler._free_at -= 60
+                late_s[0] = 60.0
                 assert app.scheduler.stalled
                 again, new = await client.rerank(QUERY, TEXTS), await client.rerank("pie", TEXTS)
                 hanging.release()

@@ -7,6 +7,7 @@ import ast
 import asyncio
 import gc
 import math
+import threading
 import time
 import tracemalloc
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -40,9 +41,8 @@ POISON = "poison"
 @pytest.fixture
 async def scheduler() -> AsyncIterator[Scheduler]:
     one = Scheduler(1_000_000, Metrics())
-    one.start()
     yield one
-    await one.stop()
+    one.stop()
 
 
 def loaded(scorer: Scorer) -> LoadedModel:
@@ -58,8 +58,12 @@ def grouped(pairs: Sequence[Pair]) -> list[list[Pair]]:
 
 
 async def together(scheduler: Scheduler, model: LoadedModel, jobs: Sequence[Sequence[Pair]]) -> list[Any]:
-    """What becomes of jobs that come at the same time, so that they share batches."""
+    """What becomes of jobs that come while the device is busy, so that they share batches."""
+    busy = threading.Event()
+    scheduler.device.submit(busy.wait, PATIENCE_S)
     tasks = [asyncio.create_task(score(scheduler, model, grouped(pairs), in_s(PATIENCE_S))) for pairs in jobs]
+    await until(lambda: len(scheduler._queue) == len(jobs))
+    busy.set()
     return await asyncio.gather(*tasks, return_exceptions=True)
 
 
@@ -370,7 +374,6 @@ class TestClocks:
         """As after SIGSTOP: the monotonic clock has gone on, and one pass seems to have taken an hour."""
         now = [0.0]
         one = Scheduler(1000, Metrics(), clock=lambda: now[0])
-        one.start()
         with Held(first=1) as hanging:
             scorer = WordOverlapScorer(fault=hanging)
             model = loaded(scorer)
@@ -385,7 +388,7 @@ class TestClocks:
             assert (await running).groups == 1
             after = await score(one, model, grouped(scorer.encode("a", ["b"])), Deadline(3600.5))
             assert after.groups == 1
-        await one.stop()
+        one.stop()
 
     def test_the_wall_clock_is_asked_nowhere_in_the_server(self) -> None:
         """So that it may jump: durations and deadlines are monotonic."""

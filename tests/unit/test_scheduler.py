@@ -12,19 +12,19 @@ from sidecar.deadline import Deadline
 from sidecar.errors import BudgetExhausted, ModelError, Overloaded
 from sidecar.loaded import LoadedModel
 from sidecar.metrics import Metrics
-from sidecar.scheduler import Scheduler, Scored
+from sidecar.scheduler import Scheduler
 from sidecar.scoring.base import Pair, Scores
 from sidecar.scoring.fake import WordOverlapScorer
 from sidecar.settings import ModelSettings
+from sidecar.tickets import Scored
 from tests.calls import Held, score
 
 
 @pytest.fixture
 async def scheduler() -> AsyncIterator[Scheduler]:
     one = Scheduler(1000, Metrics())
-    one.start()
     yield one
-    await one.stop()
+    one.stop()
 
 
 def model(scorer: WordOverlapScorer, overhead_s: float = 1e-4) -> LoadedModel:
@@ -51,7 +51,6 @@ async def test_a_prediction_that_is_far_too_high_does_not_refuse_for_ever() -> N
     """A device that was slow for a while must not stay switched off: nothing admitted means nothing learnt."""
     now = [0.0]
     one = Scheduler(1000, Metrics(), clock=lambda: now[0])
-    one.start()
     scorer = WordOverlapScorer(fault=lambda *_: now.__setitem__(0, now[0] + 0.001))
     slow = model(scorer, overhead_s=3.0)
     ends = []
@@ -62,7 +61,7 @@ async def test_a_prediction_that_is_far_too_high_does_not_refuse_for_ever() -> N
             ends.append("scored")
         except Overloaded:
             ends.append("refused")
-    await one.stop()
+    one.stop()
     assert ends[0] == "scored", "the first one is tried although it is predicted to be late"
     assert ends[-1] == "scored"
     assert slow.cost.predict_s(1, 4) < 0.5, "what was tried has corrected the prediction"
@@ -167,7 +166,6 @@ async def test_under_load_windows_shrink_before_jobs_are_refused_and_say_how_far
 async def test_metrics_tell_the_devices_time_what_was_wasted_and_how_good_predictions_were() -> None:
     metrics = Metrics()
     one = Scheduler(1000, metrics)
-    one.start()
     poison = 6
 
     def fault(_: int, pairs: Sequence[Pair]) -> Scores | None:
@@ -181,7 +179,7 @@ async def test_metrics_tell_the_devices_time_what_was_wasted_and_how_good_predic
     await score(one, loaded, groups(scorer, "apple"), within(5))
     with pytest.raises(ModelError):
         await score(one, loaded, groups(scorer, "one two three"), within(5))
-    await one.stop()
+    one.stop()
 
     def value(name: str) -> float:
         return metrics.registry.get_sample_value(f"sidecar_{name}", {"model": "default"}) or 0.0

@@ -1,0 +1,202 @@
+"""The thread that owns the device: it takes one batch after the other from the queue, and asks nobody in between.
+
+The event loop is not on that way. While it parses a large message the device goes on, and between two batches nothing
+waits for it to wake up. Where a scorer only launches its passes, as on CUDA, the next batch is chosen, packed and
+launched shortly before the one on the device is predicted to end: one batch ahead, chosen as late as can be.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from sidecar.batching import Batch
+from sidecar.errors import BudgetExhausted, ModelError
+from sidecar.job_queue import Queue
+from sidecar.metrics import Metrics
+from sidecar.scoring.base import Launches, Pair, Scorer, Scores
+from sidecar.tickets import Ticket
+
+_LEAD_S = 0.004
+"""A batch ahead is chosen so long before the other one's predicted end, and earlier where predictions are in doubt: as
+long as packing and launching a few hundred pairs takes."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Flight:
+    """A batch that went to the device at ``at``. ``scores`` waits for its scores; if it is not ``launched`` it is they
+    that have the device compute them."""
+
+    batch: Batch[Ticket]
+    at: float
+    scores: Callable[[], Scores]
+    launched: bool
+
+
+class Device:
+    """Scores what waits in ``queue``; whoever touches that holds :attr:`lock`."""
+
+    def __init__(
+        self,
+        queue: Queue[Ticket],
+        metrics: Metrics,
+        clock: Callable[[], float],
+        on_death: Callable[[BaseException], None],
+    ) -> None:
+        """``on_death`` is called in the thread when it has met a fault of its own, and serves no more."""
+        self.lock = threading.Condition()
+        self.thread = ThreadPoolExecutor(1, thread_name_prefix="device")
+        self._queue = queue
+        self._metrics = metrics
+        self._clock = clock
+        self._on_death = on_death
+        self._serving = False
+        self._stopped = False
+        self._flights: tuple[Flight, ...] = ()
+        self._landed_at = 0.0
+
+    @property
+    def busy(self) -> bool:
+        """Whether a batch is on the device."""
+        return bool(self._flights)
+
+    @property
+    def free_at(self) -> float:
+        """When the batches on the device are predicted to be over, or the last one was."""
+        flights = self._flights
+        start = max(self._landed_at, flights[0].at) if flights else self._landed_at
+        return start + sum(flight.batch.predicted_s for flight in flights)
+
+    def wake(self) -> None:
+        """Something waits in the queue; call with the lock held."""
+        self.lock.notify()
+        if not self._serving and not self._stopped:
+            self._serving = True
+            self.thread.submit(self._serve)
+
+    def stop(self) -> None:
+        """Take no more batches; the one on the device is not waited for."""
+        with self.lock:
+            self._stopped = True
+            self.lock.notify()
+        self.thread.shutdown(wait=False, cancel_futures=True)
+
+    def shed_late(self) -> None:
+        """Answer the jobs that can no longer end in time, so that they never reach the device; needs the lock."""
+        for job in self._queue.late(self._clock()):
+            self._metrics.shed_pairs.labels("late").inc(len(job.waiting))
+            job.key.fail(BudgetExhausted("the job could no longer end within its budget"))
+
+    def _serve(self) -> None:
+        """One batch after the other, until nobody waits. Whatever breaks here is told."""
+        try:
+            ahead: Flight | None = None
+            while (batch := self._next(ahead)) or ahead:
+                flight = self._launch(batch) if batch else None
+                if ahead:
+                    self._land(ahead)
+                if flight and not flight.launched:
+                    self._land(flight)
+                ahead = flight if flight and flight.launched else None
+        except BaseException as error:  # noqa: BLE001 - a thread that ends without a word leaves all waiting
+            self._on_death(error)
+
+    def _next(self, ahead: Flight | None) -> Batch[Ticket] | None:
+        """The next batch; behind another one, as late as it can be chosen, and None when none comes until then."""
+        with self.lock:
+            if ahead:
+                self._wait_for_end_of(ahead.batch)
+            self.shed_late()
+            batch = None if self._stopped else self._queue.take(self._clock())
+            self._metrics.queue_pairs.set(self._queue.pairs)
+            self._serving = bool(batch or ahead)
+            return batch
+
+    def _wait_for_end_of(self, batch: Batch[Ticket]) -> None:
+        """Wait until little is left of it, and from then on for work, until it should be over."""
+        lead_s = _LEAD_S + batch.pairs[0][0].limits.doubt_s(batch.predicted_s)
+        self.lock.wait_for(lambda: self._stopped, max(0.0, self.free_at - lead_s - self._clock()))
+        self.lock.wait_for(lambda: self._stopped or len(self._queue), max(0.0, self.free_at - self._clock()))
+
+    def _launch(self, batch: Batch[Ticket]) -> Flight:
+        now = self._clock()
+        for job, _ in batch.pairs:
+            job.key.started_at = job.key.started_at or now
+        pairs = [job.key.pairs[pair] for job, pair in batch.pairs]
+        scores, launched = _launched(batch.pairs[0][0].key.model.scorer, pairs)
+        flight = Flight(batch, now, scores, launched)
+        self._flights = (*self._flights, flight)
+        return flight
+
+    def _land(self, flight: Flight) -> None:
+        """Wait for the scores of a batch and hand them out; one that failed is tried again job by job."""
+        scores = _scores_of(flight)
+        now = self._clock()
+        took_s = max(0.0, now - max(flight.at, self._landed_at))
+        self._flights, self._landed_at = tuple(one for one in self._flights if one is not flight), now
+        if isinstance(scores, ModelError):
+            self._metrics.observe_waste(flight.batch.model, took_s)
+            self._isolate(flight.batch, scores)
+        else:
+            self._observe(flight.batch, took_s)
+            self._hand_out(flight.batch, scores, took_s)
+
+    def _observe(self, batch: Batch[Ticket], took_s: float) -> None:
+        """Learn how long it took."""
+        model = batch.pairs[0][0].key.model
+        with self.lock:
+            self._queue.rescale(batch.model, model.cost.observe(len(batch.pairs), batch.length, took_s))
+        self._metrics.observe_forward(batch.model, len(batch.pairs) * batch.length, batch.predicted_s, took_s)
+
+    def _hand_out(self, batch: Batch[Ticket], scores: Scores, took_s: float) -> None:
+        pair_s = took_s / len(batch.pairs)
+        self._metrics.observe_waste(batch.model, pair_s * sum(job.key.is_over for job, _ in batch.pairs))
+        for (job, pair), score in zip(batch.pairs, scores.tolist(), strict=True):
+            job.key.put(pair, score, pair_s)
+
+    def _isolate(self, batch: Batch[Ticket], error: ModelError) -> None:
+        """One bad pair must not fail the jobs that shared its batch: each is tried alone, and a lone one fails."""
+        jobs = list(dict.fromkeys(job for job, _ in batch.pairs))
+        if len(jobs) == 1:
+            with self.lock:
+                self._queue.remove(jobs[0])
+            jobs[0].key.fail(error)
+            return
+        for job in jobs:
+            if not job.key.is_over:
+                alone = [(other, pair) for other, pair in batch.pairs if other is job]
+                predicted_s = job.limits.predict_s(len(alone), batch.length)
+                self._land(self._launch(Batch(batch.model, alone, batch.length, predicted_s)))
+
+
+def _launched(scorer: Scorer, pairs: Sequence[Pair]) -> tuple[Callable[[], Scores], bool]:
+    """What gives the scores, and whether the device is at work on them already."""
+    if not (isinstance(scorer, Launches) and scorer.launches):
+        return partial(scorer.score, pairs), False
+    try:
+        return scorer.launch(pairs), True
+    except BaseException as error:  # noqa: BLE001 - told with the errors of the pass itself
+        return partial(_raise, error), False
+
+
+def _raise(error: BaseException) -> Scores:
+    raise error
+
+
+def _scores_of(flight: Flight) -> Scores | ModelError:
+    """The scores of a batch, or whatever went wrong as a :class:`ModelError`: an interrupt or exit in the midst of a
+    model must not end the thread."""
+    count = len(flight.batch.pairs)
+    try:
+        with np.errstate(over="ignore"):
+            scores = np.asarray(flight.scores(), np.float32)
+    except BaseException as cause:  # noqa: BLE001
+        error = ModelError(f"the model raised {type(cause).__name__}")
+        error.__cause__ = cause
+        return error
+    if scores.shape != (count,):
+        return ModelError(f"the model returned scores of shape {scores.shape} for {count} pairs")
+    return scores

@@ -1,0 +1,79 @@
+"""What a caller of the scheduler waits for, and what it is given."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from sidecar.batching import Job
+from sidecar.loaded import LoadedModel
+from sidecar.scoring.base import Pair, Scores
+
+
+@dataclass(eq=False)
+class Ticket:
+    """What one caller waits for; the key of its :class:`Job`. Both the event loop and the device's thread answer it."""
+
+    model: LoadedModel
+    pairs: Sequence[Pair]
+    future: "asyncio.Future[Scores]"
+    scores: Scores = field(init=False)
+    missing: int = field(init=False)
+    started_at: float | None = field(default=None, init=False)
+    device_s: float = field(default=0.0, init=False)
+    """Its part of the device's time so far."""
+    _answered: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        self.scores = np.full(len(self.pairs), np.nan, np.float32)
+        self.missing = len(self.pairs)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it is answered, or its caller has gone."""
+        return self._answered or self.future.done()
+
+    def fail(self, error: Exception) -> None:
+        """Answer with an error, unless answered or abandoned already."""
+        self._answer(self.future.set_exception, error)
+
+    def put(self, pair: int, score: float, took_s: float) -> None:
+        """Take the score of one pair; the last one answers."""
+        self.scores[pair] = score
+        self.device_s += took_s
+        self.missing -= 1
+        if self.missing == 0:
+            self._answer(self.future.set_result, self.scores)
+
+    def _answer(self, complete: Callable[[Any], None], answer: object) -> None:
+        self._answered = True
+        try:
+            self.future.get_loop().call_soon_threadsafe(self._complete, complete, answer)
+        except RuntimeError:  # the loop is closed, and nobody waits any more
+            return
+
+    def _complete(self, complete: Callable[[Any], None], answer: object) -> None:
+        if not self.future.done():
+            complete(answer)
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Scores of the pairs of the first ``groups`` groups, and the milliseconds they waited and were computed."""
+
+    scores: Scores
+    groups: int
+    queue_ms: float
+    score_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """A job in the queue: of how many groups, since when, and when it is predicted to end."""
+
+    job: Job[Ticket]
+    groups: int
+    at: float
+    ends_at: float
