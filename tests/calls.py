@@ -206,6 +206,23 @@ class RecordingConnector(MemoryConnector):
         return await super().search(index or "docs", plain, timeout_s=timeout_s)
 
 
+@asynccontextmanager
+async def busy(scheduler: Scheduler) -> AsyncIterator[None]:
+    """The device's thread is busy with something else in this block, so that what comes has to wait."""
+    entered, over = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        entered.set()
+        over.wait(60)
+
+    scheduler.device.submit(hold)
+    assert await asyncio.to_thread(entered.wait, PATIENCE_S)
+    try:
+        yield
+    finally:
+        over.set()
+
+
 async def score(
     scheduler: Scheduler,
     model: LoadedModel,

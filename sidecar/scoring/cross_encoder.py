@@ -1,7 +1,7 @@
 """A sequence-classification model that scores pairs of query and passage."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from sidecar.logs import log
 from sidecar.scoring.base import Pair, Scores
 from sidecar.scoring.checkpoint import fingerprint, max_length
-from sidecar.scoring.layout import to_device
+from sidecar.scoring.layout import to_device, to_host
 from sidecar.scoring.packing import PackedModel, can_pack
 from sidecar.settings import ModelSettings
 from sidecar.tokenization import PairEncoder
@@ -39,6 +39,7 @@ class CrossEncoder:
         self._encoder = PairEncoder(tokenizer, self.max_length, token_types=takes_types, cache_bytes=cache_bytes)
         self.token_cache = self._encoder.cache
         self._packed = self._try_packing() if can_pack(model) else None
+        self.launches = model.device.type == "cuda"
 
     @property
     def packed(self) -> bool:
@@ -55,15 +56,21 @@ class CrossEncoder:
         Raises:
             RuntimeError: not even a single pair fits the memory; on CUDA it is a ``torch.OutOfMemoryError``.
         """
+        return self.launch(pairs)()
+
+    def launch(self, pairs: Sequence[Pair]) -> Callable[[], Scores]:
+        """See :class:`sidecar.scoring.base.Launches`; raises what :meth:`score` does. On a CPU it returns when all is
+        done."""
         try:
-            return self._forward(pairs)
+            return self._started(pairs)
         except RuntimeError as error:
             if len(pairs) == 1 or not is_out_of_memory(error):
                 raise
         self.halved += 1
         torch.cuda.empty_cache()
         middle = len(pairs) // 2
-        return np.concatenate([self.score(pairs[:middle]), self.score(pairs[middle:])])
+        halves = self.launch(pairs[:middle]), self.launch(pairs[middle:])
+        return lambda: np.concatenate([half() for half in halves])
 
     def prepare(self, tokens: int) -> None:
         """Do now, in the device's thread, what the first batch of each size up to ``tokens`` would else have to do."""
@@ -71,10 +78,12 @@ class CrossEncoder:
             self._packed.prepare(tokens)
 
     @torch.inference_mode()
-    def _forward(self, pairs: Sequence[Pair]) -> Scores:
+    def _started(self, pairs: Sequence[Pair]) -> Callable[[], Scores]:
+        """One forward pass under way, and how its scores are waited for: on CUDA all work is in the stream's hands,
+        the copy of the scores into pinned memory included."""
         logits = (self._packed.logits(pairs) if self._packed else self._padded_logits(pairs)).float()  # (B, labels)
         scores = logits[:, 0] if self._label is None else logits[:, self._label] - logits[:, 1 - self._label]
-        return np.asarray(scores.cpu().numpy(), np.float32)  # (B,)
+        return to_host(scores)  # (B,)
 
     @torch.inference_mode()
     def _try_packing(self) -> PackedModel | None:

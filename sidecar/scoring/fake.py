@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -48,6 +49,18 @@ class WordOverlapScorer:
         time.sleep(self.seconds_per_token * sum(pair.tokens for pair in pairs))
         replaced = self.fault(number, pairs) if self.fault else None
         return np.array([_overlap(pair) for pair in pairs], np.float32) if replaced is None else replaced
+
+
+@dataclass
+class LaunchedScorer(WordOverlapScorer):
+    """The same on a device that works by itself, one pass after the other, as CUDA does."""
+
+    launches: bool = True
+    _stream: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
+
+    def launch(self, pairs: Sequence[Pair]) -> Callable[[], Scores]:
+        """See :class:`sidecar.scoring.base.Launches`."""
+        return self._stream.submit(self.score, pairs).result
 
 
 def _overlap(pair: Pair) -> float:

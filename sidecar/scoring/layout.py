@@ -1,6 +1,6 @@
 """Where packed pairs lie: end to end in one row of T places, on a CPU each padded to whole vectors."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby
@@ -125,3 +125,18 @@ def to_device(array: NDArray[np.generic], device: torch.device) -> torch.Tensor:
     """The array as a tensor; to CUDA from pinned memory, so that the copy does not hold up the kernels' launches."""
     tensor = torch.from_numpy(array)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def to_host(rows: torch.Tensor) -> Callable[[], NDArray[np.float32]]:
+    """What waits for the copy of a float32 tensor to arrive and gives it; on CUDA the copy is only begun here."""
+    if rows.device.type != "cuda":
+        return rows.numpy
+    copy = torch.empty(rows.shape, dtype=rows.dtype, pin_memory=True)
+    copy.copy_(rows, non_blocking=True)
+    arrived = torch.cuda.current_stream(rows.device).record_event()
+
+    def wait() -> NDArray[np.float32]:
+        arrived.synchronize()
+        return copy.numpy().copy()
+
+    return wait

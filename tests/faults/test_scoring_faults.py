@@ -7,7 +7,6 @@ import ast
 import asyncio
 import gc
 import math
-import threading
 import time
 import tracemalloc
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -27,11 +26,11 @@ from sidecar.loaded import LoadedModel
 from sidecar.metrics import Metrics
 from sidecar.scheduler import STALLED_AFTER_S, Scheduler
 from sidecar.scoring.base import Pair, Scorer, Scores
-from sidecar.scoring.fake import WordOverlapScorer
+from sidecar.scoring.fake import LaunchedScorer, WordOverlapScorer
 from sidecar.settings import ModelSettings
 from sidecar.v1 import rerank_pb2 as pb
 from tests import checkpoints
-from tests.calls import BUDGET_S, PATIENCE_S, QUERY, Held, quick, raw_channel, reply, score, search, until, within
+from tests.calls import BUDGET_S, PATIENCE_S, QUERY, Held, busy, quick, raw_channel, reply, score, search, until, within
 from tests.conftest import Serve, loader, settings
 
 RERANKING = "sidecar.v1.RerankService"
@@ -59,11 +58,9 @@ def grouped(pairs: Sequence[Pair]) -> list[list[Pair]]:
 
 async def together(scheduler: Scheduler, model: LoadedModel, jobs: Sequence[Sequence[Pair]]) -> list[Any]:
     """What becomes of jobs that come while the device is busy, so that they share batches."""
-    busy = threading.Event()
-    scheduler.device.submit(busy.wait, PATIENCE_S)
-    tasks = [asyncio.create_task(score(scheduler, model, grouped(pairs), in_s(PATIENCE_S))) for pairs in jobs]
-    await until(lambda: len(scheduler._queue) == len(jobs))
-    busy.set()
+    async with busy(scheduler):
+        tasks = [asyncio.create_task(score(scheduler, model, grouped(pairs), in_s(PATIENCE_S))) for pairs in jobs]
+        await until(lambda: len(scheduler._queue) == len(jobs))
     return await asyncio.gather(*tasks, return_exceptions=True)
 
 
@@ -89,8 +86,14 @@ def nan_for(token: int) -> Callable[[int, Sequence[Pair]], Scores]:
 
 @pytest.fixture
 def fake() -> WordOverlapScorer:
-    """Its tokens of QUERY and of POISON are known from the start."""
+    """Its tokens are known from the start."""
     return WordOverlapScorer()
+
+
+@pytest.fixture
+def launched() -> WordOverlapScorer:
+    """The same, on a device that works by itself."""
+    return LaunchedScorer()
 
 
 @pytest.fixture
@@ -99,9 +102,9 @@ def real(tmp_path: Path) -> Any:
     return checkpoints.scorer(checkpoints.build(tmp_path))
 
 
-@pytest.fixture(params=["fake", "real"])
+@pytest.fixture(params=["fake", "launched", "real"])
 def scorer(request: pytest.FixtureRequest) -> Any:
-    """Both kinds."""
+    """All kinds."""
     return request.getfixturevalue(request.param)
 
 

@@ -1,0 +1,158 @@
+"""The device's thread: what it does by itself, and how it launches one batch ahead."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from sidecar.cost import CostModel
+from sidecar.deadline import Deadline
+from sidecar.errors import ModelError
+from sidecar.loaded import LoadedModel
+from sidecar.metrics import Metrics
+from sidecar.scheduler import Scheduler
+from sidecar.scoring.base import Pair, Scores
+from sidecar.scoring.fake import LaunchedScorer, WordOverlapScorer
+from sidecar.settings import ModelSettings
+from tests.calls import PATIENCE_S, busy, score, until
+
+PASS_S = 0.05
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics()
+
+
+@pytest.fixture
+def scheduler(metrics: Metrics) -> Iterator[Scheduler]:
+    one = Scheduler(1000, metrics)
+    yield one
+    one.stop()
+
+
+def model(scorer: WordOverlapScorer, overhead_s: float = PASS_S) -> LoadedModel:
+    """One pass a job: a second pair would take the pass over ``max_batch_ms``."""
+    return LoadedModel.of("m", scorer, CostModel(overhead_s=overhead_s, token_s=0.01), ModelSettings(max_batch_ms=60))
+
+
+def job(scorer: WordOverlapScorer, *passages: str) -> list[list[Pair]]:
+    return [[pair] for pair in scorer.encode("red apple", passages or ("apple",))]
+
+
+def within(seconds: float) -> Deadline:
+    return Deadline(time.monotonic() + seconds)
+
+
+def slow(_: int, pairs: Sequence[Pair]) -> Scores:
+    time.sleep(PASS_S)
+    return np.zeros(len(pairs), np.float32)
+
+
+async def test_the_device_goes_on_while_the_event_loop_is_busy(scheduler: Scheduler) -> None:
+    scorer = WordOverlapScorer(fault=slow)
+    jobs = [scheduler.submit(model(scorer), job(scorer), within(PATIENCE_S)) for _ in range(4)]
+    time.sleep(8 * PASS_S)  # noqa: ASYNC251 - as a message of many megabytes would
+    assert scorer.calls == 4
+    assert [(await scheduler.result(one)).groups for one in jobs] == [1] * 4
+
+
+@dataclass
+class Watched(LaunchedScorer):
+    """Tells when passes are launched, over, and waited for."""
+
+    events: list[str] = field(default_factory=list)
+    times: dict[str, float] = field(default_factory=dict)
+
+    def launch(self, pairs: Sequence[Pair]) -> Callable[[], Scores]:
+        number = sum(event.startswith("launch") for event in self.events)
+        self._note(f"launch {number}")
+        waiting = super().launch(pairs)
+
+        def wait() -> Scores:
+            scores = waiting()
+            self._note(f"land {number}")
+            return scores
+
+        return wait
+
+    def _note(self, event: str) -> None:
+        self.events.append(event)
+        self.times[event] = time.monotonic()
+
+
+async def test_the_next_batch_is_launched_before_the_one_on_the_device_ends_and_no_third(scheduler: Scheduler) -> None:
+    scorer = Watched(fault=slow)
+    loaded = model(scorer)
+    calls = [score(scheduler, loaded, job(scorer), within(PATIENCE_S)) for _ in range(6)]
+    assert [end.groups for end in await asyncio.gather(*calls)] == [1] * 6
+    expected = ["launch 0"]
+    for number in range(1, 6):
+        expected += [f"launch {number}", f"land {number - 1}"]
+    assert scorer.events == [*expected, "land 5"]
+
+
+async def test_the_batch_ahead_is_chosen_late(scheduler: Scheduler) -> None:
+    """A job that comes in the first half of a pass and is due earlier goes before those that waited."""
+    scorer = Watched(fault=lambda _, pairs: slow(_, pairs) if pairs else None)
+    loaded = model(scorer)
+    loose = [asyncio.create_task(score(scheduler, loaded, job(scorer), within(PATIENCE_S))) for _ in range(3)]
+    await until(lambda: "launch 0" in scorer.events)
+    await asyncio.sleep(PASS_S / 5)
+    assert "launch 1" not in scorer.events
+    urgent = asyncio.create_task(score(scheduler, loaded, job(scorer), within(PATIENCE_S / 2)))
+    await urgent
+    assert sum(one.done() for one in loose) <= 1
+    await asyncio.gather(*loose)
+
+
+async def test_a_job_that_comes_while_a_pass_is_awaited_is_launched_behind_it(scheduler: Scheduler) -> None:
+    scorer = Watched(fault=slow)
+    loaded = model(scorer)
+    first = asyncio.create_task(score(scheduler, loaded, job(scorer), within(PATIENCE_S)))
+    await until(lambda: "launch 0" in scorer.events)
+    await asyncio.sleep(0.7 * PASS_S)
+    second = asyncio.create_task(score(scheduler, loaded, job(scorer), within(PATIENCE_S)))
+    await asyncio.gather(first, second)
+    assert scorer.events.index("launch 1") < scorer.events.index("land 0")
+
+
+async def test_time_on_the_device_is_counted_once(scheduler: Scheduler, metrics: Metrics) -> None:
+    scorer = LaunchedScorer(fault=slow)
+    loaded = model(scorer)
+    started = time.monotonic()
+    await asyncio.gather(*(score(scheduler, loaded, job(scorer), within(PATIENCE_S)) for _ in range(6)))
+    took_s = time.monotonic() - started
+    busy_s = metrics.registry.get_sample_value("sidecar_device_seconds_total", {"model": "m"})
+    assert busy_s is not None
+    assert 6 * PASS_S * 0.9 <= busy_s <= took_s
+
+
+async def test_a_pass_that_fails_when_it_is_launched_fails_its_own_job_alone(scheduler: Scheduler) -> None:
+    class Refusing(LaunchedScorer):
+        def launch(self, pairs: Sequence[Pair]) -> Callable[[], Scores]:
+            if any(pair.tokens > 4 for pair in pairs):
+                raise RuntimeError("no memory")
+            return super().launch(pairs)
+
+    scorer = Refusing()
+    loaded = LoadedModel.of("m", scorer, CostModel(overhead_s=1e-4), ModelSettings())
+    jobs = [job(scorer), job(scorer, "apple", "a far longer apple"), job(scorer)]
+    async with busy(scheduler):
+        calls = [asyncio.create_task(score(scheduler, loaded, one, within(PATIENCE_S))) for one in jobs]
+        await asyncio.sleep(0)
+    ends = await asyncio.gather(*calls, return_exceptions=True)
+    assert [isinstance(end, ModelError) for end in ends] == [False, True, False]
+
+
+async def test_stopping_with_a_batch_in_flight_answers_everyone(scheduler: Scheduler) -> None:
+    scorer = LaunchedScorer(fault=slow)
+    loaded = model(scorer)
+    calls = [asyncio.create_task(score(scheduler, loaded, job(scorer), within(PATIENCE_S))) for _ in range(4)]
+    await until(lambda: scorer.calls == 1)
+    scheduler.stop()
+    ends = await asyncio.gather(*calls, return_exceptions=True)
+    assert all(isinstance(end, ModelError) for end in ends)
