@@ -5,6 +5,7 @@ import gc
 import logging
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import asdict
@@ -37,6 +38,10 @@ from sidecar.wiring import connectors_of
 
 LoadModel = Callable[[str, ModelSettings], LoadedModel]
 _HEALTH_EVERY_S = 0.5
+_SWITCH_INTERVAL_S = 0.0005
+"""How long Python code may keep the interpreter from the device's thread, which asks for it back after each operation
+of a forward pass. Measured on two cores of an AMD EPYC, 30 pairs of 85 tokens beside a thread that parses JSON without
+a pause: 2.95 s with Python's own 5 ms, 0.82 s with 1 ms, 0.55 s with 0.2 ms; 0.18 s alone."""
 
 
 class StartError(Exception):
@@ -157,6 +162,7 @@ class App:
                 os._exit(1)
             stopping.set()
 
+        sys.setswitchinterval(_SWITCH_INTERVAL_S)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, on_signal)

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
+from operator import itemgetter
 
 import numpy as np
 
@@ -123,7 +125,7 @@ class Device:
 
     def _launch(self, batch: Batch[Ticket]) -> Flight:
         now = self._clock()
-        for job, _ in batch.pairs:
+        for job in dict.fromkeys(job for job, _ in batch.pairs):
             job.key.started_at = job.key.started_at or now
         pairs = [job.key.pairs[pair] for job, pair in batch.pairs]
         scores, launched = _launched(batch.pairs[0][0].key.model.scorer, pairs)
@@ -152,10 +154,15 @@ class Device:
         self._metrics.observe_forward(batch.model, len(batch.pairs) * batch.length, batch.predicted_s, took_s)
 
     def _hand_out(self, batch: Batch[Ticket], scores: Scores, took_s: float) -> None:
-        pair_s = took_s / len(batch.pairs)
-        self._metrics.observe_waste(batch.model, pair_s * sum(job.key.is_over for job, _ in batch.pairs))
-        for (job, pair), score in zip(batch.pairs, scores.tolist(), strict=True):
-            job.key.put(pair, score, pair_s)
+        """Each job's pairs stand together in a batch."""
+        end = 0
+        for job, pairs in groupby(batch.pairs, itemgetter(0)):
+            places = [pair for _, pair in pairs]
+            start, end = end, end + len(places)
+            part_s = took_s * len(places) / len(batch.pairs)
+            if job.key.is_over:
+                self._metrics.observe_waste(batch.model, part_s)
+            job.key.put(places, scores[start:end], part_s)
 
     def _isolate(self, batch: Batch[Ticket], error: ModelError) -> None:
         """One bad pair must not fail the jobs that shared its batch: each is tried alone, and a lone one fails."""

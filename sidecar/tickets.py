@@ -39,11 +39,11 @@ class Ticket:
         """Answer with an error, unless answered or abandoned already."""
         self._answer(self.future.set_exception, error)
 
-    def put(self, pair: int, score: float, took_s: float) -> None:
-        """Take the score of one pair; the last one answers."""
-        self.scores[pair] = score
+    def put(self, pairs: Sequence[int], scores: Scores, took_s: float) -> None:
+        """Take the scores of some pairs, which took so long together; the last one answers."""
+        self.scores[pairs] = scores
         self.device_s += took_s
-        self.missing -= 1
+        self.missing -= len(pairs)
         if self.missing == 0:
             self._answer(self.future.set_result, self.scores)
 
