@@ -139,6 +139,7 @@ class PairScorer:
             scored = await self._scheduler.result(submitted)
             terms.watch.record("queue", scored.queue_ms)
             terms.watch.record("score", scored.score_ms)
+            terms.watch.record("device", scored.device_ms)
             done = [key for group in wanted[: scored.groups] for key in group]
             found = dict(zip(done, scored.scores.tolist(), strict=True))
             flight.scores.update((key, score) for key, score in found.items() if math.isfinite(score))

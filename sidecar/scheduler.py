@@ -161,7 +161,8 @@ class Scheduler:
             self._forget(submitted.job)
         now, started = self._clock(), ticket.started_at or submitted.at
         self._metrics.observe_job(submitted.job.model, submitted.ends_at - submitted.at, now - submitted.at)
-        return Scored(scores, submitted.groups, (started - submitted.at) * 1e3, (now - started) * 1e3)
+        times_s = started - submitted.at, now - started, ticket.device_s
+        return Scored(scores, submitted.groups, *(seconds * 1e3 for seconds in times_s))
 
     def _admit(
         self,

@@ -61,12 +61,14 @@ class Ticket:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """Scores of the pairs of the first ``groups`` groups, and the milliseconds they waited and were computed."""
+    """Scores of the pairs of the first ``groups`` groups; how long the job waited for the device, how long it then took
+    until the last score, and how much of that the device worked for it, all in milliseconds."""
 
     scores: Scores
     groups: int
     queue_ms: float
     score_ms: float
+    device_ms: float
 
 
 @dataclass(frozen=True, slots=True)

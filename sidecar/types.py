@@ -93,6 +93,8 @@ class Timings:
     queue_ms: float = 0.0
     score_ms: float = 0.0
     total_ms: float = 0.0
+    device_ms: float = 0.0
+    """Part of ``score_ms``: the device's time for the call's own pairs, of a batch they share their share."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -629,6 +629,7 @@ class Timings(google.protobuf.message.Message):
     QUEUE_MS_FIELD_NUMBER: builtins.int
     SCORE_MS_FIELD_NUMBER: builtins.int
     TOTAL_MS_FIELD_NUMBER: builtins.int
+    DEVICE_MS_FIELD_NUMBER: builtins.int
     search_ms: builtins.float
     """The engine's search, with what had to be asked before it (names, a template's body)."""
     fetch_ms: builtins.float
@@ -641,6 +642,8 @@ class Timings(google.protobuf.message.Message):
     """From the first batch on the device to the last score."""
     total_ms: builtins.float
     """All of it, from receiving the call to building the reply."""
+    device_ms: builtins.float
+    """Part of score_ms: what the device worked for this call's pairs; of a batch that calls share, its pairs' share."""
     def __init__(
         self,
         *,
@@ -650,8 +653,9 @@ class Timings(google.protobuf.message.Message):
         queue_ms: builtins.float = ...,
         score_ms: builtins.float = ...,
         total_ms: builtins.float = ...,
+        device_ms: builtins.float = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["fetch_ms", b"fetch_ms", "queue_ms", b"queue_ms", "score_ms", b"score_ms", "search_ms", b"search_ms", "tokenize_ms", b"tokenize_ms", "total_ms", b"total_ms"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["device_ms", b"device_ms", "fetch_ms", b"fetch_ms", "queue_ms", b"queue_ms", "score_ms", b"score_ms", "search_ms", b"search_ms", "tokenize_ms", b"tokenize_ms", "total_ms", b"total_ms"]) -> None: ...
 
 global___Timings = Timings
 

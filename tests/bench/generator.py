@@ -74,10 +74,11 @@ class Call:
     scored: int = 0
     server_ms: float = 0.0
     outside_ms: float = 0.0
-    """Of ``server_ms`` what is not from the first batch on the device to the last score."""
+    """Of ``server_ms`` what the device did not work for the call."""
     tokenize_ms: float = 0.0
     queue_ms: float = 0.0
     score_ms: float = 0.0
+    device_ms: float = 0.0
 
 
 @dataclass
@@ -193,10 +194,11 @@ def _answered(stream: Stream, times: tuple[float, float, float], raw: bytes) -> 
         reason=pb.Reason.Name(reply.reason).removeprefix("REASON_"),
         scored=reply.meta.scored,
         server_ms=spent.total_ms,
-        outside_ms=spent.total_ms - spent.score_ms,
+        outside_ms=spent.total_ms - spent.device_ms,
         tokenize_ms=spent.tokenize_ms,
         queue_ms=spent.queue_ms,
         score_ms=spent.score_ms,
+        device_ms=spent.device_ms,
     )
 
 

@@ -9,16 +9,16 @@ this process while the server is idle.
 """
 
 import argparse
+import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 from rich.console import Console
 from rich.progress import track
 
-from sidecar.scoring.base import Pair, Scorer, Scores
+from sidecar.batching import Job, next_batch
 from tests.bench import section, texts
 from tests.bench.contestants import Sidecar, seconds
 from tests.bench.generate import generated
@@ -35,59 +35,34 @@ _ROUNDS = 5
 _COLD = 2
 _BUDGET_MS = 5000
 _LIMIT_S = 60.0
-OUTSIDE = "outside the forward: before and after the device, and the scheduler's median"
+OUTSIDE = "in the server outside the forward passes"
 MEANING = {
-    "what": "a stage of a call, or a difference of two; the forward is `Scorer.score`, of all batches of the call",
+    "what": "a stage of a call as its reply tells it, or a difference of two",
     "p50_ms": "half of the calls took no longer",
     "p99_ms": "99 % of the calls took no longer",
 }
 
 
-@dataclass
-class TimedScorer:
-    """A scorer that adds up how long another one's forward passes take."""
-
-    scorer: Scorer
-    spent_s: float = 0.0
-    version: str = field(init=False)
-    max_length: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.version, self.max_length = self.scorer.version, self.scorer.max_length
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.scorer, name)
-
-    def encode(self, query: str, passages: Sequence[str]) -> list[Pair]:
-        """See :class:`sidecar.scoring.base.Scorer`."""
-        return self.scorer.encode(query, passages)
-
-    def score(self, pairs: Sequence[Pair]) -> Scores:
-        """See :class:`sidecar.scoring.base.Scorer`."""
-        found: list[Scores] = []
-        self.spent_s += seconds(lambda: found.append(self.scorer.score(pairs)))
-        return found[0]
-
-
 class BareForward:
-    """Times the forward passes of one job after the other."""
+    """Times the forward passes alone, on the batches that the scheduler makes of one job."""
 
     def __init__(self) -> None:
         self._sidecar = Sidecar()
-        self._timed = TimedScorer(self._sidecar.model.scorer)
-        self._model = replace(self._sidecar.model, scorer=self._timed)
         self._queries = texts.queries(seed=11)
         self._documents = texts.of_characters(CHARACTERS, HITS, seed=7000)
 
-    def times_ms(self, count: int) -> tuple[list[float], list[float]]:
-        """Of each job the forward passes alone, and the whole time in the scheduler; after some that do not count."""
-        forward, whole = [], []
+    def times_ms(self, count: int) -> list[float]:
+        """Of one job after the other; after some that do not count."""
+        model = self._sidecar.model
+        times = []
         for _ in range(_COLD + count):
-            pairs = self._timed.encode(next(self._queries), self._documents)
-            before = self._timed.spent_s
-            whole.append(1e3 * seconds(partial(self._sidecar.score_pairs, pairs, self._model)))
-            forward.append(1e3 * (self._timed.spent_s - before))
-        return forward[_COLD:], whole[_COLD:]
+            pairs = model.scorer.encode(next(self._queries), self._documents)
+            job = Job(None, model.name, [pair.tokens for pair in pairs], math.inf, model.limits)
+            batches = []
+            while job.waiting:
+                batches.append([pairs[pair] for _, pair in next_batch([job], 0.0).pairs])
+            times.append(1e3 * sum(seconds(partial(model.scorer.score, batch)) for batch in batches))
+        return times[_COLD:]
 
     def close(self) -> None:
         """Let go of the model."""
@@ -103,22 +78,20 @@ def asked(server: Server, count: int) -> list[Call]:
     return [call for call in found.calls if call.outcome == "RERANKED"]
 
 
-def rows_of(calls: Sequence[Call], forward: Sequence[float], scheduled: Sequence[float]) -> list[Row]:
-    """The table: the call from outside in, then the bare forward, then what is between them."""
+def rows_of(calls: Sequence[Call], forward: Sequence[float]) -> list[Row]:
+    """The table: the call from outside in, then what is around the forward, then the bare forward."""
     bare = percentile(forward, 50) or 0.0
-    between = [all_of - one for all_of, one in zip(scheduled, forward, strict=True)]
-    between_ms = percentile(between, 50) or 0.0
     stages = {
         "call, seen from the client": [call.latency_ms for call in calls],
+        "on the way: client, gRPC, request and reply": [call.latency_ms - call.server_ms for call in calls],
         "in the server (its own total)": [call.server_ms for call in calls],
         "- assemble and tokenise": [call.tokenize_ms for call in calls],
         "- wait for the device": [call.queue_ms for call in calls],
-        "- from the first batch on the device to the last score": [call.score_ms for call in calls],
-        "on the way: client, gRPC, request and reply": [call.latency_ms - call.server_ms for call in calls],
-        "before and after the device": [call.latency_ms - call.score_ms for call in calls],
+        "- forward passes": [call.device_ms for call in calls],
+        "- between and after them": [call.score_ms - call.device_ms for call in calls],
+        OUTSIDE: [call.outside_ms for call in calls],
+        "the same, and on the way": [call.latency_ms - call.device_ms for call in calls],
         "bare forward, in another process": list(forward),
-        "scheduler over that forward": between,
-        OUTSIDE: [call.latency_ms - call.score_ms + between_ms for call in calls],
         "call over the median bare forward": [call.latency_ms - bare for call in calls],
     }
     return [{"what": name, **_cuts(times)} for name, times in stages.items()]
@@ -133,22 +106,19 @@ def measure(chosen: argparse.Namespace) -> Section:
     count = QUICK_CALLS if chosen.quick else chosen.calls
     calls: list[Call] = []
     forward: list[float] = []
-    scheduled: list[float] = []
     with running(server=SCORES_ANEW, policy={"budget_ms": _BUDGET_MS}) as server:
         bare = BareForward()
         asked(server, _WARM_UP)
         bare.times_ms(2)
         for _ in track(range(_ROUNDS), "rounds", console=Console(stderr=True), transient=True):
             calls += asked(server, count // _ROUNDS)
-            alone, whole = bare.times_ms(max(2, count // _ROUNDS // 4))
-            forward += alone
-            scheduled += whole
+            forward += bare.times_ms(max(2, count // _ROUNDS // 4))
         bare.close()
     title = (
         f"One call at a time: {HITS} hits of {CHARACTERS} characters, {device()}, "
         f"{os.cpu_count()} cores for server and client, {len(calls)} calls"
     )
-    return Section("single_call", title, rows_of(calls, forward, scheduled), MEANING)
+    return Section("single_call", title, rows_of(calls, forward), MEANING)
 
 
 def _options(parser: argparse.ArgumentParser) -> None:
