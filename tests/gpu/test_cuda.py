@@ -49,6 +49,17 @@ def test_half_precision_is_packed_and_a_packed_batch_scores_as_its_pairs_alone(
     assert rank_correlation(alone, model.score(pairs)) > 0.98
 
 
+def test_passes_launched_one_behind_the_other_score_as_each_alone(tmp_path: Path) -> None:
+    build(tmp_path)
+    model = scorer(tmp_path, device="cuda")
+    assert model.launches
+    batches = [model.encode(QUERY, PASSAGES[start : start + 8]) for start in range(0, 40, 8)]
+    alone = [model.score(batch) for batch in batches]
+    waiting = [model.launch(batch) for batch in batches]
+    for wait, want in zip(waiting, alone, strict=True):
+        np.testing.assert_allclose(wait(), want, atol=1e-5)
+
+
 def test_a_batch_too_large_for_the_memory_is_halved_and_every_pair_scored(tmp_path: Path) -> None:
     build(tmp_path)
     model = scorer(tmp_path, device="cuda")
