@@ -3,14 +3,15 @@
     python -m tests.bench.load [--seconds S] [--budget-ms MS]
 
 The server is a process with the default settings, the load generator another one (tests/bench/generator.py). Calls are
-Rerank with 100 texts of 85 tokens on average, every query new, the documents recurring. Latencies count from the moment
-a call was due.
+Rerank with 100 texts of 85 tokens on average, every query new, the documents recurring; with fewer texts where 100 take
+the machine most of the budget, since then there is nothing to schedule. Latencies count from the moment a call was due.
 """
 
 import argparse
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
@@ -25,7 +26,9 @@ from tests.bench.percentiles import latencies, percentile
 from tests.bench.section import Section
 from tests.bench.server import SCORES_ANEW, Server, running
 
-CANDIDATES, TOKENS = 100, 85
+CANDIDATES, LEAST_CANDIDATES, TOKENS = 100, 10, 85
+_SHARE_OF_BUDGET = 0.4
+"""A call takes no more of its budget than this, served alone."""
 FACTORS = (0.5, 0.8, 1.0, 2.0, 3.0)
 ARRIVALS: tuple[Arrivals, ...] = ("constant", "poisson")
 BUDGETS_MS = {"cpu": 600, "cuda": 150}
@@ -65,6 +68,16 @@ def capacity_per_s(server: Server, kind: Stream, seconds: float) -> float:
     if not done:
         raise RuntimeError(f"not one call was reranked: {Counter(call.reason for call in found.calls)}")
     return done / found.wall_s
+
+
+def candidates_for(budget_ms: float, call_ms: float) -> int:
+    """How many texts a call is to have where one with all :data:`CANDIDATES` takes so long, a multiple of ten.
+
+    >>> [candidates_for(600, call_ms) for call_ms in (240, 480, 9000)]
+    [100, 50, 10]
+    """
+    fitting = CANDIDATES * _SHARE_OF_BUDGET * budget_ms / call_ms
+    return max(LEAST_CANDIDATES, min(CANDIDATES, 10 * round(fitting / 10)))
 
 
 def is_reranked(call: Call) -> bool:
@@ -122,7 +135,7 @@ def outcomes(calls: Sequence[Call]) -> dict[str, int]:
 
 
 def phases(
-    server: Server, capacity: float, phase_s: float, budget_ms: int
+    server: Server, candidates: int, capacity: float, phase_s: float, budget_ms: int
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Rows and details of all phases."""
     rows, details = [], []
@@ -131,7 +144,7 @@ def phases(
         plan = Plan(
             server.address,
             phase_s,
-            [Stream(arrivals=arrivals, rate_per_s=factor * capacity, candidates=CANDIDATES, size=TOKENS)],
+            [Stream(arrivals=arrivals, rate_per_s=factor * capacity, candidates=candidates, size=TOKENS)],
         )
         before = server.metrics()
         found = generated(server, plan)
@@ -151,16 +164,16 @@ def measure(chosen: argparse.Namespace) -> Section:
     budget_ms = chosen.budget_ms or BUDGETS_MS[where]
     phase_s = _QUICK_PHASE_S if chosen.quick else chosen.seconds or PHASES_S[where]
     with running(server=SCORES_ANEW, policy={"budget_ms": budget_ms}) as server:
-        kind = Stream(
+        all_texts = Stream(
             arrivals="closed", callers=_CALLERS, candidates=CANDIDATES, size=TOKENS, budget_ms=_LONGEST_BUDGET_MS
         )
-        capacity_per_s(server, kind, _WARM_UP_S)
-        capacity = capacity_per_s(server, kind, _CAPACITY_S)
-        rows, details = phases(server, capacity, phase_s, budget_ms)
+        candidates = candidates_for(budget_ms, 1e3 / capacity_per_s(server, all_texts, _WARM_UP_S))
+        capacity = capacity_per_s(server, replace(all_texts, candidates=candidates), _CAPACITY_S)
+        rows, details = phases(server, candidates, capacity, phase_s, budget_ms)
     title = (
-        f"Open-loop load: Rerank of {CANDIDATES} texts, mean {TOKENS} tokens, budget {budget_ms} ms, {where}, "
+        f"Open-loop load: Rerank of {candidates} texts, mean {TOKENS} tokens, budget {budget_ms} ms, {where}, "
         f"{os.cpu_count()} cores for server and generator, {phase_s:.0f} s a phase, "
-        f"capacity {capacity:.2f} calls/s ({capacity * CANDIDATES:.0f} pairs/s)"
+        f"capacity {capacity:.2f} calls/s ({capacity * candidates:.0f} pairs/s)"
     )
     notes = list(_notes(rows, capacity))
     series = {"budget_ms": budget_ms, "capacity_per_s": round(capacity, 3)}

@@ -22,7 +22,7 @@ from tests.checkpoints import build
 CPUINFO = "processor\t: 0\nmodel name\t: Some CPU @ 2 GHz\nflags\t\t: fpu avx2 avx512f amx_bf16\n\nprocessor\t: 1\n"
 
 
-@pytest.mark.parametrize("module", [machine, percentiles, section, soak])
+@pytest.mark.parametrize("module", [load, machine, percentiles, section, soak])
 def test_examples_in_docstrings_are_true(module: ModuleType) -> None:
     found = doctest.testmod(module)
     assert found.attempted > 0
