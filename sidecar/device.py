@@ -27,15 +27,16 @@ _LEAD_S = 0.004
 long as packing and launching a few hundred pairs takes."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Flight:
     """A batch that went to the device at ``at``. ``scores`` waits for its scores; if it is not ``launched`` it is they
-    that have the device compute them."""
+    that have the device compute them. ``landed`` is what came of it, and when."""
 
     batch: Batch[Ticket]
     at: float
     scores: Callable[[], Scores]
-    launched: bool
+    launched: bool = False
+    landed: "tuple[Scores | ModelError, float] | None" = None
 
 
 class Device:
@@ -51,6 +52,7 @@ class Device:
         """``on_death`` is called in the thread when it has met a fault of its own, and serves no more."""
         self.lock = threading.Condition()
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="device")
+        self._arrivals = ThreadPoolExecutor(1, thread_name_prefix="arrivals")
         self._queue = queue
         self._metrics = metrics
         self._clock = clock
@@ -85,6 +87,7 @@ class Device:
             self._stopped = True
             self.lock.notify()
         self.thread.shutdown(wait=False, cancel_futures=True)
+        self._arrivals.shutdown(wait=False)
 
     def shed_late(self) -> None:
         """Answer the jobs that can no longer end in time, so that they never reach the device; needs the lock."""
@@ -107,21 +110,22 @@ class Device:
             self._on_death(error)
 
     def _next(self, ahead: Flight | None) -> Batch[Ticket] | None:
-        """The next batch; behind another one, as late as it can be chosen, and None when none comes until then."""
+        """The next batch; behind another one, as late as it can be chosen, and None when that ends before one comes."""
         with self.lock:
             if ahead:
-                self._wait_for_end_of(ahead.batch)
+                self._wait_for_end_of(ahead)
             self.shed_late()
             batch = None if self._stopped else self._queue.take(self._clock())
             self._metrics.queue_pairs.set(self._queue.pairs)
             self._serving = bool(batch or ahead)
             return batch
 
-    def _wait_for_end_of(self, batch: Batch[Ticket]) -> None:
-        """Wait until little is left of it, and from then on for work, until it should be over."""
+    def _wait_for_end_of(self, flight: Flight) -> None:
+        """Wait until little is left of it, and from then on for work, until it is over."""
+        batch = flight.batch
         lead_s = _LEAD_S + batch.pairs[0][0].limits.doubt_s(batch.predicted_s)
-        self.lock.wait_for(lambda: self._stopped, max(0.0, self.free_at - lead_s - self._clock()))
-        self.lock.wait_for(lambda: self._stopped or len(self._queue), max(0.0, self.free_at - self._clock()))
+        self.lock.wait_for(lambda: self._stopped or flight.landed, max(0.0, self.free_at - lead_s - self._clock()))
+        self.lock.wait_for(lambda: self._stopped or flight.landed or len(self._queue))
 
     def _launch(self, batch: Batch[Ticket]) -> Flight:
         now = self._clock()
@@ -131,12 +135,26 @@ class Device:
         scores, launched = _launched(batch.pairs[0][0].key.model.scorer, pairs)
         flight = Flight(batch, now, scores, launched)
         self._flights = (*self._flights, flight)
+        if launched:
+            self._arrivals.submit(self._arrive, flight)
         return flight
+
+    def _arrive(self, flight: Flight) -> None:
+        """Wait for the scores of a batch. What was launched is waited for in a thread of its own, so that it is known
+        when it was over, however far from its prediction."""
+        scores = _scores_of(flight)
+        with self.lock:
+            flight.landed = scores, self._clock()
+            self.lock.notify()
 
     def _land(self, flight: Flight) -> None:
         """Wait for the scores of a batch and hand them out; one that failed is tried again job by job."""
-        scores = _scores_of(flight)
-        now = self._clock()
+        if not flight.launched:
+            self._arrive(flight)
+        with self.lock:
+            self.lock.wait_for(lambda: flight.landed)
+        assert flight.landed
+        scores, now = flight.landed
         took_s = max(0.0, now - max(flight.at, self._landed_at))
         self._flights, self._landed_at = tuple(one for one in self._flights if one is not flight), now
         if isinstance(scores, ModelError):

@@ -34,9 +34,10 @@ def scheduler(metrics: Metrics) -> Iterator[Scheduler]:
     one.stop()
 
 
-def model(scorer: WordOverlapScorer, overhead_s: float = PASS_S) -> LoadedModel:
-    """One pass a job: a second pair would take the pass over ``max_batch_ms``."""
-    return LoadedModel.of("m", scorer, CostModel(overhead_s=overhead_s, token_s=0.01), ModelSettings(max_batch_ms=60))
+def model(scorer: WordOverlapScorer, predicted_s: float = PASS_S) -> LoadedModel:
+    """One pass a job: a second pair of four tokens would take the pass over ``max_batch_ms``."""
+    cost = CostModel(overhead_s=predicted_s - 0.04, token_s=0.01)
+    return LoadedModel.of("m", scorer, cost, ModelSettings(max_batch_ms=60))
 
 
 def job(scorer: WordOverlapScorer, *passages: str) -> list[list[Pair]]:
@@ -118,6 +119,17 @@ async def test_a_job_that_comes_while_a_pass_is_awaited_is_launched_behind_it(sc
     second = asyncio.create_task(score(scheduler, loaded, job(scorer), within(PATIENCE_S)))
     await asyncio.gather(first, second)
     assert scorer.events.index("launch 1") < scorer.events.index("land 0")
+
+
+async def test_a_pass_that_ends_before_its_prediction_is_answered_then_and_corrects_it(scheduler: Scheduler) -> None:
+    """Or a prediction that was once too high would stay so, and be the time of every call."""
+    scorer = LaunchedScorer()
+    loaded = model(scorer, predicted_s=1.0)
+    started = time.monotonic()
+    for _ in range(3):
+        await score(scheduler, loaded, job(scorer), within(PATIENCE_S))
+    assert time.monotonic() - started < 0.5
+    assert loaded.cost.predict_s(1, 4) < 0.9
 
 
 async def test_time_on_the_device_is_counted_once(scheduler: Scheduler, metrics: Metrics) -> None:
