@@ -98,26 +98,25 @@ class Device:
     def _serve(self) -> None:
         """One batch after the other, until nobody waits. Whatever breaks here is told."""
         try:
-            ahead: Flight | None = None
-            while (batch := self._next(ahead)) or ahead:
+            while (batch := self._next()) or self._flights:
+                ahead = self._flights
                 flight = self._launch(batch) if batch else None
-                if ahead:
-                    self._land(ahead)
+                for one in ahead:
+                    self._land(one)
                 if flight and not flight.launched:
                     self._land(flight)
-                ahead = flight if flight and flight.launched else None
         except BaseException as error:  # noqa: BLE001 - a thread that ends without a word leaves all waiting
             self._on_death(error)
 
-    def _next(self, ahead: Flight | None) -> Batch[Ticket] | None:
+    def _next(self) -> Batch[Ticket] | None:
         """The next batch; behind another one, as late as it can be chosen, and None when that ends before one comes."""
         with self.lock:
-            if ahead:
+            for ahead in self._flights:
                 self._wait_for_end_of(ahead)
             self.shed_late()
             batch = None if self._stopped else self._queue.take(self._clock())
             self._metrics.queue_pairs.set(self._queue.pairs)
-            self._serving = bool(batch or ahead)
+            self._serving = bool(batch or self._flights)
             return batch
 
     def _wait_for_end_of(self, flight: Flight) -> None:
@@ -148,7 +147,10 @@ class Device:
             self.lock.notify()
 
     def _land(self, flight: Flight) -> None:
-        """Wait for the scores of a batch and hand them out; one that failed is tried again job by job."""
+        """Wait for the scores of a batch and hand them out; one that failed is tried again job by job, behind what was
+        launched meanwhile. Nothing happens when it has landed before."""
+        if flight not in self._flights:
+            return
         if not flight.launched:
             self._arrive(flight)
         with self.lock:
@@ -159,6 +161,8 @@ class Device:
         self._flights, self._landed_at = tuple(one for one in self._flights if one is not flight), now
         if isinstance(scores, ModelError):
             self._metrics.observe_waste(flight.batch.model, took_s)
+            for behind in self._flights:
+                self._land(behind)
             self._isolate(flight.batch, scores)
         else:
             self._observe(flight.batch, took_s)

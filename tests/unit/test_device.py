@@ -160,6 +160,25 @@ async def test_a_pass_that_fails_when_it_is_launched_fails_its_own_job_alone(sch
     assert [isinstance(end, ModelError) for end in ends] == [False, True, False]
 
 
+async def test_what_failed_is_tried_again_when_the_pass_launched_behind_it_is_over(scheduler: Scheduler) -> None:
+    """Or the first job alone would have that pass's time on its account, and the pass none."""
+
+    def fault(number: int, pairs: Sequence[Pair]) -> Scores:
+        scores = slow(number, pairs)
+        return np.zeros(0, np.float32) if len(pairs) == 2 else scores
+
+    scorer = LaunchedScorer(fault=fault)
+    shared = LoadedModel.of("shared", scorer, CostModel(overhead_s=PASS_S), ModelSettings(max_batch_ms=60))
+    async with busy(scheduler):
+        calls = [
+            asyncio.create_task(score(scheduler, one, job(scorer), within(PATIENCE_S)))
+            for one in (shared, shared, model(scorer))
+        ]
+        await asyncio.sleep(0)
+    ends = await asyncio.gather(*calls)
+    assert [end.device_ms for end in ends] == pytest.approx([PASS_S * 1e3] * 3, rel=0.3)
+
+
 async def test_stopping_with_a_batch_in_flight_answers_everyone(scheduler: Scheduler) -> None:
     scorer = LaunchedScorer(fault=slow)
     loaded = model(scorer)
