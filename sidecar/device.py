@@ -19,7 +19,7 @@ from sidecar.batching import Batch
 from sidecar.errors import BudgetExhausted, ModelError
 from sidecar.job_queue import Queue
 from sidecar.metrics import Metrics
-from sidecar.scoring.base import Launches, Pair, Scorer, Scores
+from sidecar.scoring.base import Launches, Pair, Scores
 from sidecar.tickets import Ticket
 
 _LEAD_S = 0.004
@@ -131,10 +131,11 @@ class Device:
         for job in dict.fromkeys(job for job, _ in batch.pairs):
             job.key.started_at = job.key.started_at or now
         pairs = [job.key.pairs[pair] for job, pair in batch.pairs]
-        scores, launched = _launched(batch.pairs[0][0].key.model.scorer, pairs)
-        flight = Flight(batch, now, scores, launched)
-        self._flights = (*self._flights, flight)
-        if launched:
+        scorer = batch.pairs[0][0].key.model.scorer
+        flight = Flight(batch, now, partial(scorer.score, pairs))
+        self._flights = (*self._flights, flight)  # a launch may take its time, too
+        if isinstance(scorer, Launches) and scorer.launches:
+            flight.scores, flight.launched = _launched(scorer, pairs), True
             self._arrivals.submit(self._arrive, flight)
         return flight
 
@@ -201,14 +202,12 @@ class Device:
                 self._land(self._launch(Batch(batch.model, alone, batch.length, predicted_s)))
 
 
-def _launched(scorer: Scorer, pairs: Sequence[Pair]) -> tuple[Callable[[], Scores], bool]:
-    """What gives the scores, and whether the device is at work on them already."""
-    if not (isinstance(scorer, Launches) and scorer.launches):
-        return partial(scorer.score, pairs), False
+def _launched(scorer: Launches, pairs: Sequence[Pair]) -> Callable[[], Scores]:
+    """What waits for the scores, with the device at work on them."""
     try:
-        return scorer.launch(pairs), True
+        return scorer.launch(pairs)
     except BaseException as error:  # noqa: BLE001 - told with the errors of the pass itself
-        return partial(_raise, error), False
+        return partial(_raise, error)
 
 
 def _raise(error: BaseException) -> Scores:

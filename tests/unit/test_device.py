@@ -13,11 +13,11 @@ from sidecar.deadline import Deadline
 from sidecar.errors import ModelError
 from sidecar.loaded import LoadedModel
 from sidecar.metrics import Metrics
-from sidecar.scheduler import Scheduler
+from sidecar.scheduler import STALLED_AFTER_S, Scheduler
 from sidecar.scoring.base import Pair, Scores
 from sidecar.scoring.fake import LaunchedScorer, WordOverlapScorer
 from sidecar.settings import ModelSettings
-from tests.calls import PATIENCE_S, busy, score, until
+from tests.calls import PATIENCE_S, Held, busy, score, until
 
 PASS_S = 0.05
 
@@ -177,6 +177,27 @@ async def test_what_failed_is_tried_again_when_the_pass_launched_behind_it_is_ov
         await asyncio.sleep(0)
     ends = await asyncio.gather(*calls)
     assert [end.device_ms for end in ends] == pytest.approx([PASS_S * 1e3] * 3, rel=0.3)
+
+
+async def test_a_launch_that_hangs_is_known_as_a_pass_that_does() -> None:
+    with Held() as hanging:
+
+        class Hanging(LaunchedScorer):
+            def launch(self, pairs: Sequence[Pair]) -> Callable[[], Scores]:
+                hanging(0, pairs)
+                return super().launch(pairs)
+
+        ahead = [0.0]
+        one = Scheduler(1000, Metrics(), lambda: time.monotonic() + ahead[0])
+        scorer = Hanging()
+        first = asyncio.create_task(score(one, model(scorer), job(scorer), within(600)))
+        await hanging.entered()
+        assert one._device.free_at > time.monotonic(), "those who come reckon with it"
+        ahead[0] = STALLED_AFTER_S + 1
+        assert one.stalled
+        hanging.release()
+        await first
+        one.stop()
 
 
 async def test_stopping_with_a_batch_in_flight_answers_everyone(scheduler: Scheduler) -> None:
