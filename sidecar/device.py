@@ -185,7 +185,8 @@ class Device:
             part_s = took_s * len(places) / len(batch.pairs)
             if job.key.is_over:
                 self._metrics.observe_waste(batch.model, part_s)
-            job.key.put(places, scores[start:end], part_s)
+            else:
+                job.key.put(places, scores[start:end], part_s)
 
     def _isolate(self, batch: Batch[Ticket], error: ModelError) -> None:
         """One bad pair must not fail the jobs that shared its batch: each is tried alone, and a lone one fails."""

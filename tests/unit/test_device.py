@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from sidecar.cost import CostModel
 from sidecar.deadline import Deadline
-from sidecar.errors import ModelError
+from sidecar.errors import BudgetExhausted, ModelError, Overloaded
 from sidecar.loaded import LoadedModel
 from sidecar.metrics import Metrics
 from sidecar.scheduler import STALLED_AFTER_S, Scheduler
@@ -141,6 +142,28 @@ async def test_time_on_the_device_is_counted_once(scheduler: Scheduler, metrics:
     busy_s = metrics.registry.get_sample_value("sidecar_device_seconds_total", {"model": "m"})
     assert busy_s is not None
     assert 6 * PASS_S * 0.9 <= busy_s <= took_s
+
+
+async def test_wasted_time_is_counted_once_however_late_the_event_loop_hears_of_it(
+    scheduler: Scheduler, metrics: Metrics
+) -> None:
+    with Held() as hanging:
+        scorer = WordOverlapScorer(fault=hanging)
+        loaded = model(scorer)
+        given_up = asyncio.create_task(score(scheduler, loaded, job(scorer, "apple", "pear"), within(0.2)))
+        await hanging.entered()
+        await asyncio.sleep(0.2)
+        with suppress(Overloaded):
+            scheduler.check(loaded, within(PATIENCE_S))
+        hanging.release()
+        time.sleep(0.1)  # noqa: ASYNC251 - the pass ends meanwhile
+        with pytest.raises(BudgetExhausted):
+            await given_up
+    used, wasted = (
+        metrics.registry.get_sample_value(f"sidecar_{name}_seconds_total", {"model": "m"})
+        for name in ("device", "wasted_device")
+    )
+    assert wasted == pytest.approx(used)
 
 
 async def test_a_pass_that_fails_when_it_is_launched_fails_its_own_job_alone(scheduler: Scheduler) -> None:
