@@ -19,7 +19,7 @@ from sidecar.batching import Batch
 from sidecar.errors import BudgetExhausted, ModelError
 from sidecar.job_queue import Queue
 from sidecar.metrics import Metrics
-from sidecar.scoring.base import Launches, Pair, Scorer, Scores
+from sidecar.scoring.base import Launches, Pair, Scores
 from sidecar.tickets import Ticket
 
 _LEAD_S = 0.004
@@ -27,15 +27,16 @@ _LEAD_S = 0.004
 long as packing and launching a few hundred pairs takes."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Flight:
     """A batch that went to the device at ``at``. ``scores`` waits for its scores; if it is not ``launched`` it is they
-    that have the device compute them."""
+    that have the device compute them. ``landed`` is what came of it, and when."""
 
     batch: Batch[Ticket]
     at: float
     scores: Callable[[], Scores]
-    launched: bool
+    launched: bool = False
+    landed: "tuple[Scores | ModelError, float] | None" = None
 
 
 class Device:
@@ -51,6 +52,7 @@ class Device:
         """``on_death`` is called in the thread when it has met a fault of its own, and serves no more."""
         self.lock = threading.Condition()
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="device")
+        self._arrivals = ThreadPoolExecutor(1, thread_name_prefix="arrivals")
         self._queue = queue
         self._metrics = metrics
         self._clock = clock
@@ -85,6 +87,7 @@ class Device:
             self._stopped = True
             self.lock.notify()
         self.thread.shutdown(wait=False, cancel_futures=True)
+        self._arrivals.shutdown(wait=False)
 
     def shed_late(self) -> None:
         """Answer the jobs that can no longer end in time, so that they never reach the device; needs the lock."""
@@ -95,52 +98,72 @@ class Device:
     def _serve(self) -> None:
         """One batch after the other, until nobody waits. Whatever breaks here is told."""
         try:
-            ahead: Flight | None = None
-            while (batch := self._next(ahead)) or ahead:
+            while (batch := self._next()) or self._flights:
+                ahead = self._flights
                 flight = self._launch(batch) if batch else None
-                if ahead:
-                    self._land(ahead)
+                for one in ahead:
+                    self._land(one)
                 if flight and not flight.launched:
                     self._land(flight)
-                ahead = flight if flight and flight.launched else None
         except BaseException as error:  # noqa: BLE001 - a thread that ends without a word leaves all waiting
             self._on_death(error)
 
-    def _next(self, ahead: Flight | None) -> Batch[Ticket] | None:
-        """The next batch; behind another one, as late as it can be chosen, and None when none comes until then."""
+    def _next(self) -> Batch[Ticket] | None:
+        """The next batch; behind another one, as late as it can be chosen, and None when that ends before one comes."""
         with self.lock:
-            if ahead:
-                self._wait_for_end_of(ahead.batch)
+            for ahead in self._flights:
+                self._wait_for_end_of(ahead)
             self.shed_late()
             batch = None if self._stopped else self._queue.take(self._clock())
             self._metrics.queue_pairs.set(self._queue.pairs)
-            self._serving = bool(batch or ahead)
+            self._serving = bool(batch or self._flights)
             return batch
 
-    def _wait_for_end_of(self, batch: Batch[Ticket]) -> None:
-        """Wait until little is left of it, and from then on for work, until it should be over."""
+    def _wait_for_end_of(self, flight: Flight) -> None:
+        """Wait until little is left of it, and from then on for work, until it is over."""
+        batch = flight.batch
         lead_s = _LEAD_S + batch.pairs[0][0].limits.doubt_s(batch.predicted_s)
-        self.lock.wait_for(lambda: self._stopped, max(0.0, self.free_at - lead_s - self._clock()))
-        self.lock.wait_for(lambda: self._stopped or len(self._queue), max(0.0, self.free_at - self._clock()))
+        self.lock.wait_for(lambda: self._stopped or flight.landed, max(0.0, self.free_at - lead_s - self._clock()))
+        self.lock.wait_for(lambda: self._stopped or flight.landed or len(self._queue))
 
     def _launch(self, batch: Batch[Ticket]) -> Flight:
         now = self._clock()
         for job in dict.fromkeys(job for job, _ in batch.pairs):
             job.key.started_at = job.key.started_at or now
         pairs = [job.key.pairs[pair] for job, pair in batch.pairs]
-        scores, launched = _launched(batch.pairs[0][0].key.model.scorer, pairs)
-        flight = Flight(batch, now, scores, launched)
-        self._flights = (*self._flights, flight)
+        scorer = batch.pairs[0][0].key.model.scorer
+        flight = Flight(batch, now, partial(scorer.score, pairs))
+        self._flights = (*self._flights, flight)  # a launch may take its time, too
+        if isinstance(scorer, Launches) and scorer.launches:
+            flight.scores, flight.launched = _launched(scorer, pairs), True
+            self._arrivals.submit(self._arrive, flight)
         return flight
 
-    def _land(self, flight: Flight) -> None:
-        """Wait for the scores of a batch and hand them out; one that failed is tried again job by job."""
+    def _arrive(self, flight: Flight) -> None:
+        """Wait for the scores of a batch. What was launched is waited for in a thread of its own, so that it is known
+        when it was over, however far from its prediction."""
         scores = _scores_of(flight)
-        now = self._clock()
+        with self.lock:
+            flight.landed = scores, self._clock()
+            self.lock.notify()
+
+    def _land(self, flight: Flight) -> None:
+        """Wait for the scores of a batch and hand them out; one that failed is tried again job by job, behind what was
+        launched meanwhile. Nothing happens when it has landed before."""
+        if flight not in self._flights:
+            return
+        if not flight.launched:
+            self._arrive(flight)
+        with self.lock:
+            self.lock.wait_for(lambda: flight.landed)
+        assert flight.landed
+        scores, now = flight.landed
         took_s = max(0.0, now - max(flight.at, self._landed_at))
         self._flights, self._landed_at = tuple(one for one in self._flights if one is not flight), now
         if isinstance(scores, ModelError):
             self._metrics.observe_waste(flight.batch.model, took_s)
+            for behind in self._flights:
+                self._land(behind)
             self._isolate(flight.batch, scores)
         else:
             self._observe(flight.batch, took_s)
@@ -162,7 +185,8 @@ class Device:
             part_s = took_s * len(places) / len(batch.pairs)
             if job.key.is_over:
                 self._metrics.observe_waste(batch.model, part_s)
-            job.key.put(places, scores[start:end], part_s)
+            else:
+                job.key.put(places, scores[start:end], part_s)
 
     def _isolate(self, batch: Batch[Ticket], error: ModelError) -> None:
         """One bad pair must not fail the jobs that shared its batch: each is tried alone, and a lone one fails."""
@@ -179,14 +203,12 @@ class Device:
                 self._land(self._launch(Batch(batch.model, alone, batch.length, predicted_s)))
 
 
-def _launched(scorer: Scorer, pairs: Sequence[Pair]) -> tuple[Callable[[], Scores], bool]:
-    """What gives the scores, and whether the device is at work on them already."""
-    if not (isinstance(scorer, Launches) and scorer.launches):
-        return partial(scorer.score, pairs), False
+def _launched(scorer: Launches, pairs: Sequence[Pair]) -> Callable[[], Scores]:
+    """What waits for the scores, with the device at work on them."""
     try:
-        return scorer.launch(pairs), True
+        return scorer.launch(pairs)
     except BaseException as error:  # noqa: BLE001 - told with the errors of the pass itself
-        return partial(_raise, error), False
+        return partial(_raise, error)
 
 
 def _raise(error: BaseException) -> Scores:

@@ -55,6 +55,6 @@ class Launches(Protocol):
     """Whether it does, on the device that it is on."""
 
     def launch(self, pairs: Sequence[Pair]) -> Callable[[], Scores]:
-        """Start what ``score`` does. What is returned waits for the scores and gives them; called in the same thread,
-        once, in the order of the launches."""
+        """Start what ``score`` does. What is returned waits for the scores and gives them; called once, in the order of
+        the launches, in a thread that does nothing else."""
         ...

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,14 +11,14 @@ import pytest
 
 from sidecar.cost import CostModel
 from sidecar.deadline import Deadline
-from sidecar.errors import ModelError
+from sidecar.errors import BudgetExhausted, ModelError, Overloaded
 from sidecar.loaded import LoadedModel
 from sidecar.metrics import Metrics
-from sidecar.scheduler import Scheduler
+from sidecar.scheduler import STALLED_AFTER_S, Scheduler
 from sidecar.scoring.base import Pair, Scores
 from sidecar.scoring.fake import LaunchedScorer, WordOverlapScorer
 from sidecar.settings import ModelSettings
-from tests.calls import PATIENCE_S, busy, score, until
+from tests.calls import PATIENCE_S, Held, busy, score, until
 
 PASS_S = 0.05
 
@@ -34,9 +35,10 @@ def scheduler(metrics: Metrics) -> Iterator[Scheduler]:
     one.stop()
 
 
-def model(scorer: WordOverlapScorer, overhead_s: float = PASS_S) -> LoadedModel:
-    """One pass a job: a second pair would take the pass over ``max_batch_ms``."""
-    return LoadedModel.of("m", scorer, CostModel(overhead_s=overhead_s, token_s=0.01), ModelSettings(max_batch_ms=60))
+def model(scorer: WordOverlapScorer, predicted_s: float = PASS_S) -> LoadedModel:
+    """One pass a job: a second pair of four tokens would take the pass over ``max_batch_ms``."""
+    cost = CostModel(overhead_s=predicted_s - 0.04, token_s=0.01)
+    return LoadedModel.of("m", scorer, cost, ModelSettings(max_batch_ms=60))
 
 
 def job(scorer: WordOverlapScorer, *passages: str) -> list[list[Pair]]:
@@ -120,6 +122,17 @@ async def test_a_job_that_comes_while_a_pass_is_awaited_is_launched_behind_it(sc
     assert scorer.events.index("launch 1") < scorer.events.index("land 0")
 
 
+async def test_a_pass_that_ends_before_its_prediction_is_answered_then_and_corrects_it(scheduler: Scheduler) -> None:
+    """Or a prediction that was once too high would stay so, and be the time of every call."""
+    scorer = LaunchedScorer()
+    loaded = model(scorer, predicted_s=1.0)
+    started = time.monotonic()
+    for _ in range(3):
+        await score(scheduler, loaded, job(scorer), within(PATIENCE_S))
+    assert time.monotonic() - started < 0.5
+    assert loaded.cost.predict_s(1, 4) < 0.9
+
+
 async def test_time_on_the_device_is_counted_once(scheduler: Scheduler, metrics: Metrics) -> None:
     scorer = LaunchedScorer(fault=slow)
     loaded = model(scorer)
@@ -129,6 +142,28 @@ async def test_time_on_the_device_is_counted_once(scheduler: Scheduler, metrics:
     busy_s = metrics.registry.get_sample_value("sidecar_device_seconds_total", {"model": "m"})
     assert busy_s is not None
     assert 6 * PASS_S * 0.9 <= busy_s <= took_s
+
+
+async def test_wasted_time_is_counted_once_however_late_the_event_loop_hears_of_it(
+    scheduler: Scheduler, metrics: Metrics
+) -> None:
+    with Held() as hanging:
+        scorer = WordOverlapScorer(fault=hanging)
+        loaded = model(scorer)
+        given_up = asyncio.create_task(score(scheduler, loaded, job(scorer, "apple", "pear"), within(0.2)))
+        await hanging.entered()
+        await asyncio.sleep(0.2)
+        with suppress(Overloaded):
+            scheduler.check(loaded, within(PATIENCE_S))
+        hanging.release()
+        time.sleep(0.1)  # noqa: ASYNC251 - the pass ends meanwhile
+        with pytest.raises(BudgetExhausted):
+            await given_up
+    used, wasted = (
+        metrics.registry.get_sample_value(f"sidecar_{name}_seconds_total", {"model": "m"})
+        for name in ("device", "wasted_device")
+    )
+    assert wasted == pytest.approx(used)
 
 
 async def test_a_pass_that_fails_when_it_is_launched_fails_its_own_job_alone(scheduler: Scheduler) -> None:
@@ -146,6 +181,46 @@ async def test_a_pass_that_fails_when_it_is_launched_fails_its_own_job_alone(sch
         await asyncio.sleep(0)
     ends = await asyncio.gather(*calls, return_exceptions=True)
     assert [isinstance(end, ModelError) for end in ends] == [False, True, False]
+
+
+async def test_what_failed_is_tried_again_when_the_pass_launched_behind_it_is_over(scheduler: Scheduler) -> None:
+    """Or the first job alone would have that pass's time on its account, and the pass none."""
+
+    def fault(number: int, pairs: Sequence[Pair]) -> Scores:
+        scores = slow(number, pairs)
+        return np.zeros(0, np.float32) if len(pairs) == 2 else scores
+
+    scorer = LaunchedScorer(fault=fault)
+    shared = LoadedModel.of("shared", scorer, CostModel(overhead_s=PASS_S), ModelSettings(max_batch_ms=60))
+    async with busy(scheduler):
+        calls = [
+            asyncio.create_task(score(scheduler, one, job(scorer), within(PATIENCE_S)))
+            for one in (shared, shared, model(scorer))
+        ]
+        await asyncio.sleep(0)
+    ends = await asyncio.gather(*calls)
+    assert [end.device_ms for end in ends] == pytest.approx([PASS_S * 1e3] * 3, rel=0.3)
+
+
+async def test_a_launch_that_hangs_is_known_as_a_pass_that_does() -> None:
+    with Held() as hanging:
+
+        class Hanging(LaunchedScorer):
+            def launch(self, pairs: Sequence[Pair]) -> Callable[[], Scores]:
+                hanging(0, pairs)
+                return super().launch(pairs)
+
+        ahead = [0.0]
+        one = Scheduler(1000, Metrics(), lambda: time.monotonic() + ahead[0])
+        scorer = Hanging()
+        first = asyncio.create_task(score(one, model(scorer), job(scorer), within(600)))
+        await hanging.entered()
+        assert one._device.free_at > time.monotonic(), "those who come reckon with it"
+        ahead[0] = STALLED_AFTER_S + 1
+        assert one.stalled
+        hanging.release()
+        await first
+        one.stop()
 
 
 async def test_stopping_with_a_batch_in_flight_answers_everyone(scheduler: Scheduler) -> None:
