@@ -1,13 +1,19 @@
-"""Attention of packed pairs, each to itself alone: one kernel for all on CUDA, one call a width on a CPU."""
+"""Attention of packed pairs, each to itself alone: one kernel for all on CUDA, pairs of one width at once on a CPU."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch.nn import functional
 
-from sidecar.scoring.layout import Layout
+from sidecar.scoring.layout import Layout, Run
+
+_WIDEST = {torch.bfloat16: 512, torch.float32: 160}
+"""Pairs of more places than this are left to torch's kernel, which keeps their logits in the cache."""
+_LOGITS_BYTES = 2 * 2**20
+"""Logits of so many bytes are made at once, so that they are still in the cache when they are read."""
+_MOST_PAIRS = 32
 
 
 def attend(
@@ -39,12 +45,44 @@ def _by_width(
         asking = slice(done, done + each * len(run.lengths))
         q = _by_pair(query[asking], each)
         k, v = _by_pair(key[run.places], run.width), _by_pair(value[run.places], run.width)
-        mask = run.mask(each, window, query.dtype)
-        got = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling)
-        out[asking] = got.transpose(1, 2).flatten(0, 1)
+        into = _by_pair(out[asking], each)
+        if window is None and run.width <= _WIDEST.get(query.dtype, 0):
+            _by_products(q, k, v, run, scaling, into)
+        else:
+            mask = run.mask(each, window, query.dtype)
+            into.copy_(functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling))
         done = asking.stop
     out[done:] = 0.0
     return out
+
+
+def _by_products(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, run: Run, scaling: float, into: torch.Tensor
+) -> None:
+    """Attention as its formula says, a few pairs at a time; all tensors of shape (pairs, heads, places, head size).
+
+    torch's kernel goes through short pairs a head at a time. Measured on two AVX-512 BF16 cores of an AMD EPYC, 16
+    pairs of 96 tokens, 12 heads of 32: 2.3 ms against 5.4 ms in bfloat16, 4.4 ms against 7.3 ms in float32; 8 pairs of
+    256: 7.6 ms against 11.1 ms, and as fast in float32.
+    """
+    heads, size = query.shape[1], query.shape[3]
+    bytes_each = heads * query.shape[2] * run.width * query.element_size()
+    scaled = query.new_empty(1, 1, 1)  # multiplied by 0, unread
+    for pairs in _pieces(len(query), _LOGITS_BYTES // bytes_each):
+        q, k, v = (part[pairs].reshape(-1, part.shape[2], size) for part in (query, key, value))
+        logits = torch.baddbmm(scaled, q, k.mT, beta=0, alpha=scaling)  # (pairs * heads, queries, width)
+        run.hide_padding(logits.view(-1, heads, *logits.shape[1:]), pairs)
+        into[pairs] = torch.bmm(logits.softmax(-1), v).view(-1, heads, q.shape[1], size)
+
+
+def _pieces(count: int, most: int) -> Iterator[slice]:
+    """``count`` neighbours in pieces of a power of two, so that few shapes occur; one of ``most`` or less."""
+    size, start = 1 << (min(max(most, 1), _MOST_PAIRS).bit_length() - 1), 0
+    while start < count:
+        while size > count - start:
+            size //= 2
+        yield slice(start, start + size)
+        start += size
 
 
 def _by_pair(rows: torch.Tensor, width: int) -> torch.Tensor:
