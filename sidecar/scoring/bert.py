@@ -5,7 +5,7 @@ computes nothing but the first token of each pair, since no head of these famili
 model's work less.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -69,7 +69,7 @@ class Encoder:
 class Layer:
     """One layer, that takes the weights from the one that it is made of."""
 
-    _parts = (("query", "key", "value"),)
+    _parts: Sequence[Sequence[str]] = (("query", "key", "value"),)
     """Which projections are one product."""
 
     def __init__(self, layer: Any, does: Operations, take: Callable[..., Linear], *, is_gelu: bool) -> None:
@@ -88,7 +88,7 @@ class Layer:
     def _by_head(self, hidden: torch.Tensor, projection: Linear, parts: int) -> list[torch.Tensor]:
         """So many projections of (T, hidden), (T, heads, head size) each."""
         rows = self._does.linear(hidden, projection.weight, projection.bias)
-        return [part.unflatten(1, (self._heads, -1)) for part in rows.chunk(parts, 1)]
+        return [part.view(len(part), self._heads, -1) for part in rows.chunk(parts, 1)]
 
     def _after_attention(self, attended: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
         layer, does, output, inner, outer = self._layer, self._does, self._output, self._inner, self._outer
