@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 _STEPS = 8
 """A CPU's row is filled up to one of so many lengths between a power of two and the next."""
-_VECTOR = 16
+VECTOR = 16
 """On a CPU a pair takes a multiple of so many places: attention runs on whole vectors, and few shapes occur."""
 
 
@@ -82,7 +82,7 @@ class Layout:
         """Without any padding on CUDA; on a CPU with as much as makes it faster. Sorted lengths make for few runs."""
         if device.type == "cuda":
             return cls(lengths, lengths, device, sum(lengths))
-        widths = [-(-length // _VECTOR) * _VECTOR for length in lengths]
+        widths = [-(-length // VECTOR) * VECTOR for length in lengths]
         return cls(lengths, widths, device, row_length(sum(widths)))
 
     @cached_property
@@ -121,7 +121,7 @@ def row_length(tokens: int) -> int:
     >>> [row_length(tokens) for tokens in (1, 17, 300, 2400)]
     [16, 32, 320, 2560]
     """
-    step = max(_VECTOR, (1 << (tokens - 1).bit_length()) // (2 * _STEPS))
+    step = max(VECTOR, (1 << (tokens - 1).bit_length()) // (2 * _STEPS))
     return -(-tokens // step) * step
 
 

@@ -104,7 +104,7 @@ class Linear:
     def restore(self) -> None:
         """Have the layers work again."""
         dense = self.weight.to_dense() if self.weight.is_mkldnn else self.weight
-        self._give(dense.split([layer.out_features for layer in self._layers]))
+        self._give(torch.split(dense, [layer.out_features for layer in self._layers]))
 
     def _give(self, weights: Sequence[torch.Tensor]) -> None:
         for layer, weight in zip(self._layers, weights, strict=True):
