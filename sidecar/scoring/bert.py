@@ -5,13 +5,14 @@ computes nothing but the first token of each pair, since no head of these famili
 model's work less.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
-from sidecar.scoring.attention import attend
+from sidecar.scoring.attention import attend, prepare
 from sidecar.scoring.layout import Layout, row_lengths
-from sidecar.scoring.linear import Fused, Operations, operations
+from sidecar.scoring.linear import Fused, Linear, Operations, operations
 
 _SHORT = 16
 """Tokens of the pairs that the lengths of a row are prepared with; their attention costs next to nothing."""
@@ -24,7 +25,14 @@ class Encoder:
         self._base = base
         self._does = operations(base.device, base.dtype)
         is_gelu = base.config.hidden_act == "gelu"
-        self._layers = [Layer(layer, self._does, is_gelu=is_gelu) for layer in base.encoder.layer]
+        self._taken: list[Linear] = []
+        *most, last = base.encoder.layer
+        try:
+            self._layers = [Layer(layer, self._does, self._take, is_gelu=is_gelu) for layer in most]
+            self._last = LastLayer(last, self._does, self._take, is_gelu=is_gelu)
+        except Exception:
+            self.restore()
+            raise
 
     def __call__(self, inputs: dict[str, torch.Tensor], layout: Layout) -> torch.Tensor:
         """Hidden states of the first tokens, (rows of ``layout.first``, hidden); ``inputs`` of shape (1, T) each."""
@@ -32,66 +40,79 @@ class Encoder:
         if hasattr(self._base, "embeddings_project"):  # ELECTRA, where embeddings are smaller than hidden states
             hidden = self._base.embeddings_project(hidden)
         hidden = hidden[0]  # (T, hidden)
-        for layer in self._layers[:-1]:
+        for layer in self._layers:
             hidden = layer(hidden, layout)
-        return self._layers[-1].first(hidden, layout)
+        return self._last(hidden, layout)
+
+    def restore(self) -> None:
+        """Have ``base`` work again, and this no longer."""
+        for linear in self._taken:
+            linear.restore()
+
+    def _take(self, *layers: torch.nn.Linear) -> Linear:
+        self._taken.append(Linear(layers, self._does))
+        return self._taken[-1]
 
     @torch.inference_mode()
     def prepare(self, tokens: int) -> None:
-        """Have oneDNN make its products for each length of a row up to ``tokens``, so that no call waits for that.
+        """Have oneDNN make its products for each row of up to ``tokens``, so that no call waits for that.
 
         All layers but the last share them. Measured on two AMX cores with the bundled model: 2 s for 6,000 tokens.
         """
-        for length in row_lengths(tokens) if isinstance(self._does, Fused) else []:
+        if not isinstance(self._does, Fused):
+            return
+        config, dtype = self._base.config, self._base.dtype
+        prepare(config.num_attention_heads, config.hidden_size // config.num_attention_heads, dtype, tokens)
+        for length in row_lengths(tokens):
             layout = Layout.of([_SHORT] * (length // _SHORT), self._base.device)
-            hidden = torch.zeros(length, self._base.config.hidden_size, dtype=self._base.dtype)
-            self._layers[0](hidden, layout)
-            self._layers[-1].first(hidden, layout)
+            hidden = torch.zeros(length, config.hidden_size, dtype=dtype)
+            for layer in (*self._layers[:1], self._last):
+                layer(hidden, layout)
 
 
 class Layer:
-    """One layer; its weights are those of the one that it is made of, which still works."""
+    """One layer, that takes the weights from the one that it is made of."""
 
-    def __init__(self, layer: Any, does: Operations, *, is_gelu: bool) -> None:
+    _parts: Sequence[Sequence[str]] = (("query", "key", "value"),)
+    """Which projections are one product."""
+
+    def __init__(self, layer: Any, does: Operations, take: Callable[..., Linear], *, is_gelu: bool) -> None:
         attention = layer.attention.self
-        projections = [attention.query, attention.key, attention.value]
         self._heads, self._scaling = attention.num_attention_heads, attention.attention_head_size**-0.5
-        self._weight = _joined(projections, "weight")  # (3 * all heads, hidden)
-        self._bias = _joined(projections, "bias")
         self._layer, self._does, self._is_gelu = layer, does, is_gelu
+        self._projections = [take(*(getattr(attention, name) for name in names)) for names in self._parts]
+        self._output = take(layer.attention.output.dense)
+        self._inner, self._outer = take(layer.intermediate.dense), take(layer.output.dense)
 
     def __call__(self, hidden: torch.Tensor, layout: Layout) -> torch.Tensor:
         """The next hidden states of all tokens, (T, hidden)."""
-        query, key, value = self._by_head(self._does.linear(hidden, self._weight, self._bias), 3)
+        query, key, value = self._by_head(hidden, self._projections[0], 3)
         return self._after_attention(attend(query, key, value, layout, self._scaling, None), hidden)
 
-    def first(self, hidden: torch.Tensor, layout: Layout) -> torch.Tensor:
-        """The next hidden states of each pair's first token, (rows of ``layout.first``, hidden)."""
-        asking, size = hidden[layout.first], len(self._weight) // 3
-        (query,) = self._by_head(self._does.linear(asking, self._weight[:size], self._bias[:size]), 1)
-        key, value = self._by_head(self._does.linear(hidden, self._weight[size:], self._bias[size:]), 2)
-        return self._after_attention(attend(query, key, value, layout, self._scaling, None), asking)
-
-    def _by_head(self, rows: torch.Tensor, parts: int) -> list[torch.Tensor]:
-        """(T, parts * heads * head size) as so many parts of (T, heads, head size)."""
-        return [part.reshape(len(rows), self._heads, -1) for part in rows.chunk(parts, 1)]
+    def _by_head(self, hidden: torch.Tensor, projection: Linear, parts: int) -> list[torch.Tensor]:
+        """So many projections of (T, hidden), (T, heads, head size) each."""
+        rows = self._does.linear(hidden, projection.weight, projection.bias)
+        return [part.view(len(part), self._heads, -1) for part in rows.chunk(parts, 1)]
 
     def _after_attention(self, attended: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
-        layer, does = self._layer, self._does
-        output, inner, outer = layer.attention.output, layer.intermediate, layer.output
-        hidden = output.LayerNorm(does.added(attended.flatten(1), output.dense.weight, output.dense.bias, hidden))
-        weight, bias = inner.dense.weight, inner.dense.bias
+        layer, does, output, inner, outer = self._layer, self._does, self._output, self._inner, self._outer
+        hidden = layer.attention.output.LayerNorm(does.added(attended.flatten(1), output.weight, output.bias, hidden))
         if self._is_gelu:
-            wide = does.gelu(hidden, weight, bias)
+            wide = does.gelu(hidden, inner.weight, inner.bias)
         else:
-            wide = inner.intermediate_act_fn(does.linear(hidden, weight, bias))
-        normed: torch.Tensor = outer.LayerNorm(does.added(wide, outer.dense.weight, outer.dense.bias, hidden))
+            wide = layer.intermediate.intermediate_act_fn(does.linear(hidden, inner.weight, inner.bias))
+        normed: torch.Tensor = layer.output.LayerNorm(does.added(wide, outer.weight, outer.bias, hidden))
         return normed
 
 
-def _joined(layers: list[torch.nn.Linear], name: str) -> torch.Tensor:
-    """Weights or biases end to end; the layers keep views of it, so that the memory holds them once."""
-    joined = torch.cat([getattr(layer, name).detach() for layer in layers])
-    for layer, part in zip(layers, joined.chunk(len(layers)), strict=True):
-        setattr(layer, name, torch.nn.Parameter(part, requires_grad=False))
-    return joined
+class LastLayer(Layer):
+    """One that computes the first token of each pair alone."""
+
+    _parts = (("query",), ("key", "value"))
+
+    def __call__(self, hidden: torch.Tensor, layout: Layout) -> torch.Tensor:
+        """The next hidden states of each pair's first token, (rows of ``layout.first``, hidden)."""
+        asking, (of_query, of_others) = hidden[layout.first], self._projections
+        (query,) = self._by_head(asking, of_query, 1)
+        key, value = self._by_head(hidden, of_others, 2)
+        return self._after_attention(attend(query, key, value, layout, self._scaling, None), asking)

@@ -93,6 +93,7 @@ class CrossEncoder:
         """
         sample = [*self.encode("a", ["a", "a b c d " * 8]), *self.encode("a b", ["c"])]
         want, attention = self._padded_logits(sample), self._model.config._attn_implementation
+        packed = None
         try:
             packed = PackedModel(self._model)
             near = _TOLERANCE[self._model.dtype]
@@ -101,6 +102,8 @@ class CrossEncoder:
             why = "its scores differ from the padded ones"
         except Exception as error:  # noqa: BLE001 - whatever it is, the padded pass is there
             why = f"{type(error).__name__}: {error}"
+        if packed:
+            packed.restore()
         self._model.set_attn_implementation(attention)
         log.warning("pairs are padded", reason=why, model_type=self._model.config.model_type)
         return None

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 _STEPS = 8
 """A CPU's row is filled up to one of so many lengths between a power of two and the next."""
-_VECTOR = 16
+VECTOR = 16
 """On a CPU a pair takes a multiple of so many places: attention runs on whole vectors, and few shapes occur."""
 
 
@@ -30,6 +30,19 @@ class Run:
     def places(self) -> slice:
         """Where they lie in the row."""
         return slice(self.start, self.start + len(self.lengths) * self.width)
+
+    @cached_property
+    def padding(self) -> Sequence[tuple[int, int, int]]:
+        """(first pair, behind the last pair, tokens) of neighbours with as many tokens, where they do not fill it."""
+        numbered = groupby(enumerate(self.lengths), itemgetter(1))
+        groups = [(length, [place for place, _ in same]) for length, same in numbered if length < self.width]
+        return [(places[0], places[-1] + 1, length) for length, places in groups]
+
+    def hide_padding(self, logits: torch.Tensor, pairs: slice) -> None:
+        """Let no token see the padding: logits of ``pairs``, (pairs, heads, queries, width), are set to -inf there."""
+        for first, behind, length in self.padding:
+            if first < pairs.stop and behind > pairs.start:
+                logits[max(first - pairs.start, 0) : behind - pairs.start, :, :, length:] = -torch.inf
 
     def mask(self, queries: int, window: int | None, dtype: torch.dtype) -> torch.Tensor | None:
         """What is added to the logits of a CPU's attention, (pairs, 1, queries, width); None where all may be seen.
@@ -69,7 +82,7 @@ class Layout:
         """Without any padding on CUDA; on a CPU with as much as makes it faster. Sorted lengths make for few runs."""
         if device.type == "cuda":
             return cls(lengths, lengths, device, sum(lengths))
-        widths = [-(-length // _VECTOR) * _VECTOR for length in lengths]
+        widths = [-(-length // VECTOR) * VECTOR for length in lengths]
         return cls(lengths, widths, device, row_length(sum(widths)))
 
     @cached_property
@@ -108,7 +121,7 @@ def row_length(tokens: int) -> int:
     >>> [row_length(tokens) for tokens in (1, 17, 300, 2400)]
     [16, 32, 320, 2560]
     """
-    step = max(_VECTOR, (1 << (tokens - 1).bit_length()) // (2 * _STEPS))
+    step = max(VECTOR, (1 << (tokens - 1).bit_length()) // (2 * _STEPS))
     return -(-tokens // step) * step
 
 

@@ -109,6 +109,11 @@ class PackedModel:
         logits = _logits(self._model, self._encoder(self._inputs(packed, layout), layout))
         return logits[to_device(np.argsort(order), logits.device)]
 
+    def restore(self) -> None:
+        """Give the model the weights back that the encoder took, so that it runs padded pairs again."""
+        if isinstance(self._encoder, bert.Encoder):
+            self._encoder.restore()
+
     def prepare(self, tokens: int) -> None:
         """Do now what the first batch of each size up to ``tokens`` would else have to do."""
         if isinstance(self._encoder, bert.Encoder):
