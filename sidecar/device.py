@@ -2,7 +2,8 @@
 
 The event loop is not on that way. While it parses a large message the device goes on, and between two batches nothing
 waits for it to wake up. Where a scorer only launches its passes, as on CUDA, the next batch is chosen, packed and
-launched shortly before the one on the device is predicted to end: one batch ahead, chosen as late as can be.
+launched shortly before the one on the device is predicted to end: one batch ahead, chosen as late as can be. A second
+thread then waits for the scores, so that it is known when a pass was over.
 """
 
 import threading
@@ -29,8 +30,8 @@ long as packing and launching a few hundred pairs takes."""
 
 @dataclass(slots=True, eq=False)
 class Flight:
-    """A batch that went to the device at ``at``. ``scores`` waits for its scores; if it is not ``launched`` it is they
-    that have the device compute them. ``landed`` is what came of it, and when."""
+    """A batch that went to the device at ``at``. ``scores`` gives its scores: it waits for what was ``launched``, and
+    computes what was not. ``landed`` is what came of it, and when."""
 
     batch: Batch[Ticket]
     at: float

@@ -84,10 +84,12 @@ class Metrics:
             ("model",),
             buckets=_RATIO_BUCKETS,
         )
-        self.device_seconds = counter("sidecar_device_seconds", "Time the device was busy for a model.", ("model",))
+        self.device_seconds = counter(
+            "sidecar_device_seconds", "Time of a model's passes that gave scores.", ("model",)
+        )
         self.wasted_device_seconds = counter(
             "sidecar_wasted_device_seconds",
-            "Part of the device's time whose scores nobody got: of jobs that ended late, failed or were abandoned.",
+            "Device time whose scores nobody got: of jobs that ended late or were abandoned, and of failed passes.",
             ("model",),
         )
         self.queue_pairs = gauge("sidecar_queue_pairs", "Pairs that wait for the device.")

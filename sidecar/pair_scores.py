@@ -80,7 +80,7 @@ class PairScorer:
         Raises:
             Overloaded: there is no time for all, or for ``min_groups``.
             BudgetExhausted: the job could no longer end in time.
-            ModelError: the scorer raised or miscounted, or the loop has died.
+            ModelError: the scorer raised or miscounted, or its thread has ended.
         """
         known, groups = dict(job.known), job.groups
         others = self._others(job, terms.deadline)

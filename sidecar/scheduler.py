@@ -134,9 +134,12 @@ class Scheduler:
         ``caller`` says who asks, from the whole to the part; where not all can be served, each caller gets as much.
 
         Raises:
+            ValueError: there is not one pair.
             Overloaded: the job would be late, or too many pairs wait.
-            ModelError: the device is stuck, or the loop has died.
+            ModelError: the device is stuck, or its thread has ended.
         """
+        if not any(groups):
+            raise ValueError("a job has at least one pair")
         with self._device.lock:
             if broken := self._broken():
                 raise broken
@@ -152,7 +155,7 @@ class Scheduler:
 
         Raises:
             BudgetExhausted: the job could no longer end in time.
-            ModelError: the scorer raised or miscounted, or the loop has died.
+            ModelError: the scorer raised or miscounted, or its thread has ended.
         """
         ticket = submitted.job.key
         try:

@@ -137,7 +137,7 @@ class TestFacts:
                 assert (await holds_the_device).outcome == "RERANKED"
 
     async def test_f7_a_result_for_a_caller_that_left_is_dropped(self) -> None:
-        """Scores that come for a future already done do not end the batch loop."""
+        """Scores that come for a future already done do not end the thread of the device."""
         with Held(first=1) as hanging:
             async with scheduler() as (made, _):
                 model = model_of(WordOverlapScorer(fault=hanging))

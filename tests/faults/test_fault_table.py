@@ -354,7 +354,7 @@ class TestModel:
 
 
 class DeadlyCost(CostModel):
-    """A fault of the batch loop itself, not of the scorer: it fails when told how long a batch took."""
+    """A fault of the device's thread itself, not of the scorer: it fails when told how long a batch took."""
 
     def observe(self, pairs: int, length: float, actual_s: float) -> float:
         raise ZeroDivisionError

@@ -1,4 +1,4 @@
-"""The standard services: health while loading, loaded, with a failed model or a dead batch loop; and reflection."""
+"""The standard services: health while loading, loaded, with a failed model or a dead thread of the device; and reflection."""
 
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -79,7 +79,7 @@ async def test_a_failed_model_does_not_take_search_down(serve: Serve) -> None:
 
 
 class DeadlyCost(CostModel):
-    """Ends the batch loop when told how long a batch took."""
+    """Ends the thread of the device when told how long a batch took."""
 
     def observe(self, pairs: int, length: float, actual_s: float) -> float:
         raise ZeroDivisionError

@@ -87,7 +87,7 @@ def test_with_two_labels_the_sigmoid_of_the_score_is_the_softmax_of_the_chosen_o
     for label in (0, 1):
         model = scorer(tmp_path, max_length=MAX_LENGTH, label=label)
         scores = model.score(model.encode(QUERY, PASSAGES[:6]))
-        np.testing.assert_allclose(scores, logits[:, label] - logits[:, 1 - label], atol=1e-5)
+        np.testing.assert_allclose(scores, logits[:, label] - logits[:, 1 - label], rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(1 / (1 + np.exp(-scores.astype(np.float64))), softmax[:, label], atol=1e-5)
 
 

@@ -77,6 +77,15 @@ async def test_a_budget_that_is_truly_too_small_is_tried_once_a_second_at_most(s
     assert slow.cost.work_correction == pytest.approx(1.0, abs=0.3), "callers in a hurry do not spoil the prediction"
 
 
+@pytest.mark.parametrize("nothing", [[], [[]]])
+async def test_a_job_without_pairs_is_refused_before_it_can_do_harm(
+    scheduler: Scheduler, nothing: list[list[Pair]]
+) -> None:
+    with pytest.raises(ValueError, match="at least one pair"):
+        scheduler.submit(model(WordOverlapScorer()), nothing, within(5))
+    assert scheduler.alive
+
+
 async def test_more_pairs_than_may_ever_wait_are_refused_in_so_many_words(scheduler: Scheduler) -> None:
     scorer = WordOverlapScorer()
     with pytest.raises(Overloaded, match="1001 more came; at most 1000"):
@@ -110,7 +119,7 @@ async def test_one_bad_pair_fails_its_own_job_alone(scheduler: Scheduler) -> Non
     assert [getattr(result, "groups", None) for result in results] == [1, None, 1, 1]
 
 
-async def test_after_the_loop_has_died_every_call_is_refused_at_once(scheduler: Scheduler) -> None:
+async def test_after_the_thread_has_ended_every_call_is_refused_at_once(scheduler: Scheduler) -> None:
     scorer = WordOverlapScorer()
     broken = model(scorer)
     object.__setattr__(broken, "cost", None)  # no forward can be observed any more
