@@ -1,4 +1,4 @@
-"""The standard services: health while loading, loaded, with a failed model or a dead thread of the device; and reflection."""
+"""The standard services: health while loading, loaded, with a failed model a dead device thread; and reflection."""
 
 import threading
 from collections.abc import AsyncIterator, Iterator
