@@ -79,8 +79,8 @@ class ModelSettings(Section):
     )
     backend: Literal["auto", "torch", "onnx"] = Field(
         "auto",
-        description="`onnx`: the int8 graph that `rerank-sidecar export` puts beside the weights, on a CPU; `auto`: the "
-        "faster of both at warm-up where there is one, else `torch`.",
+        description="`onnx`: the int8 graph that `rerank-sidecar export` puts beside the weights, on a CPU; `auto`: "
+        "the faster of both at warm-up where there is one, else `torch`.",
     )
     max_length: int | None = Field(
         None,

@@ -92,7 +92,8 @@ def _table(compared: "Mapping[str, Quality]") -> Table:
 
 def _sizes(made: Path) -> str:
     files = {"weights": ("*.safetensors", "*.bin"), "int8 graph": ("*.onnx",)}
-    found = {name: [file for one in patterns for file in made.glob(one)] for name, patterns in files.items()}
-    return ", ".join(
-        f"{name} {sum(file.stat().st_size for file in those) / 1e6:.0f} MB" for name, those in found.items()
-    )
+    bytes_of = {
+        name: sum(file.stat().st_size for one in patterns for file in made.glob(one))
+        for name, patterns in files.items()
+    }
+    return ", ".join(f"{name} {size / 1e6:.0f} MB" for name, size in bytes_of.items())

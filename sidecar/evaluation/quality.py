@@ -120,7 +120,7 @@ def _correlation(one: Floats, other: Floats) -> float:
     if len(one) < 2:
         return 1.0
     ranks = [np.argsort(np.argsort(-scores, kind="stable")) for scores in (one, other)]
-    return float(np.corrcoef(ranks)[0, 1])
+    return float(np.asarray(np.corrcoef(ranks))[0, 1])
 
 
 def _top(scores: Floats) -> set[int]:

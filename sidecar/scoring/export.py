@@ -64,9 +64,8 @@ def write(settings: ModelSettings, folder: Path) -> None:
     """
     _check_installed()
     model, tokenizer = checkpoint.load(settings, _CPU, torch.float32)
-    want = CrossEncoder(
-        *checkpoint.load(settings, _CPU, torch.float32), settings
-    )  # it may change how its model attends
+    # It may change how its model attends, so it has one of its own.
+    want = CrossEncoder(*checkpoint.load(settings, _CPU, torch.float32), settings)
     pairs = want.encode("a b", _SAMPLE)
     _copy(_files_of(settings), folder)
     with tempfile.TemporaryDirectory() as scratch:  # the float32 graph is no faster than torch, so it is not kept
@@ -80,7 +79,7 @@ def write(settings: ModelSettings, folder: Path) -> None:
 
 
 def backends(settings: ModelSettings, folder: Path) -> dict[str, Scorer]:
-    """The ways to run a written folder on this CPU by name: exactly, as torch would by itself, and by its int8 graph."""
+    """The ways to run a written folder on this CPU, by name: exactly, as torch does by itself, by its int8 graph."""
     there = settings.model_copy(update={"checkpoint": str(folder), "revision": None, "backend": "torch"})
     dtypes = dict.fromkeys([torch.float32, hardware.pick_dtype(there, _CPU)])
     scorers: dict[str, Scorer] = {
@@ -155,21 +154,25 @@ def _quantise(exact: Path, file: Path, about: dict[str, str]) -> None:
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    logging.disable(logging.WARNING)  # it advises the root logger of what made no difference here
-    try:
-        quantize_dynamic(
-            exact,
-            file,
-            op_types_to_quantize=["MatMul"],
-            per_channel=True,
-            reduce_range=True,
-            weight_type=QuantType.QInt8,
-        )
-    finally:
-        logging.disable(logging.NOTSET)
+    linear = {"op_types_to_quantize": ["MatMul"], "weight_type": QuantType.QInt8}
+    with _silent_root():
+        quantize_dynamic(exact, file, per_channel=True, reduce_range=True, **linear)
     made: Any = onnx.load(file)
     onnx.helper.set_model_props(made, about)
     onnx.save(made, file)
+
+
+@contextmanager
+def _silent_root() -> Iterator[None]:
+    """The quantiser warns through the root logger of what made no difference here, and would give it a handler."""
+    root, nowhere = logging.getLogger(), logging.NullHandler()
+    root.addHandler(nowhere)
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
+        root.removeHandler(nowhere)
 
 
 def _no_graph(model: PreTrainedModel, why: str) -> CheckpointError:
