@@ -30,9 +30,11 @@ def export(
     folder: Annotated[Path, typer.Argument(help="Folder to write: new, or empty.")],
     revision: Annotated[str, typer.Option(help="Branch, tag or commit of a hub id.")] = "",
     label: Annotated[
-        int | None, typer.Option(help="For a model with two labels: which one means relevant, 0 or 1.")
+        int | None, typer.Option(min=0, max=1, help="For a model with two labels: which one means relevant, 0 or 1.")
     ] = None,
-    max_length: Annotated[int | None, typer.Option(help="Tokens of a pair at most in what is measured.")] = None,
+    max_length: Annotated[
+        int | None, typer.Option(min=16, max=32_768, help="Tokens of a pair at most in what is measured.")
+    ] = None,
 ) -> None:
     """Write a checkpoint with an int8 graph for ONNX Runtime beside its weights, and print what that loses and gains.
 
