@@ -77,6 +77,11 @@ class ModelSettings(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="`auto`: bfloat16 or float16 on CUDA, bfloat16 on a CPU that multiplies it, else float32."
     )
+    backend: Literal["auto", "torch", "onnx"] = Field(
+        "auto",
+        description="`onnx`: the int8 graph that `rerank-sidecar export` puts beside the weights, on a CPU; `auto`: "
+        "the faster of both at warm-up where there is one, else `torch`.",
+    )
     max_length: int | None = Field(
         None,
         ge=16,

@@ -6,6 +6,7 @@ import typer
 
 from sidecar.cli.check import check
 from sidecar.cli.explain import explain
+from sidecar.cli.export import export
 from sidecar.cli.init import init
 from sidecar.cli.reference import settings
 from sidecar.cli.search import search
@@ -24,6 +25,7 @@ app.command()(init)
 app.command()(check)
 app.command()(explain)
 app.command()(settings)
+app.command()(export)
 app.command()(serve)
 app.command()(search)
 

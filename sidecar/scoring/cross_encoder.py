@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from sidecar.scoring.base import Pair, Scores
 from sidecar.scoring.checkpoint import fingerprint, max_length
 from sidecar.scoring.layout import to_device, to_host
 from sidecar.scoring.packing import PackedModel, can_pack
+from sidecar.scoring.padding import padded
 from sidecar.settings import ModelSettings
 from sidecar.tokenization import PairEncoder
 
@@ -82,8 +84,7 @@ class CrossEncoder:
         """One forward pass under way, and how its scores are waited for: on CUDA all work is in the stream's hands,
         the copy of the scores into pinned memory included."""
         logits = (self._packed.logits(pairs) if self._packed else self._padded_logits(pairs)).float()  # (B, labels)
-        scores = logits[:, 0] if self._label is None else logits[:, self._label] - logits[:, 1 - self._label]
-        return to_host(scores)  # (B,)
+        return to_host(relevance(logits, self._label))  # (B,)
 
     @torch.inference_mode()
     def _try_packing(self) -> PackedModel | None:
@@ -114,21 +115,14 @@ class CrossEncoder:
 
     def _padded(self, pairs: Sequence[Pair]) -> dict[str, torch.Tensor]:
         """Pairs as int64 tensors of shape (B, longest): ids, which of them count, and token types where known."""
-        shape = len(pairs), max(pair.tokens for pair in pairs)
-        ids = np.full(shape, self._pad_id, np.int64)
-        mask = np.zeros(shape, np.int64)
-        types = np.zeros(shape, np.int64)
-        for row, pair in enumerate(pairs):
-            ids[row, : pair.tokens] = pair.input_ids
-            mask[row, : pair.tokens] = 1
-            if pair.token_type_ids is not None:
-                types[row, : pair.tokens] = pair.token_type_ids
-        arrays = {"input_ids": ids, "attention_mask": mask}
-        if pairs[0].token_type_ids is not None:
-            arrays["token_type_ids"] = types
-        return {name: to_device(array, self._model.device) for name, array in arrays.items()}
+        return {name: to_device(array, self._model.device) for name, array in padded(pairs, self._pad_id).items()}
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
+def relevance(logits: Any, label: int | None) -> Any:
+    """Scores of shape (B,) from logits of shape (B, labels), tensor or array; ``label`` is None where there is one."""
+    return logits[:, 0] if label is None else logits[:, label] - logits[:, 1 - label]
+
+
+def is_out_of_memory(error: Exception) -> bool:
     """Whether a pass failed for want of memory. CUDA has a class for it; the CPU's allocator says it in words only."""
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)

@@ -2,8 +2,9 @@
 
 import time
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import cycle, islice
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -12,18 +13,32 @@ from sidecar.batching import Limits
 from sidecar.cost import CostModel, Measured
 from sidecar.loaded import LoadedModel
 from sidecar.logs import log
-from sidecar.scoring import checkpoint, hardware
+from sidecar.scoring import checkpoint, graph, hardware
 from sidecar.scoring.base import Pair, Scorer
 from sidecar.scoring.cross_encoder import CrossEncoder, is_out_of_memory
+from sidecar.scoring.onnx import OnnxCrossEncoder
 from sidecar.settings import ModelSettings
 
 _PAIRS = (1, 4, 16, 64, 256)
 _LENGTHS = (32, 128, 512)
+_COMPARED_TOKENS = 1024
+"""Of each batch that backends are compared on."""
 _REPEATS = 2
 _ENOUGH = 3
 """With so many shapes measured, slower ones than a batch may be are left out."""
 _SLOW_S = 1.0
 """A shape that takes longer is run once only."""
+
+
+class Backend(Scorer, Protocol):
+    """What runs a model here: see :class:`CrossEncoder`."""
+
+    halved: int
+    """How often a batch did not fit the memory and was halved."""
+
+    def prepare(self, tokens: int) -> None:
+        """Do now what the first batch of each size up to ``tokens`` would else have to do."""
+        ...
 
 
 def load(name: str, settings: ModelSettings) -> LoadedModel:
@@ -34,15 +49,12 @@ def load(name: str, settings: ModelSettings) -> LoadedModel:
         HardwareError: the device is not there, or its memory holds not even one pair.
     """
     device = hardware.pick_device(settings)
-    if device.type == "cpu":
-        hardware.keep_freed_memory()
-        torch.set_num_threads(settings.threads or hardware.usable_cpus())
-    model, tokenizer = checkpoint.load(settings, device, hardware.pick_dtype(settings, device))
-    scorer = CrossEncoder(model, tokenizer, settings)
+    dtype = hardware.pick_dtype(settings, device)
+    scorer = scorer_of(settings, device, dtype)
     try:
-        _check_finite(scorer, settings, model.dtype)
+        _check_finite(scorer, settings, dtype)
         return fitted(name, scorer, calibrate(scorer, settings), settings)
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         raise hardware.HardwareError(
@@ -51,7 +63,26 @@ def load(name: str, settings: ModelSettings) -> LoadedModel:
         ) from error
 
 
-def fitted(name: str, scorer: CrossEncoder, cost: CostModel, settings: ModelSettings) -> LoadedModel:
+def scorer_of(settings: ModelSettings, device: torch.device, dtype: torch.dtype) -> Backend:
+    """The model as its settings ask for it: loaded, not yet calibrated.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be used.
+    """
+    if device.type == "cpu":
+        hardware.keep_freed_memory()
+        torch.set_num_threads(settings.threads or hardware.usable_cpus())
+    quantised = graph.of(settings, device)
+    model, tokenizer = checkpoint.load(settings, device, dtype)
+    if quantised is None:
+        return CrossEncoder(model, tokenizer, settings)
+    onnx = OnnxCrossEncoder(quantised, model, tokenizer, settings)
+    if settings.backend == "onnx":
+        return onnx
+    return faster({"torch": CrossEncoder(model, tokenizer, settings), "onnx": onnx}, settings.checkpoint)
+
+
+def fitted(name: str, scorer: Backend, cost: CostModel, settings: ModelSettings) -> LoadedModel:
     """The warm model, prepared for batches of any size.
 
     Its largest batch is halved until it fits the memory, and stays so in service.
@@ -106,6 +137,27 @@ def _timed_runs(scorer: Scorer, batch: list[Pair]) -> Iterator[float]:
         started = time.perf_counter()
         scorer.score(batch)
         yield time.perf_counter() - started
+
+
+def faster(
+    scorers: Mapping[str, Backend],
+    checkpoint_name: str,
+    seconds: Callable[[Backend, int, int], float] = _seconds,
+) -> Backend:
+    """The scorer, of those by backend, that takes the least time for short, middling and long pairs together.
+
+    ``seconds`` measures (scorer, pairs, tokens of each).
+    """
+    most = min(scorer.max_length for scorer in scorers.values())
+    lengths = sorted({min(length, most) for length in _LENGTHS})
+    took_s = {
+        backend: sum(seconds(scorer, max(1, _COMPARED_TOKENS // length), length) for length in lengths)
+        for backend, scorer in scorers.items()
+    }
+    best = min(took_s, key=lambda backend: took_s[backend])
+    times = {f"{backend}_ms": round(took * 1e3, 1) for backend, took in took_s.items()}
+    log.info("backend_chosen", checkpoint=checkpoint_name, backend=best, version=scorers[best].version, **times)
+    return scorers[best]
 
 
 def run_largest(loaded: LoadedModel) -> None:

@@ -11,7 +11,6 @@ import select
 import subprocess
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,15 +18,15 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from sidecar.deadline import Deadline
 from sidecar.loaded import LoadedModel
 from sidecar.metrics import Metrics
 from sidecar.scheduler import Scheduler
-from sidecar.scoring import checkpoint, hardware, loader
+from sidecar.scoring import checkpoint, export, hardware, loader
 from sidecar.scoring.base import Pair
 from sidecar.settings import BUNDLED, ModelSettings
+from sidecar.tokenization import PairEncoder
 from tests.bench import infinity_environment
 from tests.bench.machine import device
 
@@ -140,14 +139,13 @@ class OnnxLoop:
         provider = "CUDAExecutionProvider" if device() == "cuda" else "CPUExecutionProvider"
         if provider not in onnxruntime.get_available_providers():
             raise Unavailable(f"this build of onnxruntime has no {provider}")
-        folder = checkpoint.location(BUNDLED)
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(folder)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         with tempfile.TemporaryDirectory() as made:
             file = Path(made, "model.onnx")
-            self._names = _export(folder, self._tokenizer, file)
+            self._tokenizer = _export(file)
             self._session = onnxruntime.InferenceSession(str(file), options, providers=[provider])
+        self._names = [one.name for one in self._session.get_inputs()]
 
     def score(self, query: str, texts: Sequence[str]) -> Floats:
         """See :class:`Contestant`."""
@@ -165,38 +163,15 @@ class OnnxLoop:
         del self._session
 
 
-def _export(folder: str, tokenizer: Any, file: Path) -> list[str]:
-    """The checkpoint as an ONNX graph with free batch and length; the names of its inputs."""
-    model = AutoModelForSequenceClassification.from_pretrained(folder, attn_implementation="eager").eval()
-    names = [name for name in tokenizer.model_input_names if name in ("input_ids", "attention_mask", "token_type_ids")]
-    sample = tokenizer(["a b"] * 2, ["c d e"] * 2, return_tensors="pt")
-    free = {name: {0: "pairs", 1: "tokens"} for name in names}
+def _export(file: Path) -> Any:
+    """Write the bundled model as a float32 graph; its tokenizer."""
+    model, tokenizer = checkpoint.load(ModelSettings(), torch.device("cpu"), torch.float32)
+    pairs = PairEncoder(tokenizer, 512).encode("a b", ["c d e", "f"])
     try:
-        with warnings.catch_warnings(action="ignore"):  # of the tracer; the scores are compared by the bench
-            torch.onnx.export(
-                _Logits(model, names),
-                tuple(sample[name] for name in names),
-                str(file),
-                input_names=names,
-                output_names=["logits"],
-                dynamic_axes=free,
-                dynamo=False,
-            )
-    except Exception as error:  # torch and its exporter raise what they like; the table says it
-        raise Unavailable(f"the export to ONNX failed: {type(error).__name__}: {str(error)[:120]}") from error
-    return names
-
-
-class _Logits(torch.nn.Module):
-    """A model that takes its inputs by place and returns the logits alone, as the exporter wants it."""
-
-    def __init__(self, model: Any, names: Sequence[str]) -> None:
-        super().__init__()
-        self._model, self._names = model, names
-
-    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self._model(**dict(zip(self._names, inputs, strict=True))).logits
-        return logits
+        export.float32_graph(model, pairs, int(tokenizer.pad_token_id or 0), file)
+    except checkpoint.CheckpointError as error:
+        raise Unavailable(str(error)) from error
+    return tokenizer
 
 
 class Infinity:

@@ -27,6 +27,7 @@ from tests.bench.contestants import (
     SentenceTransformers,
     Sidecar,
     Unavailable,
+    in_int8,
     seconds,
 )
 from tests.bench.machine import device
@@ -66,7 +67,7 @@ def contestants(without: Sequence[str]) -> tuple[list[Contestant], list[str]]:
         makers.append(lambda: SentenceTransformers("CrossEncoder", "float16"))
     dtypes = dict.fromkeys(("float32", half))
     makers += [] if "infinity" in without else [partial(Infinity, dtype) for dtype in dtypes]
-    makers += [] if "onnx" in without else [OnnxLoop]
+    makers += [] if "onnx" in without else [in_int8, OnnxLoop]
     found: list[Contestant] = [sidecar]
     absent = []
     for make in makers:

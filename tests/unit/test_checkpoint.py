@@ -137,7 +137,8 @@ def test_a_folder_that_is_not_there_is_refused_at_once(name: str) -> None:
 
 def test_a_model_in_pytorch_model_bin_is_loaded_as_well(tmp_path: Path) -> None:
     want = scorer(build(tmp_path)).version
-    torch.save(scorer(tmp_path)._model.state_dict(), tmp_path / "pytorch_model.bin")
+    model, _ = checkpoint.load(settings(tmp_path), torch.device("cpu"), torch.float32)
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
     (tmp_path / "model.safetensors").unlink()
     assert scorer(tmp_path).version == want
 

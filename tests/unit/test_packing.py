@@ -301,7 +301,9 @@ def test_a_model_whose_packing_fails_on_the_way_has_its_weights_back(
         raise RuntimeError("not on this machine")
 
     monkeypatch.setattr(part, when, fails)
-    model = scorer(tmp_path)
+    with capture_logs() as logs:
+        model = scorer(tmp_path)
+    assert [entry["reason"] for entry in logs] == ["RuntimeError: not on this machine"]
     pairs = model.encode(QUERY, PASSAGES[:8])
     assert not model.packed
     np.testing.assert_array_equal(model.score(pairs), want.score(pairs))

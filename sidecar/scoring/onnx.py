@@ -1,0 +1,81 @@
+"""A cross-encoder in ONNX Runtime on a CPU."""
+
+import hashlib
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from sidecar.batching import Limits, runs
+from sidecar.scoring.base import Pair, Scores
+from sidecar.scoring.checkpoint import fingerprint, max_length
+from sidecar.scoring.cross_encoder import relevance
+from sidecar.scoring.graph import Graph
+from sidecar.scoring.padding import padded
+from sidecar.settings import ModelSettings
+from sidecar.tokenization import PairEncoder
+
+_CALL_TOKENS = 16
+"""What a call of the session costs beside its tokens, in tokens."""
+_MOST_TOKENS = 512
+"""Of one call. More leave the caches between two operations, fewer leave the cores without work."""
+CALLS = Limits(_MOST_TOKENS, math.inf, lambda pairs, length: _CALL_TOKENS + pairs * length)
+"""How a batch is cut into calls of the session: by length, so that little is padded."""
+
+
+class OnnxCrossEncoder:
+    """Scores as the graph does; labels, truncation and tokens are those of :class:`cross_encoder.CrossEncoder`.
+
+    The model of torch is asked for its shape alone and not kept.
+    """
+
+    packed = True
+    """A batch costs what its tokens cost: pairs are padded to neighbours of much the same length only."""
+    halved = 0
+    """A call holds few tokens whatever the batch, so there is nothing to be halved for want of memory."""
+
+    def __init__(
+        self, graph: Graph, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: ModelSettings
+    ) -> None:
+        self.max_length = max_length(settings, model, tokenizer)
+        like = fingerprint(model, tokenizer, self.max_length, settings.label)
+        self.version = hashlib.sha256(f"{like} {graph.digest}".encode()).hexdigest()[:12] + "-int8"
+        self._session, self._inputs = graph.session, graph.inputs
+        self._label = settings.label
+        self._pad_id = int(tokenizer.pad_token_id or 0)
+        takes_types, cache_bytes = "token_type_ids" in graph.inputs, settings.token_cache_mib * 2**20
+        self._encoder = PairEncoder(tokenizer, self.max_length, token_types=takes_types, cache_bytes=cache_bytes)
+        self.token_cache = self._encoder.cache
+
+    def encode(self, query: str, passages: Sequence[str]) -> list[Pair]:
+        """See :class:`sidecar.scoring.base.Scorer`."""
+        return self._encoder.encode(query, passages)
+
+    def score(self, pairs: Sequence[Pair]) -> Scores:
+        """Raw scores, float32 of shape (len(pairs),), in calls of pairs of similar length.
+
+        Raises:
+            MemoryError: a call does not fit the memory.
+        """
+        order = sorted(range(len(pairs)), key=lambda place: -pairs[place].tokens)
+        scores = np.empty(len(pairs), np.float32)
+        end = 0
+        for lengths, _ in runs([pairs[place].tokens for place in order], CALLS):
+            places = order[end : end + len(lengths)]
+            scores[places] = self._call([pairs[place] for place in places])
+            end += len(lengths)
+        return scores
+
+    def prepare(self, tokens: int) -> None:
+        """Nothing: a session takes each size as it comes."""
+
+    def _call(self, pairs: Sequence[Pair]) -> Scores:
+        arrays = padded(pairs, self._pad_id)
+        try:
+            (logits,) = self._session.run(None, {name: arrays[name] for name in self._inputs})  # (B, labels)
+        except Exception as error:
+            if "bad_alloc" in str(error) or "Failed to allocate" in str(error):  # its errors say it in words only
+                raise MemoryError(f"no memory for {len(pairs)} pairs of up to {pairs[0].tokens} tokens") from error
+            raise
+        return np.asarray(relevance(logits, self._label), np.float32)
