@@ -87,6 +87,20 @@ class Sidecar:
         self._runner.close()
 
 
+def in_int8() -> Sidecar:
+    """The sidecar with the int8 graph that ``rerank-sidecar export`` writes."""
+    if device() != "cpu":
+        raise Unavailable("the sidecar runs int8 on a CPU only")
+    with tempfile.TemporaryDirectory() as made:
+        try:
+            export.write(ModelSettings(), Path(made))
+        except checkpoint.CheckpointError as error:
+            raise Unavailable(str(error)) from error
+        runner = Sidecar("sidecar, int8 (ONNX Runtime)", checkpoint=made, backend="onnx")
+    runner.dtype = "int8"
+    return runner
+
+
 class SentenceTransformers:
     """``CrossEncoder.predict``, which sorts by length itself; in batches of 32, or as :meth:`tune` finds best."""
 
