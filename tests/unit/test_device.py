@@ -20,7 +20,7 @@ from sidecar.scoring.fake import LaunchedScorer, WordOverlapScorer
 from sidecar.settings import ModelSettings
 from tests.calls import PATIENCE_S, Held, busy, score, until
 
-PASS_S = 0.05
+PASS_S = 0.15
 
 
 @pytest.fixture
@@ -191,7 +191,7 @@ async def test_what_failed_is_tried_again_when_the_pass_launched_behind_it_is_ov
         return np.zeros(0, np.float32) if len(pairs) == 2 else scores
 
     scorer = LaunchedScorer(fault=fault)
-    shared = LoadedModel.of("shared", scorer, CostModel(overhead_s=PASS_S), ModelSettings(max_batch_ms=60))
+    shared = LoadedModel.of("shared", scorer, CostModel(overhead_s=PASS_S), ModelSettings(max_batch_ms=200))
     async with busy(scheduler):
         calls = [
             asyncio.create_task(score(scheduler, one, job(scorer), within(PATIENCE_S)))
