@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Generic, TypeVar
 
 Key = TypeVar("Key")
@@ -73,17 +74,23 @@ class Load:
     def take(self, tokens: int, longest_s: float = math.inf) -> bool:
         """Whether a pair joins, which it then has; ``longest_s`` bounds the predicted time of the batch."""
         width = tokens if self.limits.packed else self.longest
-        row_s = self.limits.row_s(width)
-        padding_s = row_s - self.limits.row_s(tokens) if width > tokens else 0.0
-        if self.pairs:
-            bound_s = min(longest_s, self.limits.max_batch_s)
-            if tokens > width or not self._holds(width, row_s, bound_s) or self.padding_s + padding_s > self.pass_s:
-                return False
+        row_s = self._row_s(width)
+        padding_s = row_s - self._row_s(tokens) if width > tokens else 0.0
+        if self.pairs and (
+            tokens > width
+            or not self._holds(width, row_s, min(longest_s, self.limits.max_batch_s))
+            or self.padding_s + padding_s > self.pass_s
+        ):
+            return False
         self.pairs += 1
         self.tokens += width
         self.rows_s += row_s
         self.padding_s += padding_s
         return True
+
+    def _row_s(self, tokens: int) -> float:
+        """As :meth:`Limits.row_s`, with half of its predictions: it is asked for each pair at each cut."""
+        return self.limits.predict_s(1, tokens) - self.pass_s
 
     def _holds(self, tokens: int, row_s: float, bound_s: float) -> bool:
         return self.tokens + tokens <= self.limits.max_batch_tokens and self.pass_s + self.rows_s + row_s <= bound_s
@@ -92,7 +99,7 @@ class Load:
     def full(self) -> bool:
         """Whether no pair of any length fits."""
         least = 1 if self.limits.packed else self.longest
-        return self.pairs > 0 and not self._holds(least, self.limits.row_s(least), self.limits.max_batch_s)
+        return self.pairs > 0 and not self._holds(least, self._row_s(least), self.limits.max_batch_s)
 
     @property
     def length(self) -> float:
@@ -139,6 +146,14 @@ class Job(Generic[Key]):
         lengths = [self.lengths[pair] for pair in waiting]
         self.remaining_s = sum(seconds for _, seconds in runs(lengths, self.limits))
 
+    def drop_run(self, pairs: int, seconds: float) -> None:
+        """Let all but the first so many wait, which :func:`runs` would cut as one run of ``seconds``.
+
+        What remains need not be cut anew then, which would take most of the time between two batches.
+        """
+        self.waiting = self.waiting[pairs:]
+        self.remaining_s = max(0.0, self.remaining_s - seconds) if self.waiting else 0.0
+
 
 @dataclass(frozen=True, slots=True)
 class Batch(Generic[Key]):
@@ -172,8 +187,8 @@ def next_batch(jobs: Sequence[Job[Key]], now: float) -> Batch[Key]:
     jobs would only wait for each other, and all end late.
     """
     head = jobs[0]
-    load = Load(head.limits, head.lengths[head.waiting[0]])
-    taken = [(head, pair) for pair in _fill(load, head, math.inf)]
+    load, pairs = _first_run(head)
+    taken = [(head, pair) for pair in pairs]
     end = now + head.remaining_s + load.predicted_s
     slack_s = max(0.0, head.deadline - end)
     for job in jobs[1:_MOST_JOBS]:
@@ -195,6 +210,14 @@ def _joined(load: Load, job: Job[Key], longest_s: float) -> tuple[Load, list[int
         return filled, pairs
     job.waiting, job.remaining_s = waiting, remaining_s
     return load, []
+
+
+def _first_run(job: Job[Key]) -> tuple[Load, list[int]]:
+    """Move the longest pairs of ``job`` into a new batch, while they fit and are worth its padding."""
+    load = Load(job.limits, job.lengths[job.waiting[0]])
+    taken = list(takewhile(lambda pair: load.take(job.lengths[pair]), job.waiting))
+    job.drop_run(len(taken), load.predicted_s)
+    return load, taken
 
 
 def _fill(load: Load, job: Job[Key], longest_s: float) -> list[int]:

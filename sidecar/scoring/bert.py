@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from sidecar.scoring.attention import attend, prepare
+from sidecar.scoring.attention import attend
 from sidecar.scoring.layout import Layout, row_lengths
 from sidecar.scoring.linear import Fused, Linear, Operations, operations
 
@@ -62,7 +62,6 @@ class Encoder:
         if not isinstance(self._does, Fused):
             return
         config, dtype = self._base.config, self._base.dtype
-        prepare(config.num_attention_heads, config.hidden_size // config.num_attention_heads, dtype, tokens)
         for length in row_lengths(tokens):
             layout = Layout.of([_SHORT] * (length // _SHORT), self._base.device)
             hidden = torch.zeros(length, config.hidden_size, dtype=dtype)

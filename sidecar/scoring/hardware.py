@@ -54,6 +54,19 @@ def has_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     return bool(flags & {"amx_bf16", "avx512_bf16"})
 
 
+def emulates(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether a CPU takes many times longer in a number type than in float32, since it cannot multiply it.
+
+    On two cores with AVX2 alone loading the bundled model in bfloat16 had not ended after ten minutes.
+    """
+    return device.type == "cpu" and dtype == torch.bfloat16 and not has_bfloat16()
+
+
+def has_avx512() -> bool:
+    """Whether torch computes with AVX-512 here; the environment may forbid it (``ATEN_CPU_CAPABILITY``)."""
+    return torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+
+
 def keep_freed_memory() -> bool:
     """Have the C library keep what a forward pass frees for the next one; whether it can (glibc does).
 

@@ -31,19 +31,6 @@ class Run:
         """Where they lie in the row."""
         return slice(self.start, self.start + len(self.lengths) * self.width)
 
-    @cached_property
-    def padding(self) -> Sequence[tuple[int, int, int]]:
-        """(first pair, behind the last pair, tokens) of neighbours with as many tokens, where they do not fill it."""
-        numbered = groupby(enumerate(self.lengths), itemgetter(1))
-        groups = [(length, [place for place, _ in same]) for length, same in numbered if length < self.width]
-        return [(places[0], places[-1] + 1, length) for length, places in groups]
-
-    def hide_padding(self, logits: torch.Tensor, pairs: slice) -> None:
-        """Let no token see the padding: logits of ``pairs``, (pairs, heads, queries, width), are set to -inf there."""
-        for first, behind, length in self.padding:
-            if first < pairs.stop and behind > pairs.start:
-                logits[max(first - pairs.start, 0) : behind - pairs.start, :, :, length:] = -torch.inf
-
     def mask(self, queries: int, window: int | None, dtype: torch.dtype) -> torch.Tensor | None:
         """What is added to the logits of a CPU's attention, (pairs, 1, queries, width); None where all may be seen.
 

@@ -50,6 +50,8 @@ def load(name: str, settings: ModelSettings) -> LoadedModel:
     """
     device = hardware.pick_device(settings)
     dtype = hardware.pick_dtype(settings, device)
+    if hardware.emulates(dtype, device):
+        log.warning("number_type_emulated", model=name, dtype=settings.dtype, hint="`dtype: auto` is many times faster")
     scorer = scorer_of(settings, device, dtype)
     try:
         _check_finite(scorer, settings, dtype)

@@ -32,6 +32,7 @@ from tests.bench.machine import device
 
 Floats = NDArray[np.float32]
 _BUDGET_S = 600.0
+IN_INT8 = "sidecar, int8 (ONNX Runtime)"
 _BATCH_SIZES = (8, 16, 32, 100)
 _WORKER_START_S = 180.0
 _WORKER_CALL_S = 120.0
@@ -96,7 +97,7 @@ def in_int8() -> Sidecar:
             export.write(ModelSettings(), Path(made))
         except checkpoint.CheckpointError as error:
             raise Unavailable(str(error)) from error
-        runner = Sidecar("sidecar, int8 (ONNX Runtime)", checkpoint=made, backend="onnx")
+        runner = Sidecar(IN_INT8, checkpoint=made, backend="onnx")
     runner.dtype = "int8"
     return runner
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from sidecar.scoring import hardware
 from sidecar.scoring.hardware import HardwareError, has_bfloat16, pick_device, pick_dtype, usable_cpus
 from sidecar.settings import ModelSettings
 
@@ -107,6 +108,14 @@ def test_a_named_number_type_is_taken_as_it_is(name: str) -> None:
 def test_on_a_cpu_auto_is_bfloat16_where_it_is_multiplied_and_float32_elsewhere() -> None:
     chosen = pick_dtype(ModelSettings(), torch.device("cpu"))
     assert chosen == (torch.bfloat16 if has_bfloat16() else torch.float32)
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_only_bfloat16_without_a_product_for_it_is_told_of(monkeypatch: pytest.MonkeyPatch, fast: bool) -> None:
+    monkeypatch.setattr(hardware, "has_bfloat16", lambda: fast)
+    told = [dtype for dtype in (torch.float32, torch.bfloat16) if hardware.emulates(dtype, torch.device("cpu"))]
+    assert told == ([] if fast else [torch.bfloat16])
+    assert not hardware.emulates(torch.bfloat16, torch.device("cuda"))
 
 
 def test_freed_memory_is_kept_for_the_next_pass() -> None:

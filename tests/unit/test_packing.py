@@ -156,46 +156,6 @@ def test_each_token_takes_from_the_tokens_of_its_own_pair_within_the_window(wind
             torch.testing.assert_close(first[pair], want[0])
 
 
-@pytest.mark.parametrize("dtype", FAST)
-@pytest.mark.parametrize("first_only", [False, True])
-def test_attention_by_products_equals_that_of_torch_in_pieces_of_every_size(
-    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, first_only: bool
-) -> None:
-    torch.manual_seed(1)
-    layout = Layout.of([*range(17, 33), *[20] * 15, 5, 9, 31, *range(120, 123)], CPU)
-    query, key, value = torch.randn(3, layout.tokens, 12, 8).to(dtype)
-    asking = query[layout.first] if first_only else query
-    got = attend(asking, key, value, layout, 0.3, None)
-    monkeypatch.setattr(attention, "_WIDEST", {})
-    want = attend(asking, key, value, layout, 0.3, None)
-    near = 1e-5 if dtype == torch.float32 else 0.03
-    for start, length in zip(layout.starts.tolist(), layout.lengths, strict=False):
-        torch.testing.assert_close(got[start : start + length], want[start : start + length], rtol=near, atol=near)
-
-
-def test_pairs_are_cut_into_pieces_of_few_sizes() -> None:
-    pieces = [(piece.start, piece.stop) for piece in attention._pieces(21, 8)]
-    assert pieces == [(0, 8), (8, 16), (16, 20), (20, 21)]
-    assert list(attention._pieces(0, 8)) == []
-    assert [attention._at_once(size) for size in (2**10, 2**18, 3 * 2**17, 2**30)] == [16, 8, 4, 1]
-
-
-@pytest.mark.skipif(not hardware.has_bfloat16(), reason="needs a CPU that multiplies bfloat16")
-def test_attention_is_prepared_for_each_size_of_a_piece(monkeypatch: pytest.MonkeyPatch) -> None:
-    shapes: set[tuple[int, int]] = set()
-    product = torch.baddbmm
-
-    def recorded(*positional: Any, **named: Any) -> torch.Tensor:
-        logits: torch.Tensor = product(*positional, **named)
-        shapes.add((len(logits) // 2, logits.shape[2]))
-        return logits
-
-    monkeypatch.setattr(torch, "baddbmm", recorded)
-    attention.prepare(2, 8, torch.bfloat16, 300)
-    assert {width for _, width in shapes} == set(range(16, 301, 16))
-    assert {pairs for pairs, width in shapes if width == 16} == {1, 2, 4, 8, 16}
-
-
 def test_padding_and_filler_stay_finite() -> None:
     layout = Layout.of([3, 40], CPU)
     assert layout.tokens == 64
@@ -239,12 +199,11 @@ def test_the_kernel_of_cuda_is_called_with_rows_bounds_and_a_window_on_either_si
 
 @pytest.mark.parametrize("dtype", FAST)
 def test_operations_fused_by_onednn_equal_those_one_by_one(dtype: torch.dtype) -> None:
-    fused = linear.operations(CPU, dtype)
-    assert isinstance(fused, linear.Fused)
     torch.manual_seed(1)
     rows, weight = torch.randn(48, 64).to(dtype), torch.randn(32, 64).to(dtype) / 8
     bias, other = torch.randn(32).to(dtype), torch.randn(48, 32).to(dtype)
-    plain, packed = linear.OneByOne(), fused.packed(weight)
+    plain, fused = linear.OneByOne(), linear.Fused()
+    packed = fused.packed(weight)
     near = 1e-5 if dtype == torch.float32 else 0.02
     with torch.inference_mode():
         for got, want in (
@@ -256,16 +215,32 @@ def test_operations_fused_by_onednn_equal_those_one_by_one(dtype: torch.dtype) -
             assert want.float().std() > 0.3
 
 
+@pytest.mark.parametrize(
+    ("avx512", "bfloat16", "fused"),
+    [(False, False, []), (True, False, [torch.float32]), (True, True, [torch.float32, torch.bfloat16])],
+)
+def test_operations_are_fused_where_that_is_faster(
+    monkeypatch: pytest.MonkeyPatch, avx512: bool, bfloat16: bool, fused: list[torch.dtype]
+) -> None:
+    monkeypatch.setattr(hardware, "has_avx512", lambda: avx512)
+    monkeypatch.setattr(hardware, "has_bfloat16", lambda: bfloat16)
+    monkeypatch.setattr(linear, "_fuses", lambda dtype: True)
+    dtypes = [torch.float32, torch.bfloat16, torch.float16]
+    assert [dtype for dtype in dtypes if isinstance(linear.operations(CPU, dtype), linear.Fused)] == fused
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_without_the_fused_operations_in_torch_they_run_one_by_one(
     monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
 ) -> None:
+    monkeypatch.setattr(hardware, "has_avx512", lambda: True)
     monkeypatch.setattr(hardware, "has_bfloat16", lambda: True)
     monkeypatch.setattr(linear.Fused, "__init__", lambda self: torch.ops.mkldnn._no_such_operation)
     assert isinstance(linear.operations(CPU, dtype), linear.OneByOne)
 
 
 def test_operations_one_by_one_score_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bert, "operations", lambda _device, _dtype: linear.Fused())
     fused = scorer(build(tmp_path))
     monkeypatch.setattr(bert, "operations", lambda _device, _dtype: linear.OneByOne())
     plain = scorer(tmp_path)
@@ -274,7 +249,7 @@ def test_operations_one_by_one_score_the_same(tmp_path: Path, monkeypatch: pytes
     np.testing.assert_allclose(plain.score(pairs), fused.score(pairs), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("does", [linear.OneByOne(), linear.operations(CPU, torch.float32)])
+@pytest.mark.parametrize("does", [linear.OneByOne(), linear.Fused()])
 def test_several_layers_are_one_product_and_hold_no_weights_until_they_are_given_back(does: linear.Operations) -> None:
     layers = [torch.nn.Linear(64, out) for out in (32, 48)]
     weights, rows = [layer.weight.detach().clone() for layer in layers], torch.randn(16, 64)
