@@ -153,8 +153,11 @@ class App:
             self._metrics_server.server_close()
         log.info("stopped")
 
-    async def run(self) -> None:
-        """Serve until SIGTERM or SIGINT; a second signal ends the process at once."""
+    async def run(self, on_ready: Callable[[], None] = lambda: None) -> None:
+        """Serve until SIGTERM or SIGINT; a second signal ends the process at once.
+
+        ``on_ready`` is called when every model is loaded or has failed.
+        """
         stopping = asyncio.Event()
 
         def on_signal() -> None:
@@ -167,17 +170,18 @@ class App:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, on_signal)
         await self.start()
-        self._spawn(self._settle())
+        self._spawn(self._settle(on_ready))
         await stopping.wait()
         log.info("stopping", grace_s=self._settings.server.shutdown_grace_s)
         await self.stop()
 
-    async def _settle(self) -> None:
+    async def _settle(self, on_ready: Callable[[], None]) -> None:
         """Leave out of every garbage collection to come what lives as long as the process: with torch and transformers
         a full one takes 0.13 s, and every call waits for it."""
         await self.ready()
         gc.collect()
         gc.freeze()
+        on_ready()
 
     def _open_metrics(self, address: str | None) -> None:
         if address is None:

@@ -5,6 +5,7 @@ import sys
 import typer
 
 from sidecar.cli.check import check
+from sidecar.cli.eval import evaluate
 from sidecar.cli.explain import explain
 from sidecar.cli.export import export
 from sidecar.cli.init import init
@@ -26,6 +27,7 @@ app.command()(check)
 app.command()(explain)
 app.command()(settings)
 app.command()(export)
+app.command("eval")(evaluate)
 app.command()(serve)
 app.command()(search)
 

@@ -1,0 +1,156 @@
+"""Asks a running sidecar the judged queries, and keeps both orders of each answer."""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+from sidecar.client import BlockingRerankClient, Page
+from sidecar.comparison import title_of
+from sidecar.v1 import rerank_pb2 as pb
+
+_TIMEOUT_S = 180.0
+_IDS_AT_ONCE = 500
+_SHOWN_CHARS = 240
+PLACE = "{{query}}"
+"""Where the query goes in a body."""
+
+
+class AskingError(Exception):
+    """The sidecar or its engine refuses what is asked; the message holds the query and the reason."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """How queries are asked: of which index, with which body, how many results, and which field is the judged id.
+
+    ``body`` holds :data:`PLACE` in its texts where the query goes. ``id_field`` empty: the hit's ``_id``.
+    """
+
+    index: str
+    body: Mapping[str, Any]
+    size: int = 10
+    connector: str = ""
+    id_field: str = ""
+
+    def body_for(self, query: str) -> dict[str, Any]:
+        """The search body of one query."""
+        filled: dict[str, Any] = _filled(dict(self.body), query)
+        return {**filled, "size": self.size}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back for one query: ids in the engine's order and in the final one, and what became of it.
+
+    ``took_ms`` is from sending the call to its final answer; ``engine_ms`` to the engine's order.
+    """
+
+    original: Sequence[str]
+    final: Sequence[str]
+    outcome: str
+    reason: str
+    took_ms: float
+    engine_ms: float
+    texts: Mapping[str, str]
+    """For people, by id: the start of the passage that was scored, else of what the hit holds."""
+
+    @property
+    def fell_back(self) -> bool:
+        """Whether the model had no full say though there was something to order."""
+        return self.outcome != "RERANKED" and self.reason != "NO_CANDIDATES"
+
+
+def ask(
+    client: BlockingRerankClient,
+    question: Question,
+    queries: Mapping[str, str],
+    options: pb.Options,
+    advance: Callable[[], None] = lambda: None,
+) -> dict[str, Answer]:
+    """One answer for each query, by its id; one query after the other.
+
+    Raises:
+        AskingError: a call ends with an error.
+    """
+    answers = {}
+    for name, query in queries.items():
+        answers[name] = _answer(client, question, query, options)
+        advance()
+    return answers
+
+
+def absent(client: BlockingRerankClient, question: Question, ids: Sequence[str]) -> list[str]:
+    """Those of the ids that no document of the index has.
+
+    Raises:
+        AskingError: the engine refuses to be asked for ids.
+    """
+    found: set[str] = set()
+    for start in range(0, len(ids), _IDS_AT_ONCE):
+        some = list(ids[start : start + _IDS_AT_ONCE])
+        wanted = {"terms": {question.id_field: some}} if question.id_field else {"ids": {"values": some}}
+        source = {"_source": [question.id_field]} if question.id_field else {"_source": False}
+        body = {"query": wanted, "size": len(some), **source}
+        with _told(f"{len(some)} ids"):
+            page = client.search(question.index, "ids", body, connector=question.connector, timeout_s=_TIMEOUT_S)
+        found |= {_id_of(hit, question.id_field) for hit in page.hits}
+    return [one for one in ids if one not in found]
+
+
+def _answer(client: BlockingRerankClient, question: Question, query: str, options: pb.Options) -> Answer:
+    started, arrived, pages = time.perf_counter(), [], []
+    with _told(repr(query)):
+        for page in client.search_progressive(
+            question.index,
+            query,
+            question.body_for(query),
+            connector=question.connector,
+            options=options,
+            timeout_s=_TIMEOUT_S,
+        ):
+            arrived.append(1e3 * (time.perf_counter() - started))
+            pages.append(page)
+    original, final = pages
+    ids = _ids(final, question)
+    texts = {_id_of(hit, question.id_field): title_of(hit)[:_SHOWN_CHARS] for hit in original.hits}
+    shown = zip(ids, final.results, final.hits, strict=True)
+    texts |= {one: (result.passage or title_of(hit))[:_SHOWN_CHARS] for one, result, hit in shown}
+    orders = (list(dict.fromkeys(_ids(page, question))) for page in (original, final))
+    return Answer(*orders, final.outcome, final.reason, arrived[-1], arrived[0], texts)
+
+
+def _ids(page: Page, question: Question) -> list[str]:
+    """Ids of the hits; where several have one, the first of them counts in an order."""
+    return [_id_of(hit, question.id_field) for hit in page.hits]
+
+
+def _id_of(hit: Mapping[str, Any], field: str) -> str:
+    return str(hit["_id"]) if not field else str((hit.get("_source") or {}).get(field, ""))
+
+
+def _filled(part: Any, query: str) -> Any:
+    """A part of a body with the query in its place."""
+    if isinstance(part, str):
+        return part.replace(PLACE, query)
+    if isinstance(part, Mapping):
+        return {key: _filled(value, query) for key, value in part.items()}
+    return [_filled(one, query) for one in part] if isinstance(part, list) else part
+
+
+def has_place(body: Mapping[str, Any]) -> bool:
+    """Whether a body says where the query goes."""
+    return PLACE in json.dumps(body)
+
+
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Errors of gRPC as :class:`AskingError`, with what was asked."""
+    try:
+        yield
+    except grpc.RpcError as error:
+        raise AskingError(f"{what}: {error.code().name}: {error.details()}") from error

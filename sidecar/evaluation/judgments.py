@@ -1,0 +1,199 @@
+"""Queries and graded judgments, read from qrels or from a table of judgments as Quepid exports it.
+
+Whatever cannot be read is told by file and line:
+
+    JudgmentError: qrels.tsv:7: grade 'good' is not a number
+"""
+
+import csv
+import io
+import json
+import math
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+_ENCODINGS = ("utf-8-sig", "utf-16", "cp1252")
+"""Tried in this order; UTF-16 only where the file begins with its mark. The last one takes any byte that it knows."""
+_UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+_DELIMITERS = ",;\t|"
+_COLUMNS = (
+    ("query", "query text", "query_text", "querytext", "query string", "q"),
+    ("docid", "doc id", "doc_id", "document id", "document_id", "documentid", "id", "_id"),
+    ("rating", "grade", "judgment", "judgement", "relevance", "score"),
+)
+"""Names of the three columns of a table, in lower case."""
+
+
+class JudgmentError(ValueError):
+    """Judgments cannot be used as they are; the message names the file and, where there is one, the line."""
+
+    def __init__(self, file: Path, line: int | None, problem: str) -> None:
+        super().__init__(f"{file}:{line}: {problem}" if line else f"{file}: {problem}")
+
+
+@dataclass(frozen=True)
+class Judgments:
+    """``queries`` are texts by id, each with a grade above 0; ``grades`` are whole numbers by query and document id.
+
+    ``notes`` are sentences on what was left out, and why.
+    """
+
+    queries: Mapping[str, str]
+    grades: Mapping[str, Mapping[str, int]]
+    notes: Sequence[str] = ()
+
+    def sampled(self, most: int | None, seed: int) -> "Judgments":
+        """So many of the queries at most, drawn by ``seed``; None: all."""
+        if most is None or most >= len(self.queries):
+            return self
+        drawn = sorted(random.Random(seed).sample(sorted(self.queries), most))  # noqa: S311 - no secret
+        texts, grades = (
+            {query: self.queries[query] for query in drawn},
+            {query: self.grades[query] for query in drawn},
+        )
+        return Judgments(texts, grades, self.notes).noting(f"a sample of {most} of {len(self.queries)} queries")
+
+    def noting(self, note: str) -> "Judgments":
+        """With one more note, unless it is empty."""
+        return replace(self, notes=(*self.notes, note)) if note else self
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    line: int
+    query: str
+    document: str
+    grade: str
+
+
+def read(file: Path, queries: Path | None = None) -> Judgments:
+    """Judgments in ``file``: qrels, whose query ids ``queries`` (JSON lines with ``_id`` and ``text``) explains; or
+    without ``queries``, a table with a heading, of the query's text, the document's id and the grade.
+
+    qrels have three columns with a heading (BEIR) or four without (TREC).
+
+    Raises:
+        JudgmentError: a file or line cannot be read, or no judgment is above 0.
+    """
+    rows = _qrels(file) if queries else _table(file)
+    texts = _texts(queries) if queries else None
+    grades: dict[str, dict[str, int]] = {}
+    for row in rows:
+        _put(grades, row, file, texts)
+    return _usable(file, grades, texts)
+
+
+def _usable(file: Path, grades: dict[str, dict[str, int]], texts: Mapping[str, str] | None) -> Judgments:
+    """Without the queries that no order could please."""
+    if not grades:
+        raise JudgmentError(file, None, "holds no judgment")
+    judged = {query: found for query, found in grades.items() if any(grade > 0 for grade in found.values())}
+    if not judged:
+        raise JudgmentError(file, None, "no judgment is above 0: every order would be as good")
+    notes = []
+    if without := len(grades) - len(judged):
+        notes.append(f"{without} of {len(grades)} queries have no document above 0 and were left out")
+    if texts is not None and (unjudged := len(texts.keys() - grades.keys())):
+        notes.append(f"{unjudged} of {len(texts)} queries have no judgment and were left out")
+    return Judgments({query: texts[query] if texts else query for query in judged}, judged, notes)
+
+
+def _put(grades: dict[str, dict[str, int]], row: _Row, file: Path, texts: Mapping[str, str] | None) -> None:
+    if texts is not None and row.query not in texts:
+        raise JudgmentError(file, row.line, f"query {row.query!r} is not among the queries")
+    if not row.query.strip() or not row.document.strip():
+        raise JudgmentError(file, row.line, f"the {'query' if row.document.strip() else 'document id'} is empty")
+    grade, found = _grade(row, file), grades.setdefault(row.query, {})
+    if found.setdefault(row.document, grade) != grade:
+        judged = f"{row.document!r} is judged {found[row.document]} and {grade} for the same query"
+        raise JudgmentError(file, row.line, f"document {judged}")
+
+
+def _grade(row: _Row, file: Path) -> int:
+    """A whole number: graded measures are defined on those. One below 0 counts as 0, as in TREC's qrels."""
+    try:
+        grade = float(row.grade.replace(",", "."))
+    except ValueError:
+        raise JudgmentError(file, row.line, f"grade {row.grade!r} is not a number") from None
+    if not math.isfinite(grade) or grade != int(grade):
+        raise JudgmentError(file, row.line, f"grade {row.grade!r} is not a whole number; multiply, or round them")
+    return max(0, int(grade))
+
+
+def _qrels(file: Path) -> Iterator[_Row]:
+    for line, raw in _lines(file):
+        fields = raw.split("\t") if "\t" in raw else raw.split()
+        if line == 1 and fields[0].strip().lower() in ("query-id", "query_id", "qid"):
+            continue
+        if len(fields) not in (3, 4):
+            allowed = "3 (query, document, grade) or 4 (query, 0, document, grade)"
+            raise JudgmentError(file, line, f"has {len(fields)} columns; allowed: {allowed}")
+        yield _Row(line, fields[0].strip(), fields[-2].strip(), fields[-1].strip())
+
+
+def _table(file: Path) -> Iterator[_Row]:
+    text = _content(file)
+    heading = text.split("\n", 1)[0]
+    delimiter = max(_DELIMITERS, key=heading.count)
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        places = _columns(file, next(rows, []))
+        for fields in rows:
+            if any(field.strip() for field in fields):
+                if len(fields) <= max(places):
+                    found = f"has {len(fields)} columns, the heading has {max(places) + 1} or more"
+                    raise JudgmentError(file, rows.line_num, found)
+                query, document, grade = (fields[place].strip() for place in places)
+                if grade:  # Quepid lists documents that nobody has rated yet
+                    yield _Row(rows.line_num, query, document, grade)
+    except csv.Error as error:
+        raise JudgmentError(file, rows.line_num, str(error)) from error
+
+
+def _columns(file: Path, heading: Sequence[str]) -> tuple[int, ...]:
+    """Places of the query's text, the document's id and the grade."""
+    names = [name.strip().lower() for name in heading]
+    found = [[names.index(name) for name in known if name in names][:1] for known in _COLUMNS]
+    if not all(found):
+        missing = ", ".join(known[0] for known, place in zip(_COLUMNS, found, strict=True) if not place)
+        told = f"its heading has no column {missing}; found: {', '.join(heading) or 'nothing'}"
+        raise JudgmentError(file, 1, f"{told} (qrels go with a file of queries: --queries)")
+    return tuple(place for (place,) in found)
+
+
+def _texts(file: Path) -> dict[str, str]:
+    texts: dict[str, str] = {}
+    for line, raw in _lines(file):
+        try:
+            row = json.loads(raw)
+        except ValueError as error:
+            raise JudgmentError(file, line, f"is not JSON: {error}") from error
+        if not isinstance(row, dict) or not {"_id", "text"} <= row.keys():
+            raise JudgmentError(file, line, "is no JSON object with `_id` and `text`")
+        if not str(row["text"]).strip():
+            raise JudgmentError(file, line, f"query {row['_id']!r} has no text")
+        texts.setdefault(str(row["_id"]), str(row["text"]).strip())
+    return texts
+
+
+def _lines(file: Path) -> Iterable[tuple[int, str]]:
+    """Lines that are not blank, numbered from 1."""
+    lines = (raw.rstrip("\r") for raw in _content(file).split("\n"))
+    return ((line, raw) for line, raw in enumerate(lines, 1) if raw.strip())
+
+
+def _content(file: Path) -> str:
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise JudgmentError(file, None, f"cannot be read: {error.strerror or error}") from error
+    for encoding in _ENCODINGS:
+        if encoding == "utf-16" and not content.startswith(_UTF_16_MARKS):
+            continue
+        try:
+            return content.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+    raise JudgmentError(file, None, f"is in none of the encodings that are known: {', '.join(_ENCODINGS)}")

@@ -1,0 +1,76 @@
+"""A sidecar in a process of its own, for as long as an evaluation takes."""
+
+import asyncio
+import multiprocessing
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sidecar.settings import Settings
+
+if TYPE_CHECKING:
+    from sidecar.app import App
+
+START_S = 300.0
+_STOP_S = 15.0
+
+
+class NotServing(Exception):
+    """The sidecar did not come up; the message says why, or where its log is."""
+
+
+@contextmanager
+def running(settings: Settings, log: Path) -> Iterator[str]:
+    """A sidecar with all its models warm, whose log goes to a file; gives its ``host:port``.
+
+    Settings are handed over as they are, secrets included, and never written.
+
+    Raises:
+        NotServing: it ended, a model failed, or it took longer than :data:`START_S`.
+    """
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_serve, args=(settings, log, theirs), daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        yield f"127.0.0.1:{_port(ours, log)}"
+    finally:
+        process.terminate()
+        process.join(_STOP_S)
+        process.kill()
+        process.join()
+
+
+def _port(pipe: Connection, log: Path) -> int:
+    try:
+        told = pipe.recv() if pipe.poll(START_S) else f"it was not ready after {START_S:.0f} s"
+    except EOFError:
+        told = "it ended"
+    if isinstance(told, int):
+        return told
+    raise NotServing(f"the sidecar did not become ready: {told}; its log is {log}")
+
+
+def _serve(settings: Settings, log: Path, pipe: Connection) -> None:
+    """Serve until SIGTERM; tells the port when all models are ready, or what went wrong."""
+    from sidecar import logs
+    from sidecar.app import App
+
+    with log.open("a") as sys.stderr:
+        logs.configure()
+        try:
+            app = App(settings)
+            asyncio.run(app.run(lambda: pipe.send(_told(app, settings))))
+        except Exception as error:  # noqa: BLE001 - told to who waits, in words
+            pipe.send(f"{type(error).__name__}: {error}")
+    os._exit(0)  # a forward pass that hangs in its thread must not keep the process
+
+
+def _told(app: "App", settings: Settings) -> int | str:
+    failed = [name for name in settings.models if not app.models.is_ready(name)]
+    return f"model {failed[0]!r} could not be loaded" if failed else app.port

@@ -1,0 +1,199 @@
+"""A study as people read it: table, verdict, the queries it hurts, a picture; and as JSON and YAML for programs."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from matplotlib.figure import Figure
+from rich.console import Console, RenderableType
+from rich.markup import escape
+from rich.table import Table
+
+from sidecar.evaluation import measures, study
+from sidecar.evaluation.asking import Answer
+from sidecar.evaluation.study import Advice, Measured, Study
+
+JSON, PICTURE, POLICY = "eval.json", "eval.png", "policy.yaml"
+"""Names of the files in the folder of a report."""
+_HURT = 3
+_SHOWN = 5
+_BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#666666"
+"""Of Okabe and Ito's palette, which the colour-blind can tell apart."""
+
+
+def show(found: Study, advice: Advice, console: Console) -> None:
+    """Print all of it."""
+    for note in found.judgments.notes:
+        console.print(f"note: {escape(note)}")
+    console.print(table(found))
+    for line in warnings(found):
+        console.print(f"[bold yellow]warning:[/] {escape(line)}")
+    for line in conclusion(found, advice):
+        console.print(escape(line))
+    for part in _hurt(found, advice.chosen):
+        console.print(part)
+
+
+def table(found: Study) -> Table:
+    """One row for the engine's order, and one for each variant."""
+    shown = Table(title=f"{len(found.judgments.queries)} queries, measured over all of them", title_justify="left")
+    for heading in ("model", "tokens", "window", "fusion"):
+        shown.add_column(heading)
+    numbers = (
+        *measures.names(found.cutoff),
+        "difference",
+        "95 % from, to",
+        "p",
+        "won : lost",
+        "p50 ms",
+        "p99 ms",
+        "fell back",
+    )
+    for heading in numbers:
+        shown.add_column(heading, justify="right")
+    engine = [f"{measures.mean(values):.3f}" for values in found.engine.values()]
+    times = found.measured[0].times
+    shown.add_row("engine's order", "", "", "", *engine, "", "", "", "", f"{times.engine_p50_ms:.0f}", "", "")
+    for one in found.measured:
+        shown.add_row(*_cells(found, one))
+    return shown
+
+
+def _cells(found: Study, one: Measured) -> Iterator[str]:
+    variant, compared = one.variant, found.against_engine(one)
+    yield from (variant.model, str(variant.max_length or "all"), str(variant.window), variant.fusion)
+    yield from (f"{measures.mean(values):.3f}" for values in one.values.values())
+    yield f"{compared.difference:+.3f}"
+    yield "-" if compared.low is None else f"{compared.low:+.3f}, {compared.high:+.3f}"
+    yield "-" if compared.p_value is None else f"{compared.p_value:.3f}"
+    yield f"{compared.wins} : {compared.losses}"
+    yield from (f"{one.times.p50_ms:.0f}", f"{one.times.p99_ms:.0f}", f"{100 * one.times.late_share:.0f} %")
+
+
+def warnings(found: Study) -> Iterator[str]:
+    """What must not be passed over: orders that are not the model's, and figures that rest on little."""
+    total = len(found.judgments.queries)
+    for one in found.measured:
+        if fell_back := one.fell_back:
+            kept = [query for query in one.answers if query not in set(fell_back)]
+            ours = f"{measures.mean(one.values[found.measure], kept):.3f}" if kept else "unknown"
+            yield (
+                f"{one.variant.policy}: {len(fell_back)} of {total} answers are the engine's order or part of it "
+                f"({_counted(one)}): its {found.measure} above is not the model's. Over the others it is {ours}"
+            )
+    if total < study.ENOUGH_TO_HOLD_OUT:
+        yield f"{total} queries are too few to hold some back: what was chosen is not confirmed by others"
+
+
+def _counted(one: Measured) -> str:
+    reasons = [one.answers[query].reason for query in one.fell_back]
+    return ", ".join(f"{reason} {reasons.count(reason)}" for reason in sorted(set(reasons)))
+
+
+def conclusion(found: Study, advice: Advice) -> Iterator[str]:
+    """Which variant to take, and whether to take one at all."""
+    variant, compared = advice.chosen.variant, advice.confirmed
+    name = f"{variant.model}, {variant.max_length or 'all'} tokens, window {variant.window}, {variant.fusion}"
+    tuned, held = len(found.split.tuning), len(found.split.held_out)
+    yield f"Chosen by {found.measure} on {tuned} queries, of what fits the budget: {name}"
+    if not advice.fits:
+        yield "No variant fits the budget: more than 1 % of the timed calls fell back with each of them"
+    others = f"On {held} other queries" if found.split.is_split else "On the same queries"
+    figures = f"{compared.difference:+.3f} {found.measure}, {compared.wins} won, {compared.losses} lost"
+    chance = "" if compared.p_value is None else f", p = {compared.p_value:.3f}"
+    yield f"{others}: reranking {advice.verdict} ({figures}{chance})"
+    if not advice.worth_it:
+        yield "Leave it off for this index (`enabled: false`)"
+
+
+def _hurt(found: Study, one: Measured) -> Iterator[RenderableType]:
+    """The queries that lost most, with both orders side by side; judged documents carry their grade."""
+    for query in found.hurt_most(one, _HURT):
+        answer, grades = one.answers[query], found.judgments.grades[query]
+        before, after = found.engine[found.measure][query], one.values[found.measure][query]
+        text = escape(found.judgments.queries[query])
+        shown = Table(
+            title=f"hurt: {text} ({found.measure} {before:.3f} -> {after:.3f})", title_justify="left", expand=True
+        )
+        for heading in ("#", "engine's order", "reranked"):
+            shown.add_column(heading, ratio=1 if len(heading) > 1 else None, overflow="ellipsis", no_wrap=True)
+        for rank in range(min(_SHOWN, max(len(answer.original), len(answer.final)))):
+            both = (_document(answer, order, rank, grades) for order in (answer.original, answer.final))
+            shown.add_row(str(rank), *both)
+        yield shown
+
+
+def _document(answer: Answer, order: Any, rank: int, grades: Mapping[str, int]) -> str:
+    if rank >= len(order):
+        return ""
+    document = order[rank]
+    mark = f"[bold green]\\[{grades[document]}][/] " if grades.get(document) else ""
+    return mark + escape(f"{answer.texts.get(document, document)}".replace("\n", " "))
+
+
+def picture(found: Study, advice: Advice) -> Figure:
+    """Quality over median time, one point a variant, with the frontier drawn."""
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    engine = measures.mean(found.engine[found.measure])
+    axes.axhline(engine, color=_GREY, linestyle=":", label=f"engine's order, {engine:.3f}")
+    points = [(one.times.p50_ms, measures.mean(one.values[found.measure])) for one in found.measured]
+    axes.scatter(*zip(*points, strict=True), color=_BLUE, label="variant")
+    best = [(one.times.p50_ms, measures.mean(one.values[found.measure])) for one in study.frontier(found)]
+    axes.plot(*zip(*best, strict=True), color=_BLUE, linestyle="--", linewidth=1, label="frontier")
+    for one, (x, y) in zip(found.measured, points, strict=True):
+        label = f"{one.variant.model} {one.variant.max_length or ''} w{one.variant.window} {one.variant.fusion}"
+        axes.annotate(label, (x, y), fontsize=7, xytext=(4, 4), textcoords="offset points")
+    chosen = advice.chosen
+    at = (chosen.times.p50_ms, measures.mean(chosen.values[found.measure]))
+    axes.scatter(*at, s=120, facecolors="none", edgecolors=_ORANGE, linewidths=2, label="chosen")
+    axes.set(title="Quality and time of each variant", xlabel="p50 of a call (ms)", ylabel=found.measure)
+    axes.margins(x=0.2, y=0.1)
+    axes.legend(fontsize=8)
+    axes.grid(alpha=0.3)
+    return figure
+
+
+def write(found: Study, advice: Advice, policy: Mapping[str, Any] | None, folder: Path) -> list[Path]:
+    """JSON with all figures, query by query; the picture; the policy as YAML, where there is one. Gives the files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    content, drawn, advised = (folder / name for name in (JSON, PICTURE, POLICY))
+    content.write_text(json.dumps(_content(found, advice), indent=2))
+    picture(found, advice).savefig(drawn, dpi=120)
+    if policy is None:
+        return [content, drawn]
+    head = "".join(f"# {line}\n" for line in conclusion(found, advice))
+    advised.write_text(head + yaml.safe_dump(dict(policy), sort_keys=False, allow_unicode=True))
+    return [content, drawn, advised]
+
+
+def _content(found: Study, advice: Advice) -> dict[str, Any]:
+    return {
+        "measure": found.measure,
+        "queries": len(found.judgments.queries),
+        "notes": list(found.judgments.notes),
+        "warnings": list(warnings(found)),
+        "engine": {measure: measures.mean(values) for measure, values in found.engine.items()},
+        "variants": [study.row(found, one) for one in found.measured],
+        "chosen": study.row(found, advice.chosen),
+        "verdict": advice.verdict,
+        "held_out": {
+            "queries": len(found.split.held_out) if found.split.is_split else 0,
+            "difference": advice.confirmed.difference,
+            "p_value": advice.confirmed.p_value,
+        },
+        "conclusion": list(conclusion(found, advice)),
+        "by_query": {
+            query: {
+                "query": text,
+                "engine": {measure: values[query] for measure, values in found.engine.items()},
+                "variants": [
+                    {measure: values[query] for measure, values in one.values.items()} for one in found.measured
+                ],
+                "outcomes": [one.answers[query].outcome for one in found.measured],
+            }
+            for query, text in found.judgments.queries.items()
+        },
+    }

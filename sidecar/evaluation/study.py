@@ -1,0 +1,202 @@
+"""What a sweep found: how good and how fast each variant is, and which one to take. Pure."""
+
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sidecar.evaluation import measures
+from sidecar.evaluation.asking import Answer
+from sidecar.evaluation.judgments import Judgments
+from sidecar.evaluation.measures import Comparison
+from sidecar.evaluation.variants import Variant
+
+ENOUGH_TO_HOLD_OUT = 20
+"""With fewer queries all of them choose, and none are left to confirm it."""
+_AS_GOOD = 0.002
+"""Of two variants whose means differ by no more, the faster one is taken."""
+_MOST_LATE = 0.01
+"""A variant fits its budget when no larger share of the timed calls fell back."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Ids of the queries that a variant is chosen by, and of those that confirm the choice; the same, where few."""
+
+    tuning: Sequence[str]
+    held_out: Sequence[str]
+
+    @property
+    def is_split(self) -> bool:
+        """Whether the choice is confirmed by queries that had no part in it."""
+        return self.tuning is not self.held_out
+
+    @classmethod
+    def of(cls, queries: Sequence[str], share: float, seed: int) -> "Split":
+        """``share`` of the queries for tuning, drawn by ``seed``, the rest to confirm."""
+        if len(queries) < ENOUGH_TO_HOLD_OUT:
+            return cls(queries, queries)
+        drawn = random.Random(seed).sample(list(queries), len(queries))  # noqa: S311 - no secret
+        count = min(max(1, round(share * len(drawn))), len(drawn) - 1)
+        return cls(sorted(drawn[:count]), sorted(drawn[count:]))
+
+
+@dataclass(frozen=True)
+class Times:
+    """Of calls one after the other; ``late_share`` fell back, ``reasons`` say why."""
+
+    calls: int
+    p50_ms: float
+    p99_ms: float
+    engine_p50_ms: float
+    late_share: float
+    reasons: Mapping[str, int]
+
+    @classmethod
+    def of(cls, answers: Sequence[Answer]) -> "Times":
+        """Percentiles and reasons of some calls."""
+        took, engine = [one.took_ms for one in answers], [one.engine_ms for one in answers]
+        reasons = Counter(one.reason for one in answers if one.fell_back)
+        p50, p99 = np.percentile(took, [50, 99]).tolist()
+        late = sum(reasons.values()) / len(answers)
+        return cls(len(answers), p50, p99, float(np.percentile(engine, 50)), late, dict(reasons))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One variant: its answers by query, its measures by query, and its times."""
+
+    variant: Variant
+    answers: Mapping[str, Answer]
+    values: Mapping[str, Mapping[str, float]]
+    times: Times
+
+    @property
+    def fell_back(self) -> list[str]:
+        """Queries whose order is not the model's, though it is counted as if."""
+        return [query for query, answer in self.answers.items() if answer.fell_back]
+
+
+@dataclass(frozen=True)
+class Study:
+    """All variants over the same queries; ``engine`` are the measures of the engine's own order, by query."""
+
+    judgments: Judgments
+    cutoff: int
+    split: Split
+    engine: Mapping[str, Mapping[str, float]]
+    measured: Sequence[Measured]
+    seed: int
+
+    @classmethod
+    def of(
+        cls,
+        judgments: Judgments,
+        cutoff: int,
+        split: Split,
+        asked: Sequence[tuple[Variant, Mapping[str, Answer], Times]],
+        seed: int,
+    ) -> "Study":
+        """Measure what was answered; the engine's order is taken from the first variant's answers."""
+        _, first, _ = asked[0]
+        originals = {query: answer.original for query, answer in first.items()}
+        engine = measures.by_query(judgments.grades, originals, cutoff)
+        found = [
+            Measured(variant, answers, measures.by_query(judgments.grades, _finals(answers), cutoff), times)
+            for variant, answers, times in asked
+        ]
+        return cls(judgments, cutoff, split, engine, found, seed)
+
+    @property
+    def measure(self) -> str:
+        """The one that decides."""
+        return measures.names(self.cutoff)[0]
+
+    def against_engine(self, one: Measured, queries: Sequence[str] | None = None) -> Comparison:
+        """A variant against the engine's order, by the measure that decides."""
+        chosen = list(self.judgments.queries) if queries is None else queries
+        return measures.compare(one.values[self.measure], self.engine[self.measure], chosen, self.seed)
+
+    def hurt_most(self, one: Measured, count: int) -> list[str]:
+        """The queries that lost most, the worst first."""
+        ours, theirs = one.values[self.measure], self.engine[self.measure]
+        losses = {query: theirs[query] - ours[query] for query in ours if ours[query] < theirs[query]}
+        return sorted(losses, key=lambda query: -losses[query])[:count]
+
+
+@dataclass(frozen=True)
+class Advice:
+    """The variant to take, whether it fits the budget, and what the held-out queries say of it."""
+
+    chosen: Measured
+    fits: bool
+    confirmed: Comparison
+
+    @property
+    def verdict(self) -> str:
+        """`helps`, `may help`, `makes no difference` or `does not help`."""
+        if self.confirmed.wins == self.confirmed.losses == 0:
+            return "makes no difference"
+        if self.confirmed.difference <= 0:
+            return "does not help"
+        return "helps" if self.confirmed.significant else "may help"
+
+    @property
+    def worth_it(self) -> bool:
+        """Whether the policy is better on than off."""
+        return self.verdict in ("helps", "may help")
+
+
+def advise(study: Study) -> Advice:
+    """The best variant on the tuning queries, of those that fit the budget; of equals the fastest."""
+    fitting = [one for one in study.measured if one.times.late_share <= _MOST_LATE]
+    means = {id(one): measures.mean(one.values[study.measure], study.split.tuning) for one in study.measured}
+    candidates = fitting or list(study.measured)
+    best = max(means[id(one)] for one in candidates)
+    near = [one for one in candidates if means[id(one)] >= best - _AS_GOOD]
+    chosen = min(near, key=lambda one: one.times.p50_ms)
+    return Advice(chosen, bool(fitting), study.against_engine(chosen, study.split.held_out))
+
+
+def frontier(study: Study) -> list[Measured]:
+    """Variants that no other one beats in both quality and median time, fastest first."""
+    kept: list[Measured] = []
+    for one in sorted(study.measured, key=lambda one: (one.times.p50_ms, -_mean(study, one))):
+        if not kept or _mean(study, one) > _mean(study, kept[-1]):
+            kept.append(one)
+    return kept
+
+
+def row(study: Study, one: Measured) -> dict[str, Any]:
+    """All figures of a variant, over all queries."""
+    compared = study.against_engine(one)
+    return {
+        "model": one.variant.model,
+        "max_length": one.variant.max_length,
+        "window": one.variant.window,
+        "fusion": one.variant.fusion,
+        **{measure: measures.mean(values) for measure, values in one.values.items()},
+        "difference": compared.difference,
+        "interval_95": [compared.low, compared.high],
+        "p_value": compared.p_value,
+        "wins": compared.wins,
+        "losses": compared.losses,
+        "ties": compared.ties,
+        "fell_back": len(one.fell_back),
+        "p50_ms": one.times.p50_ms,
+        "p99_ms": one.times.p99_ms,
+        "timed_calls": one.times.calls,
+        "late_percent": 100 * one.times.late_share,
+        "late_reasons": dict(one.times.reasons),
+    }
+
+
+def _mean(study: Study, one: Measured) -> float:
+    return measures.mean(one.values[study.measure])
+
+
+def _finals(answers: Mapping[str, Answer]) -> dict[str, Sequence[str]]:
+    return {query: answer.final for query, answer in answers.items()}

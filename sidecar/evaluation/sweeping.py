@@ -1,0 +1,110 @@
+"""Asks what a sweep compares: of sidecars that it starts, or of one that runs."""
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sidecar.client import BlockingRerankClient
+from sidecar.evaluation import asking
+from sidecar.evaluation.asking import Answer, AskingError, Question
+from sidecar.evaluation.judgments import Judgments
+from sidecar.evaluation.process import running
+from sidecar.evaluation.study import Times
+from sidecar.evaluation.variants import Variant, served
+from sidecar.settings import Settings
+from sidecar.v1 import rerank_pb2 as pb
+
+Asked = list[tuple[Variant, Mapping[str, Answer], Times]]
+
+
+@dataclass(frozen=True)
+class Found:
+    """Each variant's answers and times; ``note`` is a sentence on judged documents that are not there, or empty."""
+
+    asked: Asked
+    note: str
+
+
+_WARM_UP_CALLS = 2
+_ABSENT_SHOWN = 3
+AS_IT_SERVES = "as it serves"
+
+
+def steps(variants: Sequence[Variant], queries: int, timed: int) -> int:
+    """How often :func:`of_own` will advance."""
+    return len(variants) * queries + len({variant.cost for variant in variants}) * min(timed, queries)
+
+
+def of_own(
+    settings: Settings,
+    policy: str,
+    variants: Sequence[Variant],
+    question: Question,
+    judged: Judgments,
+    timed: int,
+    advance: Callable[[], None],
+) -> Found:
+    """Answers of a sidecar that serves all variants with time enough, and the times of ``timed`` queries, of another
+    that has the policy's own budget and keeps no scores.
+
+    Raises:
+        AskingError: a call ends with an error.
+        NotServing: a sidecar does not come up.
+    """
+    few = dict(list(judged.queries.items())[:timed])
+    warm_up = dict(list(few.items())[:_WARM_UP_CALLS])
+    answers: dict[Variant, Mapping[str, Answer]] = {}
+    times: dict[tuple[str, int | None, int], Times] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder, "sidecar.log")
+        serving = running(served(settings, policy, variants, for_quality=True), log)
+        with serving as address, BlockingRerankClient(address) as client:
+            note = check_ids(client, question, judged)
+            for variant in variants:
+                options = pb.Options(policy=variant.policy, return_passages=True)
+                answers[variant] = asking.ask(client, question, judged.queries, options, advance)
+        serving = running(served(settings, policy, variants, for_quality=False), log)
+        with serving as address, BlockingRerankClient(address) as client:
+            for cost, variant in {variant.cost: variant for variant in variants}.items():
+                options = pb.Options(policy=variant.policy)
+                asking.ask(client, question, warm_up, options)
+                times[cost] = Times.of(list(asking.ask(client, question, few, options, advance).values()))
+    return Found([(variant, answers[variant], times[variant.cost]) for variant in variants], note)
+
+
+def of_running(
+    target: str, policy: str, windows: Sequence[int], question: Question, judged: Judgments, advance: Callable[[], None]
+) -> Found:
+    """Answers of a sidecar that runs, as it serves them, with each window; times are of the same calls.
+
+    Raises:
+        AskingError: a call ends with an error.
+    """
+    asked: Asked = []
+    with BlockingRerankClient(target) as client:
+        note = check_ids(client, question, judged)
+        for window in windows or [0]:
+            options = pb.Options(policy=policy, rank_window_size=window or None, return_passages=True)
+            found = asking.ask(client, question, judged.queries, options, advance)
+            variant = Variant(policy or AS_IT_SERVES, None, window, AS_IT_SERVES)
+            asked.append((variant, found, Times.of(list(found.values()))))
+    return Found(asked, note)
+
+
+def check_ids(client: BlockingRerankClient, question: Question, judged: Judgments) -> str:
+    """A sentence on relevant documents that the index lacks; empty when it lacks none.
+
+    Raises:
+        AskingError: it has none of them: judgments of other ids make every order look as bad as the next.
+    """
+    relevant = sorted({one for found in judged.grades.values() for one, grade in found.items() if grade > 0})
+    absent = asking.absent(client, question, relevant)
+    examples = ", ".join(map(repr, absent[:_ABSENT_SHOWN]))
+    if len(absent) == len(relevant):
+        raise AskingError(
+            f"index {question.index!r} has none of the {len(relevant)} relevant documents, such as {examples}; "
+            "where another field than `_id` holds their ids, name it by --id-field"
+        )
+    lacking = f"index {question.index!r} lacks {len(absent)} of {len(relevant)} relevant documents, such as {examples}"
+    return f"{lacking}: no order can bring them" if absent else ""

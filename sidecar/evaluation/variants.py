@@ -1,0 +1,152 @@
+"""What a sweep compares: variants of one policy, and the settings of a sidecar that serves all of them."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from sidecar.settings import Settings
+
+MODEL_BUDGET_MS = 120_000
+"""Where quality is measured nothing falls back for want of time; how long it takes is measured by itself."""
+_SCORE_CACHE_MIB = 256
+_FUSION = re.compile(r"(replace|linear|rrf)(?::(0(?:\.\d+)?|1(?:\.0+)?))?")
+
+
+class VariantError(ValueError):
+    """What is to be compared is misspelt, or not in the configuration."""
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A policy with these settings; ``max_length`` None is its model's own, ``fusion`` for :func:`fusion_of`."""
+
+    model: str
+    max_length: int | None
+    window: int
+    fusion: str
+
+    @property
+    def policy(self) -> str:
+        """Name of its policy in the settings that :func:`served` makes."""
+        return "/".join(("eval", self.model, str(self.max_length or "all"), str(self.window), self.fusion))
+
+    @property
+    def cost(self) -> tuple[str, int | None, int]:
+        """Variants alike in this take the same time: a fusion takes none worth mentioning."""
+        return self.model, self.max_length, self.window
+
+
+def fusion_of(text: str) -> dict[str, Any]:
+    """Settings of a fusion written as METHOD or METHOD:WEIGHT, the weight being the model's.
+
+    >>> fusion_of("linear:0.7")
+    {'method': 'linear', 'model_weight': 0.7}
+
+    Raises:
+        VariantError: it is written in another way.
+    """
+    found = _FUSION.fullmatch(text.strip())
+    if not found or (found[1] == "replace" and found[2]):
+        allowed = "replace, linear:WEIGHT, rrf:WEIGHT with a weight of 0 to 1"
+        raise VariantError(f"{text!r} is no fusion; allowed: {allowed}")
+    return {"method": found[1], **({"model_weight": float(found[2])} if found[2] else {})}
+
+
+def sweep(
+    settings: Settings,
+    policy: str,
+    windows: Sequence[int],
+    max_lengths: Sequence[int],
+    fusions: Sequence[str],
+    models: Sequence[str],
+) -> list[Variant]:
+    """Every combination; where nothing is given, what the policy has.
+
+    Raises:
+        VariantError: there is no such policy, model or fusion.
+    """
+    if policy not in settings.policies:
+        raise VariantError(f"policy {policy!r} is not in the configuration; allowed: {', '.join(settings.policies)}")
+    chosen = settings.policies[policy]
+    if unknown := [model for model in models if model not in settings.models]:
+        raise VariantError(f"model {unknown[0]!r} is not in the configuration; allowed: {', '.join(settings.models)}")
+    own_fusion = chosen.fusion.method
+    if own_fusion != "replace":
+        own_fusion += f":{chosen.fusion.model_weight:g}"
+    for fusion in fusions:
+        fusion_of(fusion)
+    most = chosen.limits.rank_window_size
+    if wrong := [window for window in windows if not 1 <= window <= most]:
+        raise VariantError(f"window {wrong[0]} is out of range; allowed: 1..{most} (`limits.rank_window_size`)")
+    if wrong := [length for length in max_lengths if not 16 <= length <= 32_768]:
+        raise VariantError(f"{wrong[0]} tokens a pair are out of range; allowed: 16..32768")
+    combined = product(
+        models or [chosen.model],
+        max_lengths or [None],
+        windows or [chosen.rank_window_size],
+        fusions or [own_fusion],
+    )
+    return [Variant(*one) for one in dict.fromkeys(combined)]
+
+
+def served(settings: Settings, policy: str, variants: Sequence[Variant], *, for_quality: bool) -> Settings:
+    """The settings of a sidecar that serves each variant as a policy of its own, on a free port of this machine only.
+
+    For quality every call has as much time as it takes, and scores are kept, since variants share most of them; for
+    times the budget is the policy's own, and each score is computed.
+    """
+    base = settings.policies[policy].model_dump(mode="json", exclude_defaults=True)
+    policies = {variant.policy: _policy(base, variant, for_quality=for_quality) for variant in variants}
+    server = {
+        **settings.server.model_dump(mode="json"),
+        "address": "127.0.0.1:0",
+        "metrics_address": None,
+        "score_cache_mib": _SCORE_CACHE_MIB if for_quality else 0,
+    }
+    models = {model_name(variant): _model(settings, variant) for variant in variants}
+    parts = {"server": server, "models": models, "policies": policies, "default_policy": None}
+    rest = {"connectors": {}}
+    checked = Settings.model_validate({**parts, **rest})
+    return checked.model_copy(update={"connectors": settings.connectors})  # as they are: a dump would mask secrets
+
+
+def policy_yaml(settings: Settings, policy: str, variant: Variant, *, enabled: bool) -> dict[str, Any]:
+    """What a configuration file has to say for this variant to be the policy: its parts ``policies`` and ``models``."""
+    base = settings.policies[policy].model_dump(mode="json", exclude_defaults=True)
+    changed = {
+        **base,
+        "enabled": enabled,
+        "model": model_name(variant),
+        "rank_window_size": variant.window,
+        "fusion": {**base.get("fusion", {}), **fusion_of(variant.fusion)},
+    }
+    return {"models": {model_name(variant): _model(settings, variant)}, "policies": {policy: changed}}
+
+
+def model_name(variant: Variant) -> str:
+    """Name of its model, which is the configuration's own where no length is given."""
+    return variant.model if variant.max_length is None else f"{variant.model}-{variant.max_length}"
+
+
+def _model(settings: Settings, variant: Variant) -> dict[str, Any]:
+    model = settings.models[variant.model].model_dump(mode="json", exclude_defaults=True)
+    return {**model, **({"max_length": variant.max_length} if variant.max_length else {})}
+
+
+def _policy(base: dict[str, Any], variant: Variant, *, for_quality: bool) -> dict[str, Any]:
+    changed = {
+        **base,
+        "match": [],
+        "enabled": True,
+        "model": model_name(variant),
+        "rank_window_size": variant.window,
+        "min_rank_window_size": None,
+        "order_cache_s": 0,
+        "fusion": {**base.get("fusion", {}), **fusion_of(variant.fusion)},
+    }
+    if for_quality:
+        changed["budget_ms"] = MODEL_BUDGET_MS
+        changed["limits"] = {**base.get("limits", {}), "budget_ms": MODEL_BUDGET_MS}
+    return changed

@@ -1,0 +1,100 @@
+"""What a sweep compares, and the settings of the sidecars that serve it."""
+
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from sidecar.connector_settings import OpenSearchSettings
+from sidecar.evaluation.variants import Variant, VariantError, fusion_of, policy_yaml, served, sweep
+from sidecar.settings import Settings
+
+
+def settings(**policy: Any) -> Settings:
+    text = {"fields": ["title", "text"]}
+    return Settings.model_validate(
+        {
+            "server": {"address": "0.0.0.0:50051"},
+            "connectors": {
+                "main": {"type": "opensearch", "hosts": ["http://x:9200"], "password": "pw", "username": "u"}
+            },
+            "models": {"default": {"threads": 2}, "large": {}},
+            "policies": {"docs": {"match": [{"index": "docs"}], "text": text, "budget_ms": 250, **policy}},
+            "default_policy": "docs",
+        }
+    )
+
+
+def test_every_combination_is_compared_once() -> None:
+    found = sweep(settings(), "docs", [20, 50, 20], [128], ["replace", "rrf:0.5"], ["default", "large"])
+    assert len(found) == 2 * 1 * 2 * 2
+    assert Variant("large", 128, 50, "rrf:0.5") in found
+
+
+def test_what_is_not_given_is_the_policys() -> None:
+    assert sweep(settings(), "docs", [], [], [], []) == [Variant("default", None, 100, "linear:0.8")]
+    replacing = settings(fusion={"method": "replace"}, rank_window_size=30)
+    assert sweep(replacing, "docs", [], [], [], []) == [Variant("default", None, 30, "replace")]
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"policy": "none"}, "policy 'none' is not in the configuration; allowed: docs"),
+        ({"models": ["tiny"]}, "model 'tiny' is not in the configuration; allowed: default, large"),
+        ({"fusions": ["linaer:1"]}, "'linaer:1' is no fusion; allowed: replace, linear:WEIGHT"),
+        ({"fusions": ["linear:1.5"]}, "is no fusion"),
+        ({"fusions": ["replace:0.5"]}, "is no fusion"),
+        ({"windows": [0]}, "window 0 is out of range; allowed: 1..1000"),
+        ({"windows": [5000]}, "window 5000 is out of range"),
+        ({"max_lengths": [8]}, "8 tokens a pair are out of range; allowed: 16..32768"),
+    ],
+)
+def test_a_mistake_says_what_is_allowed(asked: dict[str, Any], message: str) -> None:
+    empty: dict[str, Any] = {"policy": "docs", "windows": [], "max_lengths": [], "fusions": [], "models": []}
+    with pytest.raises(VariantError, match=message.replace("(", r"\(")):
+        sweep(settings(), **{**empty, **asked})
+
+
+def test_a_fusion_without_a_weight_keeps_the_policys() -> None:
+    assert fusion_of("rrf") == {"method": "rrf"}
+    assert fusion_of(" linear:1 ") == {"method": "linear", "model_weight": 1.0}
+
+
+def test_for_quality_nothing_is_late_and_scores_are_kept() -> None:
+    variants = sweep(settings(min_rank_window_size=5, order_cache_s=9), "docs", [20], [64], ["replace"], [])
+    made = served(settings(min_rank_window_size=5, order_cache_s=9), "docs", variants, for_quality=True)
+    policy = made.policies[variants[0].policy]
+    assert (policy.rank_window_size, policy.min_rank_window_size, policy.order_cache_s) == (20, None, 0)
+    assert (policy.fusion.method, policy.match, policy.budget_ms) == ("replace", (), 120_000)
+    assert made.models[policy.model].max_length == 64
+    assert made.models[policy.model].threads == 2
+    assert made.server.score_cache_mib > 0
+
+
+def test_for_times_the_budget_is_the_policys_and_nothing_is_kept() -> None:
+    variants = sweep(settings(), "docs", [], [], [], [])
+    made = served(settings(), "docs", variants, for_quality=False)
+    assert made.policies[variants[0].policy].budget_ms == 250
+    assert made.server.score_cache_mib == 0
+    assert made.server.address == "127.0.0.1:0", "whatever the file listens on"
+
+
+def test_secrets_are_handed_over_and_not_masked() -> None:
+    made = served(settings(), "docs", sweep(settings(), "docs", [], [], [], []), for_quality=True)
+    connector = made.connectors["main"]
+    assert isinstance(connector, OpenSearchSettings)
+    assert isinstance(connector.password, SecretStr)
+    assert connector.password.get_secret_value() == "pw"
+
+
+def test_the_advice_is_a_policy_that_the_configuration_takes() -> None:
+    chosen = Variant("large", 192, 50, "linear:0.6")
+    advised = policy_yaml(settings(), "docs", chosen, enabled=False)
+    parts = {**settings().model_dump(mode="json", include={"models"}), "policies": {}}
+    checked = Settings.model_validate(
+        {"models": {**parts["models"], **advised["models"]}, "policies": advised["policies"]}
+    )
+    policy = checked.policies["docs"]
+    assert (policy.model, policy.rank_window_size, policy.enabled) == ("large-192", 50, False)
+    assert (policy.fusion.model_weight, policy.match[0].index) == (0.6, "docs")
