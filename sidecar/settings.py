@@ -29,7 +29,7 @@ class ServerSettings(Section):
         description="Pairs waiting at most; a job that would exceed it is refused (OVERLOADED).",
     )
     reserve_ms: int = Field(
-        10, ge=0, le=1000, description="Kept of every deadline for building and sending the reply, in ms."
+        15, ge=0, le=1000, description="Kept of every deadline for building and sending the reply, in ms."
     )
     order_cache_mib: int = Field(
         64, ge=1, le=16_384, description="Memory for all orders kept by policies with `order_cache_s`, in MiB."
