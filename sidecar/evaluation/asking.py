@@ -120,8 +120,8 @@ def _answer(client: BlockingRerankClient, question: Question, query: str, option
     texts = {_id_of(hit, question.id_field): title_of(hit)[:_SHOWN_CHARS] for hit in original.hits}
     shown = zip(ids, final.results, final.hits, strict=True)
     texts |= {one: (result.passage or title_of(hit))[:_SHOWN_CHARS] for one, result, hit in shown}
-    orders = (list(dict.fromkeys(_ids(page, question))) for page in (original, final))
-    return Answer(*orders, final.outcome, final.reason, arrived[-1], arrived[0], texts)
+    before, after = (list(dict.fromkeys(_ids(page, question))) for page in (original, final))
+    return Answer(before, after, final.outcome, final.reason, arrived[-1], arrived[0], texts)
 
 
 def _ids(page: Page, question: Question) -> list[str]:

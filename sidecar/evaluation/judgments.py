@@ -97,7 +97,7 @@ def _usable(file: Path, grades: dict[str, dict[str, int]], texts: Mapping[str, s
         notes.append(f"{without} of {len(grades)} queries have no document above 0 and were left out")
     if texts is not None and (unjudged := len(texts.keys() - grades.keys())):
         notes.append(f"{unjudged} of {len(texts)} queries have no judgment and were left out")
-    return Judgments({query: texts[query] if texts else query for query in judged}, judged, notes)
+    return Judgments({query: texts[query] if texts else query for query in judged}, judged, tuple(notes))
 
 
 def _put(grades: dict[str, dict[str, int]], row: _Row, file: Path, texts: Mapping[str, str] | None) -> None:

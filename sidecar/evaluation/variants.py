@@ -72,7 +72,7 @@ def sweep(
     chosen = settings.policies[policy]
     if unknown := [model for model in models if model not in settings.models]:
         raise VariantError(f"model {unknown[0]!r} is not in the configuration; allowed: {', '.join(settings.models)}")
-    own_fusion = chosen.fusion.method
+    own_fusion: str = chosen.fusion.method
     if own_fusion != "replace":
         own_fusion += f":{chosen.fusion.model_weight:g}"
     for fusion in fusions:
@@ -82,9 +82,10 @@ def sweep(
         raise VariantError(f"window {wrong[0]} is out of range; allowed: 1..{most} (`limits.rank_window_size`)")
     if wrong := [length for length in max_lengths if not 16 <= length <= 32_768]:
         raise VariantError(f"{wrong[0]} tokens a pair are out of range; allowed: 16..32768")
+    lengths: Sequence[int | None] = max_lengths or [None]
     combined = product(
         models or [chosen.model],
-        max_lengths or [None],
+        lengths,
         windows or [chosen.rank_window_size],
         fusions or [own_fusion],
     )
@@ -107,8 +108,7 @@ def served(settings: Settings, policy: str, variants: Sequence[Variant], *, for_
     }
     models = {model_name(variant): _model(settings, variant) for variant in variants}
     parts = {"server": server, "models": models, "policies": policies, "default_policy": None}
-    rest = {"connectors": {}}
-    checked = Settings.model_validate({**parts, **rest})
+    checked = Settings.model_validate({**parts, "connectors": {}})
     return checked.model_copy(update={"connectors": settings.connectors})  # as they are: a dump would mask secrets
 
 

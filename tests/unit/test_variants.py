@@ -16,7 +16,11 @@ def settings(**policy: Any) -> Settings:
         {
             "server": {"address": "0.0.0.0:50051"},
             "connectors": {
-                "main": {"type": "opensearch", "hosts": ["http://x:9200"], "password": "pw", "username": "u"}
+                "main": {
+                    "type": "opensearch",
+                    "hosts": ["http://x:9200"],
+                    "basic_auth": {"username": "u", "password": "pw"},
+                }
             },
             "models": {"default": {"threads": 2}, "large": {}},
             "policies": {"docs": {"match": [{"index": "docs"}], "text": text, "budget_ms": 250, **policy}},
@@ -84,8 +88,9 @@ def test_secrets_are_handed_over_and_not_masked() -> None:
     made = served(settings(), "docs", sweep(settings(), "docs", [], [], [], []), for_quality=True)
     connector = made.connectors["main"]
     assert isinstance(connector, OpenSearchSettings)
-    assert isinstance(connector.password, SecretStr)
-    assert connector.password.get_secret_value() == "pw"
+    assert connector.basic_auth
+    assert isinstance(connector.basic_auth.password, SecretStr)
+    assert connector.basic_auth.password.get_secret_value() == "pw"
 
 
 def test_the_advice_is_a_policy_that_the_configuration_takes() -> None:
