@@ -49,7 +49,7 @@ class Models:
         self._states: dict[str, LoadedModel | str] = dict.fromkeys(names, "it is still loading")
         self._metrics = metrics
         for name in names:
-            metrics.model_ready.labels(name).set(0)
+            metrics.begin(name)
 
     def put(self, model: LoadedModel) -> None:
         """A model has become ready."""

@@ -109,6 +109,12 @@ class Metrics:
         """Tell of a cache: ``tokens`` of a model, or ``scores`` of all, with an empty ``model``."""
         self._caches.watch(cache, model, counts)
 
+    def begin(self, model: str) -> None:
+        """Show a model's counters from the start: a rate of what is not there yet is no rate of 0."""
+        self.model_ready.labels(model).set(0)
+        self.device_seconds.labels(model)
+        self.wasted_device_seconds.labels(model)
+
     def observe_forward(self, model: str, tokens: float, predicted_s: float, actual_s: float) -> None:
         """Record one forward pass that gave scores."""
         self.device_seconds.labels(model).inc(actual_s)
