@@ -62,10 +62,18 @@ class ServerSettings(Section):
 
 
 class ModelSettings(Section):
-    """A cross-encoder and how it runs."""
+    """A model and how it runs."""
 
+    kind: Literal["cross_encoder", "bi_encoder"] = Field(
+        "cross_encoder",
+        description="`cross_encoder` reads query and passage together; `bi_encoder` each by itself, for a policy's "
+        "`cosine`.",
+    )
     checkpoint: Checkpoint = Field(
-        BUNDLED, min_length=1, description="`bundled`, a local folder, or a hub id of a sequence-classification model."
+        BUNDLED,
+        min_length=1,
+        description="`bundled`, a local folder, or a hub id of a sequence-classification model (of an encoder, for a "
+        "`bi_encoder`).",
     )
     revision: str | None = Field(None, description="Branch, tag or commit of a hub id.")
     device: str = Field(
@@ -104,6 +112,9 @@ class ModelSettings(Section):
     )
     token_cache_mib: int = Field(
         64, ge=0, le=65_536, description="Memory for token ids of passages seen before, in MiB; 0 keeps none."
+    )
+    vector_cache_mib: int = Field(
+        64, ge=0, le=65_536, description="Memory for a `bi_encoder`'s vectors of passages, in MiB; 0 keeps none."
     )
 
 

@@ -69,7 +69,8 @@ class PairEncoder:
                 f"the query has {len(ids)} tokens, at most {self._max_query_tokens} fit beside a passage"
             )
         if self._template is None:
-            made = self._read(lambda parts: self._texts.encode_batch([(query, part) for part in parts]), passages)
+            pairs = partial(_encode_pairs, self._texts, query)
+            made = _read(pairs, passages, self._cuts, self._side)
             return [self._pair(np.array(one.ids, np.int32), np.array(one.type_ids, np.int32)) for one in made]
         heading, room = self._template.heading(raw(ids)), self._max_tokens - len(ids)
         return [self._pair(*heading.pair(shortened(one, room, self._side))) for one in self._ids_of(passages)]
@@ -90,25 +91,46 @@ class PairEncoder:
 
     def _fresh(self, passages: Sequence[str]) -> list[Raw]:
         read = partial(self._texts.encode_batch_fast, add_special_tokens=False)
-        return [raw(one.ids) for one in self._read(read, passages)] if passages else []
+        return [raw(one.ids) for one in _read(read, passages, self._cuts, self._side)] if passages else []
 
     def _key(self, passage: str) -> bytes:
         """The digest of all that is ever looked at of a passage."""
         most = self._cuts[-1] + 1
         return hashlib.sha256((passage[:most] if self._side == "right" else passage[-most:]).encode()).digest()
 
-    def _read(self, read: Read, passages: Sequence[str], cut: int = 0) -> list[Encoding]:
-        """Encodings of the passages up to a cut; of those that were cut and still fit, up to the next one."""
-        chars = self._cuts[cut]
-        encodings = read([_part(passage, chars, self._side) for passage in passages])
-        starved = [
-            row for row, passage in enumerate(passages) if len(passage) > chars and not encodings[row].overflowing
-        ]
-        if starved and cut + 1 < len(self._cuts):
-            longer = self._read(read, [passages[row] for row in starved], cut + 1)
-            for row, encoding in zip(starved, longer, strict=True):
-                encodings[row] = encoding
-        return encodings
+
+class TextEncoder:
+    """Encodes ``[CLS] text [SEP]``, or whatever the tokenizer puts around a single text; threads may share it.
+
+    A text is truncated at the end that the tokenizer truncates.
+    """
+
+    def __init__(self, tokenizer: Any, max_length: int) -> None:
+        self._cuts = [max_length * chars for chars in _CHARS_PER_TOKEN]
+        self._side: Side = "left" if tokenizer.truncation_side == "left" else "right"
+        self._core = _core_of(tokenizer)
+        self._core.enable_truncation(max_length, direction=self._side)
+
+    def encode(self, texts: Sequence[str]) -> list[Ids]:
+        """The ids of each text, int32, at most ``max_length``."""
+        made = _read(self._core.encode_batch_fast, texts, self._cuts, self._side) if texts else []
+        return [np.array(one.ids, np.int32) for one in made]
+
+
+def _encode_pairs(core: Tokenizer, query: str, passages: list[str]) -> list[Encoding]:
+    return list(core.encode_batch([(query, passage) for passage in passages]))
+
+
+def _read(read: Read, texts: Sequence[str], cuts: Sequence[int], side: Side) -> list[Encoding]:
+    """Encodings of the texts up to the first cut; of those that were cut and still fit, up to the next one."""
+    chars, *further = cuts
+    encodings = read([_part(text, chars, side) for text in texts])
+    starved = [row for row, text in enumerate(texts) if len(text) > chars and not encodings[row].overflowing]
+    if starved and further:
+        longer = _read(read, [texts[row] for row in starved], further, side)
+        for row, encoding in zip(starved, longer, strict=True):
+            encodings[row] = encoding
+    return encodings
 
 
 def _core_of(tokenizer: Any) -> Tokenizer:

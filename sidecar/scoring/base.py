@@ -1,7 +1,8 @@
 """What a model is to the rest of the sidecar."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -25,9 +26,19 @@ class Pair:
         """Number of tokens, special ones included."""
         return len(self.input_ids)
 
+    def stretched(self, tokens: int) -> "Pair":
+        """One of so many tokens that takes the same way through the model, to measure with."""
+        types = self.token_type_ids
+        return Pair(_repeated(self.input_ids, tokens), None if types is None else _repeated(types, tokens))
+
+
+def _repeated(ids: Iterable[int], count: int) -> list[int]:
+    return list(islice(cycle(ids), count))
+
 
 class Scorer(Protocol):
-    """A cross-encoder. ``encode`` may run in any thread, ``score`` only in the device's own."""
+    """A model that tells how well a passage answers a query. ``encode`` may run in any thread, ``score`` only in the
+    device's own."""
 
     version: str
     """Changes whenever the scores may change: weights, dtype, truncation."""

@@ -1,8 +1,8 @@
 """The layers of BERT and its kin on a packed row, with fewer operations than transformers': the same numbers.
 
-Query, key and value are one product; what follows a linear layer is fused with it where that is faster. The last layer
-computes nothing but the first token of each pair, since no head of these families reads another: a sixth of a small
-model's work less.
+Query, key and value are one product; what follows a linear layer is fused with it where that is faster. For a head the
+last layer computes nothing but the first token of each pair, since no head of these families reads another: a sixth of
+a small model's work less.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,9 +19,12 @@ _SHORT = 16
 
 
 class Encoder:
-    """Runs embeddings and layers of ``base``, a BERT, RoBERTa, ELECTRA or one of their kind, on a packed row."""
+    """Runs embeddings and layers of ``base``, a BERT, RoBERTa, ELECTRA or one of their kind, on a packed row.
 
-    def __init__(self, base: Any) -> None:
+    With ``first_only`` the last layer computes nothing but the first token of each pair.
+    """
+
+    def __init__(self, base: Any, *, first_only: bool = True) -> None:
         self._base = base
         self._does = operations(base.device, base.dtype)
         is_gelu = base.config.hidden_act == "gelu"
@@ -29,13 +32,17 @@ class Encoder:
         *most, last = base.encoder.layer
         try:
             self._layers = [Layer(layer, self._does, self._take, is_gelu=is_gelu) for layer in most]
-            self._last = LastLayer(last, self._does, self._take, is_gelu=is_gelu)
+            kind = LastLayer if first_only else Layer
+            self._last = kind(last, self._does, self._take, is_gelu=is_gelu)
         except Exception:
             self.restore()
             raise
 
     def __call__(self, inputs: dict[str, torch.Tensor], layout: Layout) -> torch.Tensor:
-        """Hidden states of the first tokens, (rows of ``layout.first``, hidden); ``inputs`` of shape (1, T) each."""
+        """Hidden states of the first tokens, (rows of ``layout.first``, hidden), or of all, (T, hidden).
+
+        ``inputs`` are of shape (1, T) each.
+        """
         hidden = self._base.embeddings(**inputs)
         if hasattr(self._base, "embeddings_project"):  # ELECTRA, where embeddings are smaller than hidden states
             hidden = self._base.embeddings_project(hidden)

@@ -1,6 +1,7 @@
 """Loads a checkpoint, and refuses one whose scores would mean nothing."""
 
 import hashlib
+import json
 from collections.abc import Collection
 from importlib import resources
 from pathlib import Path
@@ -9,8 +10,11 @@ from typing import Any
 import torch
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from safetensors import safe_open
+from safetensors.torch import load_file
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedModel,
@@ -18,12 +22,17 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from sidecar.scoring import compact
 from sidecar.settings import BUNDLED, ModelSettings
 
 _DEFAULT_MAX_LENGTH = 512
 _SAMPLE = 1024
 _SAMPLE_TEXT = "The quick brown Fox; naïve Äpfel, 東京 и Москва, x=3.14!"
 _HUB_TIMEOUT_S = 5.0
+ENCODER = "encoder.safetensors"
+"""The bundled bi-encoder's weights but for the word embeddings, as :mod:`compact` writes them."""
+WORDS = "embeddings.word_embeddings.weight"
+_MEAN, _FIRST = "mean", "cls"
 
 
 class CheckpointError(Exception):
@@ -60,6 +69,58 @@ def load(
     _check_trained(settings, [*info["missing_keys"], *_names(info["mismatched_keys"])])
     _check_vocabulary(settings, model, tokenizer)
     return model.to(device).eval(), tokenizer
+
+
+def load_encoder(
+    settings: ModelSettings, device: torch.device, dtype: torch.dtype
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
+    """A bi-encoder, its tokenizer, and how its vectors are pooled: ``mean`` or ``cls``.
+
+    Raises:
+        CheckpointError: there is no such checkpoint, or it is no encoder whose vectors mean something.
+    """
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    if settings.checkpoint == BUNDLED:
+        tokenizer = _read(AutoTokenizer, settings, offline=True)
+        return _bundled_encoder(settings).to(device, dtype).eval(), tokenizer, _MEAN
+    offline = _is_offline(settings)
+    tokenizer = _read(AutoTokenizer, settings, offline)
+    model, info = _read(AutoModel, settings, offline, dtype=dtype, output_loading_info=True)
+    _check_trained(settings, [name for name in info["missing_keys"] if "pooler" not in name])
+    _check_vocabulary(settings, model, tokenizer)
+    return model.to(device).eval(), tokenizer, _pooling(settings)
+
+
+def _bundled_encoder(settings: ModelSettings) -> PreTrainedModel:
+    """all-MiniLM-L6-v2, whose word embeddings are those of the bundled cross-encoder: they lie in its file alone."""
+    folder = Path(location(settings.checkpoint))
+    config = _read(AutoConfig, settings, offline=True)
+    model: PreTrainedModel = AutoModel.from_config(config, add_pooling_layer=False)
+    weights = compact.unpacked(load_file(folder / ENCODER))
+    with safe_open(folder / "model.safetensors", "pt") as cross_encoder:
+        weights[WORDS] = cross_encoder.get_tensor(f"bert.{WORDS}").float()
+    model.load_state_dict(weights)
+    return model
+
+
+def _pooling(settings: ModelSettings) -> str:
+    """As sentence-transformers keeps it beside the weights; ``mean`` where nothing is said.
+
+    Raises:
+        CheckpointError: the vectors are pooled in a way that is not known here.
+    """
+    file = Path(location(settings.checkpoint), "1_Pooling", "config.json")
+    if not file.is_file():
+        return _MEAN
+    said = {name.removeprefix("pooling_mode_") for name, on in json.loads(file.read_text()).items() if on is True}
+    for pooling, name in ((_MEAN, "mean_tokens"), (_FIRST, "cls_token")):
+        if said & {"mean_tokens", "cls_token", "max_tokens", "weightedmean_tokens", "lasttoken"} == {name}:
+            return pooling
+    raise CheckpointError(
+        f"checkpoint {settings.checkpoint!r} pools its vectors by {', '.join(sorted(said)) or 'nothing'}; "
+        "allowed: pooling_mode_mean_tokens, pooling_mode_cls_token"
+    )
 
 
 def _is_offline(settings: ModelSettings) -> bool:

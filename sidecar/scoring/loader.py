@@ -2,8 +2,7 @@
 
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import cycle, islice
+from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 import numpy as np
@@ -15,6 +14,7 @@ from sidecar.loaded import LoadedModel
 from sidecar.logs import log
 from sidecar.scoring import checkpoint, graph, hardware
 from sidecar.scoring.base import Pair, Scorer
+from sidecar.scoring.bi_encoder import BiEncoder
 from sidecar.scoring.cross_encoder import CrossEncoder, is_out_of_memory
 from sidecar.scoring.onnx import OnnxCrossEncoder
 from sidecar.settings import ModelSettings
@@ -74,6 +74,8 @@ def scorer_of(settings: ModelSettings, device: torch.device, dtype: torch.dtype)
     if device.type == "cpu":
         hardware.keep_freed_memory()
         torch.set_num_threads(settings.threads or hardware.usable_cpus())
+    if settings.kind == "bi_encoder":
+        return BiEncoder(*checkpoint.load_encoder(settings, device, dtype), settings)
     quantised = graph.of(settings, device)
     model, tokenizer = checkpoint.load(settings, device, dtype)
     if quantised is None:
@@ -180,10 +182,4 @@ def most_tokens(limits: Limits) -> int:
 
 def dummies(scorer: Scorer, pairs: int, length: int) -> list[Pair]:
     """Pairs of ``length`` tokens, made of a real one so that they take the way of real ones through the model."""
-    real = scorer.encode("a", ["a " * length])[0]
-    types = real.token_type_ids
-    return [Pair(_stretched(real.input_ids, length), None if types is None else _stretched(types, length))] * pairs
-
-
-def _stretched(ids: Iterable[int], length: int) -> list[int]:
-    return list(islice(cycle(ids), length))
+    return [scorer.encode("a", ["a " * length])[0].stretched(length)] * pairs

@@ -49,7 +49,8 @@ class OfTransformers:
         return torch.stack([hidden[start : start + length].mean(0) for start, length in parts])
 
 
-def _bert(model: Any) -> Encoder:
+def bert_layers(model: Any) -> Encoder:
+    """The layers of BERT and its kin, for a head that reads the first tokens."""
     return bert.Encoder(model.base_model)
 
 
@@ -58,12 +59,12 @@ def _modernbert(model: Any) -> Encoder:
 
 
 ENCODERS: dict[str, Callable[[Any], Encoder]] = {
-    "bert": _bert,
-    "camembert": _bert,
-    "electra": _bert,
+    "bert": bert_layers,
+    "camembert": bert_layers,
+    "electra": bert_layers,
     "modernbert": _modernbert,
-    "roberta": _bert,
-    "xlm-roberta": _bert,
+    "roberta": bert_layers,
+    "xlm-roberta": bert_layers,
 }
 """How each family that can be packed is run, by ``config.model_type``."""
 _NUMBERED_FROM_PADDING = {"camembert", "roberta", "xlm-roberta"}
@@ -97,9 +98,7 @@ class PackedModel:
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
         self._encoder = ENCODERS[model.config.model_type](model)
-        self._takes_types = "token_type_ids" in inspect.signature(model.base_model.forward).parameters
-        numbered = model.config.model_type in _NUMBERED_FROM_PADDING
-        self._padding_id = int(model.config.pad_token_id) if numbered else None
+        self._inputs = Inputs(model)
 
     def logits(self, pairs: Sequence[Pair]) -> torch.Tensor:
         """Logits of shape (pairs, labels) in the order of ``pairs``, on the model's device."""
@@ -119,21 +118,31 @@ class PackedModel:
         if isinstance(self._encoder, bert.Encoder):
             self._encoder.prepare(tokens)
 
-    def _inputs(self, pairs: Sequence[Pair], layout: Layout) -> dict[str, torch.Tensor]:
+
+class Inputs:
+    """What a model takes, of packed pairs."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._device = model.device
+        self._takes_types = "token_type_ids" in inspect.signature(model.base_model.forward).parameters
+        numbered = model.config.model_type in _NUMBERED_FROM_PADDING
+        self._padding_id = int(model.config.pad_token_id) if numbered else None
+
+    def __call__(self, pairs: Sequence[Pair], layout: Layout) -> dict[str, torch.Tensor]:
         """Inputs of shape (1, T) each, int64, in one copy to the device; 0 where no token is."""
         names = ["input_ids", "position_ids", *(["token_type_ids"] if self._takes_types else [])]
         table = np.zeros((len(names), layout.tokens), np.int64)
         for pair, start in zip(pairs, layout.starts.tolist(), strict=False):
-            places = slice(start, start + pair.tokens)
+            places = slice(start, start + len(pair.input_ids))
             table[0, places] = pair.input_ids
             table[1, places] = self._positions(pair)
             if self._takes_types and pair.token_type_ids is not None:
                 table[2, places] = pair.token_type_ids
-        return dict(zip(names, to_device(table, self._model.device)[:, None], strict=True))
+        return dict(zip(names, to_device(table, self._device)[:, None], strict=True))
 
     def _positions(self, pair: Pair) -> NDArray[np.int64]:
         if self._padding_id is None:
-            return np.arange(pair.tokens, dtype=np.int64)
+            return np.arange(len(pair.input_ids), dtype=np.int64)
         counts = np.asarray(np.asarray(pair.input_ids) != self._padding_id, np.int64)
         return np.asarray(np.cumsum(counts) * counts + self._padding_id, np.int64)
 

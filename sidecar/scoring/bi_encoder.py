@@ -1,0 +1,159 @@
+"""A bi-encoder as a scorer: the cosine of query and passage, each read by itself.
+
+It knows less than a cross-encoder, and costs next to nothing where passages have been seen before: their vectors are
+kept, by what the model reads of them.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from sidecar.bounded_cache import BoundedCache
+from sidecar.scoring import packing
+from sidecar.scoring.base import Pair, Scores
+from sidecar.scoring.bert import Encoder
+from sidecar.scoring.checkpoint import fingerprint, max_length
+from sidecar.scoring.layout import Layout
+from sidecar.scoring.padding import padded
+from sidecar.settings import ModelSettings
+from sidecar.tokenization import TextEncoder
+
+Vector = NDArray[np.float32]
+_BYTES = 2
+"""Vectors are kept in float16: that moves a cosine by less than 0.001."""
+_KNOWN_TOKENS = 1
+"""What a passage costs the device whose vector is there."""
+_MEAN_OF_TEXT = "mean"
+
+
+@dataclass(eq=False, slots=True)
+class Question:
+    """A query that all pairs of a job share; the first pass that needs its vector makes it."""
+
+    input_ids: Sequence[int] | NDArray[np.int32]
+    vector: Vector | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TextPair(Pair):
+    """Token ids of a passage alone, and its query; ``vector`` is that of the passage where it was kept."""
+
+    question: Question | None = None
+    key: bytes = b""
+    vector: NDArray[np.float16] | None = field(default=None)
+
+    @property
+    def tokens(self) -> int:
+        """What is to be read of it."""
+        return len(self.input_ids) if self.vector is None else _KNOWN_TOKENS
+
+    def stretched(self, tokens: int) -> Pair:
+        """See :class:`sidecar.scoring.base.Pair`; its vector is neither known nor kept."""
+        return TextPair(Pair.stretched(self, tokens).input_ids, None, self.question)
+
+
+class BiEncoder:
+    """Scores -1 to 1. Vectors are the mean over a text's tokens, or its first one's, as ``pooling`` says, normalised:
+    those of ``sentence_transformers.SentenceTransformer`` on the same weights."""
+
+    halved = 0
+    """A batch that does not fit the memory is not tried again: it holds a fraction of a cross-encoder's."""
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pooling: str, settings: ModelSettings
+    ) -> None:
+        self.max_length = max_length(settings, model, tokenizer)
+        self.version = fingerprint(model, tokenizer, self.max_length, None) + f"-{pooling}"
+        self.vector_cache: BoundedCache[NDArray[np.float16]] = BoundedCache(
+            settings.vector_cache_mib * 2**20, lambda vector: _BYTES * len(vector)
+        )
+        self._model, self._pooling = model, pooling
+        self._pad_id = int(tokenizer.pad_token_id or 0)
+        self._texts = TextEncoder(tokenizer, self.max_length)
+        self.packed = (
+            packing.ENCODERS.get(model.config.model_type) is packing.bert_layers and model.device.type == "cpu"
+        )
+        self._layers = Encoder(model.base_model, first_only=False) if self.packed else None
+        self._inputs: Callable[..., dict[str, torch.Tensor]] = packing.Inputs(model)
+
+    def encode(self, query: str, passages: Sequence[str]) -> list[Pair]:
+        """One :class:`TextPair` for each passage; of those whose vector is kept nothing is read."""
+        ids = self._texts.encode([query, *passages])
+        question = Question(ids[0])
+        keys = [hashlib.sha256(one.tobytes()).digest() for one in ids[1:]]
+        kept = self.vector_cache.find(keys)
+        return [
+            TextPair(one, None, question, key, vector) for one, key, vector in zip(ids[1:], keys, kept, strict=True)
+        ]
+
+    def score(self, pairs: Sequence[Pair]) -> Scores:
+        """The cosine of each pair, float32 of shape (len(pairs),). One forward pass over what has no vector yet.
+
+        Raises:
+            RuntimeError: it does not fit the memory; on CUDA it is a ``torch.OutOfMemoryError``.
+        """
+        own = [_text_pair(pair) for pair in pairs]
+        asking = list(
+            {id(one.question): one.question for one in own if one.question and one.question.vector is None}.values()
+        )
+        missing = [place for place, one in enumerate(own) if one.vector is None]
+        made = self._vectors([*(Pair(one.input_ids) for one in asking), *(own[place] for place in missing)])
+        for question, vector in zip(asking, made, strict=False):
+            question.vector = vector
+        fresh = dict(zip(missing, made[len(asking) :], strict=True))
+        self.vector_cache.keep(
+            {own[place].key: vector.astype(np.float16) for place, vector in fresh.items() if own[place].key}
+        )
+        vectors = [fresh.get(place, one.vector) for place, one in enumerate(own)]
+        return np.array([_cosine(one.question, vector) for one, vector in zip(own, vectors, strict=True)], np.float32)
+
+    def prepare(self, tokens: int) -> None:
+        """Do now what the first batch of each size up to ``tokens`` would else have to do."""
+        if self._layers:
+            self._layers.prepare(tokens)
+
+    @torch.inference_mode()
+    def _vectors(self, texts: Sequence[Pair]) -> Sequence[Vector]:
+        """The vector of each text, normalised."""
+        if not texts:
+            return []
+        order = sorted(range(len(texts)), key=lambda place: len(texts[place].input_ids))
+        chosen = [texts[place] for place in order]
+        pooled = self._packed(chosen) if self._layers else self._padded(chosen)
+        vectors = torch.nn.functional.normalize(pooled.float(), dim=1).cpu().numpy()  # (texts, hidden)
+        return [vectors[place] for place in np.argsort(order)]
+
+    def _packed(self, texts: Sequence[Pair]) -> torch.Tensor:
+        assert self._layers
+        layout = Layout.of([len(text.input_ids) for text in texts], self._model.device)
+        hidden = self._layers(self._inputs(texts, layout), layout)  # (T, hidden)
+        spans = zip(layout.starts.tolist(), layout.lengths, strict=False)
+        return torch.stack([self._pool(hidden[start : start + length]) for start, length in spans])
+
+    def _padded(self, texts: Sequence[Pair]) -> torch.Tensor:
+        plain = [Pair(text.input_ids) for text in texts]
+        inputs = {
+            name: torch.from_numpy(array).to(self._model.device) for name, array in padded(plain, self._pad_id).items()
+        }
+        hidden = self._model(**inputs).last_hidden_state  # (texts, longest, hidden)
+        return torch.stack([self._pool(rows[: text.tokens]) for rows, text in zip(hidden, plain, strict=True)])
+
+    def _pool(self, rows: torch.Tensor) -> torch.Tensor:
+        return rows.float().mean(0) if self._pooling == _MEAN_OF_TEXT else rows[0].float()
+
+
+def _text_pair(pair: Pair) -> TextPair:
+    if not isinstance(pair, TextPair):
+        raise TypeError(f"{type(pair).__name__} is no pair of a bi-encoder")
+    return pair
+
+
+def _cosine(question: Question | None, vector: NDArray[np.floating] | None) -> float:
+    if question is None or question.vector is None or vector is None:
+        return float("nan")
+    return float(question.vector @ vector.astype(np.float32))
