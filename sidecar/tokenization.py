@@ -111,6 +111,10 @@ class TextEncoder:
         self._core = _core_of(tokenizer)
         self._core.enable_truncation(max_length, direction=self._side)
 
+    def read_of(self, text: str) -> str:
+        """All that is ever looked at of a text."""
+        return _part(text, self._cuts[-1] + 1, self._side)
+
     def encode(self, texts: Sequence[str]) -> list[Ids]:
         """The ids of each text, int32, at most ``max_length``."""
         made = _read(self._core.encode_batch_fast, texts, self._cuts, self._side) if texts else []

@@ -1,12 +1,12 @@
 """A bi-encoder as a scorer: the cosine of query and passage, each read by itself.
 
 It knows less than a cross-encoder, and costs next to nothing where passages have been seen before: their vectors are
-kept, by what the model reads of them.
+kept under what the model reads of them, and such a passage is not even made into tokens.
 """
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -29,23 +29,24 @@ _BYTES = 2
 _KNOWN_TOKENS = 1
 """What a passage costs the device whose vector is there."""
 _MEAN_OF_TEXT = "mean"
+_NO_IDS = np.empty(0, np.int32)
 
 
 @dataclass(eq=False, slots=True)
 class Question:
     """A query that all pairs of a job share; the first pass that needs its vector makes it."""
 
-    input_ids: Sequence[int] | NDArray[np.int32]
+    input_ids: NDArray[np.int32]
     vector: Vector | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TextPair(Pair):
-    """Token ids of a passage alone, and its query; ``vector`` is that of the passage where it was kept."""
+    """Token ids of a passage alone, and its query; with ``vector``, that of the passage, there are no ids."""
 
     question: Question | None = None
     key: bytes = b""
-    vector: NDArray[np.float16] | None = field(default=None)
+    vector: NDArray[np.float16] | None = None
 
     @property
     def tokens(self) -> int:
@@ -82,13 +83,16 @@ class BiEncoder:
         self._inputs: Callable[..., dict[str, torch.Tensor]] = packing.Inputs(model)
 
     def encode(self, query: str, passages: Sequence[str]) -> list[Pair]:
-        """One :class:`TextPair` for each passage; of those whose vector is kept nothing is read."""
-        ids = self._texts.encode([query, *passages])
-        question = Question(ids[0])
-        keys = [hashlib.sha256(one.tobytes()).digest() for one in ids[1:]]
+        """One :class:`TextPair` for each passage; those whose vector is kept are not read."""
+        keys = [hashlib.sha256(self._texts.read_of(passage).encode(errors="replace")).digest() for passage in passages]
         kept = self.vector_cache.find(keys)
+        fresh = [place for place, vector in enumerate(kept) if vector is None]
+        asked, *ids = self._texts.encode([query, *(passages[place] for place in fresh)])
+        read = dict(zip(fresh, ids, strict=True))
+        question = Question(asked)
         return [
-            TextPair(one, None, question, key, vector) for one, key, vector in zip(ids[1:], keys, kept, strict=True)
+            TextPair(read.get(place, _NO_IDS), None, question, key, vector)
+            for place, (key, vector) in enumerate(zip(keys, kept, strict=True))
         ]
 
     def score(self, pairs: Sequence[Pair]) -> Scores:
@@ -98,19 +102,17 @@ class BiEncoder:
             RuntimeError: it does not fit the memory; on CUDA it is a ``torch.OutOfMemoryError``.
         """
         own = [_text_pair(pair) for pair in pairs]
-        asking = list(
-            {id(one.question): one.question for one in own if one.question and one.question.vector is None}.values()
-        )
-        missing = [place for place, one in enumerate(own) if one.vector is None]
-        made = self._vectors([*(Pair(one.input_ids) for one in asking), *(own[place] for place in missing)])
+        questions = list({id(one.question): one.question for one in own if one.question}.values())
+        asking = [question for question in questions if question.vector is None]
+        reading = [place for place, one in enumerate(own) if one.vector is None]
+        made = self._vectors([*(Pair(one.input_ids) for one in asking), *(own[place] for place in reading)])
         for question, vector in zip(asking, made, strict=False):
             question.vector = vector
-        fresh = dict(zip(missing, made[len(asking) :], strict=True))
+        fresh = dict(zip(reading, made[len(asking) :], strict=True))
         self.vector_cache.keep(
             {own[place].key: vector.astype(np.float16) for place, vector in fresh.items() if own[place].key}
         )
-        vectors = [fresh.get(place, one.vector) for place, one in enumerate(own)]
-        return np.array([_cosine(one.question, vector) for one, vector in zip(own, vectors, strict=True)], np.float32)
+        return np.array([_cosine(one.question, fresh.get(place, one.vector)) for place, one in enumerate(own)], np.float32)
 
     def prepare(self, tokens: int) -> None:
         """Do now what the first batch of each size up to ``tokens`` would else have to do."""
