@@ -67,9 +67,9 @@ class App:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.metrics = Metrics()
-        weights = {name: model.device_weight for name, model in settings.models.items()}
+        weights = {name: model.device_weight for name, model in settings.loaded_models.items()}
         self.scheduler = Scheduler(settings.server.max_queued_pairs, self.metrics, clock, weights)
-        self.models = Models(list(settings.models), self.metrics)
+        self.models = Models(list(settings.loaded_models), self.metrics)
         self.port = 0
         self._settings = settings
         self._load = load
@@ -196,7 +196,7 @@ class App:
 
     async def _load_models(self) -> None:
         """Load all models, then let all be used: they share the device's thread, and loading would hold up scoring."""
-        loaded = [model for name, one in self._settings.models.items() if (model := await self._load_one(name, one))]
+        loaded = [model for name, one in self._settings.loaded_models.items() if (model := await self._load_one(name, one))]
         for model in loaded:
             self.models.put(model)
             log.info("model_ready", model=model.name, version=model.scorer.version)

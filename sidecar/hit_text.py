@@ -6,7 +6,7 @@ from typing import Any
 
 from connectors.hits import Json
 from sidecar.field_values import MAX_VALUES, nodes, values
-from sidecar.settings import HitSection, Nested, TextSettings
+from sidecar.text_settings import HitSection, Nested, TextSettings
 from sidecar.types import Candidate
 
 

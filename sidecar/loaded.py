@@ -42,6 +42,13 @@ class CachesTokens(Protocol):
     token_cache: CacheCounts
 
 
+@runtime_checkable
+class CachesVectors(Protocol):
+    """A scorer that keeps the vectors of passages."""
+
+    vector_cache: CacheCounts
+
+
 class Models:
     """Which of the configured models can be used now."""
 
@@ -56,6 +63,8 @@ class Models:
         self._states[model.name] = model
         if isinstance(model.scorer, CachesTokens):
             self._metrics.watch_cache("tokens", model.name, model.scorer.token_cache)
+        if isinstance(model.scorer, CachesVectors):
+            self._metrics.watch_cache("vectors", model.name, model.scorer.vector_cache)
         self._metrics.model_ready.labels(model.name).set(1)
 
     def fail(self, name: str, why: str) -> None:

@@ -39,7 +39,7 @@ class CacheCollector(Collector):
         """The metrics now."""
         lookups = CounterMetricFamily(
             "sidecar_cache_lookups",
-            "Passages (tokens) and pairs (scores) looked up.",
+            "Passages (tokens, vectors) and pairs (scores) looked up.",
             labels=("cache", "model", "outcome"),
         )
         sizes = GaugeMetricFamily("sidecar_cache_bytes", "Memory that a cache takes.", labels=("cache", "model"))
@@ -106,7 +106,7 @@ class Metrics:
         self.registry.register(self._caches)
 
     def watch_cache(self, cache: str, model: str, counts: CacheCounts) -> None:
-        """Tell of a cache: ``tokens`` of a model, or ``scores`` of all, with an empty ``model``."""
+        """Tell of a cache: ``tokens`` or ``vectors`` of a model, or ``scores`` of all, with an empty ``model``."""
         self._caches.watch(cache, model, counts)
 
     def begin(self, model: str) -> None:

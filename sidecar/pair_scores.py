@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from sidecar.bounded_cache import BoundedCache
 from sidecar.deadline import Deadline
-from sidecar.errors import Overloaded
+from sidecar.errors import Fallback, Overloaded
 from sidecar.pair_job import Key, PairJob
 from sidecar.scheduler import Scheduler
 from sidecar.tickets import Submitted
@@ -29,10 +29,14 @@ class Terms:
 
 @dataclass(frozen=True, slots=True)
 class PairScores:
-    """The score of each passage of the first ``groups`` documents, one after the other; they may be not finite."""
+    """The score of each passage of the first ``groups`` documents, one after the other; they may be not finite.
+
+    ``late`` says why there is none, where that is no reason to give up.
+    """
 
     scores: Sequence[float]
     groups: int
+    late: Fallback | None = None
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -1,29 +1,32 @@
 """The way of a request, top to bottom, and the only place that makes a fallback."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from sidecar import ranking, skips
+from sidecar import skips
 from sidecar.callers import calling_host
 from sidecar.calls import Answer, Clock, RerankCall, Result, SearchCall
+from sidecar.cosines import CosineScorer
 from sidecar.deadline import Deadline
 from sidecar.documents import Fetched, fetch, missing_of, passages_of
-from sidecar.errors import BudgetExhausted, Fallback
+from sidecar.errors import BudgetExhausted, Fallback, ModelError, Overloaded
 from sidecar.loaded import LoadedModel, Models
 from sidecar.logs import log
 from sidecar.metrics import Metrics
 from sidecar.orders import Orders
 from sidecar.pair_job import PairJob, pair_job
-from sidecar.pair_scores import PairScorer, Terms
+from sidecar.pair_scores import PairScorer, PairScores, Terms
 from sidecar.policy import Plan
 from sidecar.retrieval import Retrieval
 from sidecar.scheduler import Scheduler
+from sidecar.scoring.base import Pair
 from sidecar.source_filter import carries
 from sidecar.task import Retrieved, Task, candidate_of
 from sidecar.timing import Stopwatch
 from sidecar.types import Carried, Outcome, Ranked, Ranking, Reason
+from sidecar.verdict import ranking_of
 
 T = TypeVar("T")
 
@@ -53,10 +56,12 @@ class Pipeline:
         self._scorer = PairScorer(scheduler, score_cache_bytes)
         metrics.watch_cache("scores", "", self._scorer.cache)
         self._turns = asyncio.Semaphore(_TOKENIZER_THREADS)
+        self._cosines = CosineScorer(scheduler, self._compared)
         self._tokenizers = ThreadPoolExecutor(_TOKENIZER_THREADS, thread_name_prefix="tokenizer")
 
     def close(self) -> None:
-        """Let go of the tokenizer's threads."""
+        """Let go of the tokenizer's threads, and of what waits for spare time."""
+        self._cosines.close()
         self._tokenizers.shutdown(wait=False, cancel_futures=True)
 
     async def search(self, call: SearchCall) -> Answer:
@@ -131,28 +136,39 @@ class Pipeline:
         caller = (calling_host.get(), plan.policy)
         least = min(plan.min_rank_window_size or len(task.candidates), len(task.candidates))
         missing = missing_of(task, plan)
-        if missing or not self._scorer.keeps:
+        if not plan.orders_rest and (missing or not self._scorer.keeps):
             self._scheduler.check(model, task.deadline, caller, least)
         fetched = await fetch(task, plan, missing)
         async with self._turns:  # nobody is tokenised whose turn comes too late
             refusal = self._scheduler.refusal(model, task.deadline, caller, least)
-            if refusal and not self._scorer.keeps:
+            if refusal and not (self._scorer.keeps or plan.orders_rest):
                 self._scheduler.refuse(refusal, least)
             with task.watch.stage("tokenize"):
                 passages, job = await self._off_loop(self._prepared, task, plan, fetched, model, refusal is None)
-        if refusal and not job.is_known:
-            self._scheduler.refuse(refusal, least)
-        scored = await self._scorer.scores(job, Terms(task.deadline, task.watch, caller, plan.min_rank_window_size))
-        best = ranking.best_passages(passages, scored.scores, plan.text.mean_of_top)
+        terms = Terms(task.deadline, task.watch, caller, plan.min_rank_window_size)
+        async with self._cosines.beside(self._second_model(plan), task.query, passages, terms) as cosines:
+            scored = await self._scored(job, plan, terms, refusal, least)
+            near = await cosines()
         original = [candidate.score for candidate in task.candidates]
-        relevance = {rank: place.relevance_score for rank, place in best.items() if place.relevance_score is not None}
-        ranked = Ranking(
-            [best.get(rank, Ranked(rank)) for rank in ranking.order(original, relevance, plan.fusion)],
-            Outcome.RERANKED,
-            fusion=ranking.applied(original, relevance, plan.fusion),
-            model_version=model.scorer.version,
-        )
-        return ranked if scored.groups == len(passages) else ranked.partial(scored.groups)
+        return ranking_of(original, plan, passages, scored, near, model.scorer.version)
+
+    async def _scored(
+        self, job: PairJob, plan: Plan, terms: Terms, refusal: Overloaded | ModelError | None, least: int
+    ) -> PairScores:
+        """The model's scores; none where they come too late and the rest is ordered without."""
+        try:
+            if refusal and not job.is_known:
+                self._scheduler.refuse(refusal, least)
+            return await self._scorer.scores(job, terms)
+        except (Overloaded, BudgetExhausted) as late:
+            if not plan.orders_rest:
+                raise
+            return PairScores([], 0, late)
+
+    def _second_model(self, plan: Plan) -> LoadedModel | None:
+        """What compares beside the model; an order without it is better than none."""
+        ready = plan.cosine is not None and self._models.is_ready(plan.cosine.model)
+        return self._models.get(plan.cosine.model) if plan.cosine and ready else None
 
     def _prepared(
         self, task: Task, plan: Plan, fetched: Fetched, model: LoadedModel, encode: bool
@@ -160,6 +176,15 @@ class Pipeline:
         """Passages by rank, and the pairs to be scored; in a thread."""
         passages = passages_of(task, plan, fetched)
         return passages, pair_job(model, task.query, list(passages.values()), self._scorer.cache, encode=encode)
+
+    async def _compared(
+        self, model: LoadedModel, query: str, passages: Sequence[Sequence[str]]
+    ) -> Sequence[Sequence[Pair]]:
+        """The pairs of each document's passages, for a cosine."""
+        async with self._turns:
+            pairs = await self._off_loop(model.scorer.encode, query, [text for texts in passages for text in texts])
+        rest = iter(pairs)
+        return [[next(rest) for _ in texts] for texts in passages]
 
     async def _off_loop(self, work: Callable[..., T], *arguments: Any) -> T:
         """Do what takes milliseconds in a thread, so that other calls go on."""

@@ -11,7 +11,8 @@ from math import isfinite
 
 from sidecar.errors import InvalidRequest
 from sidecar.resolution import configured
-from sidecar.settings import Fusion, Limits, ModelSettings, PolicySettings, Settings, TextSettings
+from sidecar.settings import Cosine, Fusion, Limits, ModelSettings, PolicySettings, Settings
+from sidecar.text_settings import TextSettings
 
 
 class InvalidOverride(InvalidRequest):
@@ -34,7 +35,7 @@ AS_CONFIGURED = Overrides()
 class Plan:
     """Everything decided about one request before the first byte is read from the engine.
 
-    `version` is 12 hex digits that change whenever the policy or the settings of its model change.
+    `version` is 12 hex digits that change whenever the policy or the settings of its models change.
     """
 
     policy: str
@@ -45,11 +46,17 @@ class Plan:
     budget_ms: int
     min_score: float | None
     fusion: Fusion
+    cosine: Cosine | None
     limits: Limits
     enabled: bool
     order_cache_s: int
     engine_timeout: bool
     version: str
+
+    @property
+    def orders_rest(self) -> bool:
+        """Whether what the model has no time for is ordered all the same."""
+        return self.cosine is not None and self.cosine.order_rest
 
 
 def plan(settings: Settings, policy: str, overrides: Overrides = AS_CONFIGURED) -> Plan:
@@ -66,11 +73,12 @@ def plan(settings: Settings, policy: str, overrides: Overrides = AS_CONFIGURED) 
         budget_ms=_bounded("budget_ms", overrides.budget_ms, chosen),
         min_score=_finite(overrides.min_score, chosen.min_score),
         fusion=chosen.fusion,
+        cosine=chosen.second,
         limits=chosen.limits,
         enabled=chosen.enabled,
         order_cache_s=chosen.order_cache_s,
         engine_timeout=chosen.engine_timeout,
-        version=version(chosen, settings.models[chosen.model]),
+        version=version_of(settings, policy),
     )
 
 
@@ -89,8 +97,14 @@ def _finite(asked: float | None, configured: float | None) -> float | None:
     return configured if asked is None else asked
 
 
+def version_of(settings: Settings, policy: str) -> str:
+    """12 hex digits that change whenever a policy or the settings of its models change."""
+    chosen = settings.policies[policy]
+    return _version(chosen, *(settings.models[name] for name in chosen.models))
+
+
 @lru_cache(maxsize=1024)
-def version(policy: PolicySettings, model: ModelSettings) -> str:
-    """12 hex digits of SHA-256 over the canonical JSON of a policy and the settings of its model."""
-    content = [policy.model_dump(mode="json"), model.model_dump(mode="json")]
+def _version(policy: PolicySettings, *models: ModelSettings) -> str:
+    """Of SHA-256 over the canonical JSON of a policy and the settings of its models."""
+    content = [part.model_dump(mode="json") for part in (policy, *models)]
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:12]

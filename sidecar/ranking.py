@@ -3,13 +3,15 @@
 import heapq
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 from sidecar.errors import NonFiniteScore
 from sidecar.settings import Fusion
 from sidecar.types import Ranked
 
 _SQUARE_ROOT_OF_LARGEST = 1e150
+NO_COSINE: Mapping[int, float] = MappingProxyType({})
 
 
 def best_passages(
@@ -39,38 +41,84 @@ def best_passages(
     return best
 
 
-def order(original: Sequence[float | None], relevance: Mapping[int, float], fusion: Fusion) -> list[int]:
+def order(
+    original: Sequence[float | None],
+    relevance: Mapping[int, float],
+    fusion: Fusion,
+    cosine: Mapping[int, float] = NO_COSINE,
+    share: float = 0.0,
+) -> list[int]:
     """The new order of ``len(original)`` candidates, as their original ranks, best first.
 
-    ``original`` holds the engine's scores, ``relevance`` the model's by original rank. A candidate that was not scored
-    (no text, pinned, behind a shrunk window) keeps its original place; the scored ones share the other places.
+    ``original`` holds the engine's scores, ``relevance`` the model's by original rank, ``cosine`` the bi-encoder's. A
+    candidate without either (no text, pinned, behind a shrunk window) keeps its original place. Those that the model
+    scored share their places: the cosine has its ``share`` of the model's weight where each of them has one, else none.
+    Those with a cosine alone share theirs: it stands in for the model.
     """
-    ranks = sorted(relevance)
-    fused = _fuse([original[rank] for rank in ranks], [relevance[rank] for rank in ranks], fusion)
-    by_score = sorted(range(len(ranks)), key=lambda place: -fused[place])
-    places = dict(zip(ranks, (ranks[place] for place in by_score), strict=True))
-    return [places.get(rank, rank) for rank in range(len(original))]
+    places = list(range(len(original)))
+    scored, rest = sorted(relevance), sorted(cosine.keys() - relevance.keys())
+    for ranks in (scored, rest):
+        engine = [original[rank] for rank in ranks]
+        near = [cosine[rank] for rank in ranks] if counts(cosine, ranks) else None
+        model = [relevance[rank] for rank in ranks] if ranks is scored else None
+        fused = _fuse(engine, model, near, fusion, share)
+        best = sorted(range(len(ranks)), key=lambda place: -fused[place])
+        for place, winner in zip(ranks, best, strict=True):
+            places[place] = ranks[winner]
+    return places
 
 
-def applied(original: Sequence[float | None], relevance: Mapping[int, float], fusion: Fusion) -> str:
-    """The fusion that :func:`order` uses: ``replace`` when a score of the engine is missing, else as configured."""
-    return fusion.method if _can_fuse([original[rank] for rank in relevance]) else "replace"
+def counts(cosine: Collection[int], ranks: Iterable[int]) -> bool:
+    """Whether cosines have a say among these candidates: each needs one, or some would be compared by less."""
+    return bool(cosine) and all(rank in cosine for rank in ranks)
+
+
+def applied(
+    original: Sequence[float | None],
+    relevance: Mapping[int, float],
+    fusion: Fusion,
+    cosine: Mapping[int, float] = NO_COSINE,
+) -> str:
+    """The fusion that :func:`order` uses: ``replace`` where the model alone decides, as without a score of the engine,
+    else as configured."""
+    fused = counts(cosine, relevance) or _can_fuse([original[rank] for rank in relevance])
+    return fusion.method if fused else "replace"
 
 
 def _can_fuse(engine: Sequence[float | None]) -> bool:
     return all(score is not None and math.isfinite(score) for score in engine)
 
 
-def _fuse(engine: Sequence[float | None], model: Sequence[float], fusion: Fusion) -> Sequence[float]:
-    if fusion.method == "replace" or not _can_fuse(engine):
+def _fuse(
+    engine: Sequence[float | None],
+    model: Sequence[float] | None,
+    near: Sequence[float] | None,
+    fusion: Fusion,
+    share: float,
+) -> Sequence[float]:
+    """Weighted sum of what there is; at least one of ``model`` and ``near`` is."""
+    if model is not None and fusion.method == "replace":
         return model
     weight = fusion.model_weight
+    parts: list[tuple[float, Sequence[float]]] = []
+    if model is not None:
+        parts.append((weight if near is None else weight * (1 - share), model))
+    if near is not None:
+        parts.append((weight if model is None else weight * share, near))
+    if _can_fuse(engine):
+        by_rank = fusion.method == "rrf"
+        own = range(0, -len(engine), -1) if by_rank else [score for score in engine if score is not None]
+        parts.append((1 - weight, own))
+    if len(parts) == 1:
+        return parts[0][1]
+    scaled = [[weight * score for score in _scaled(scores, fusion)] for weight, scores in parts]
+    return [sum(signals) for signals in zip(*scaled, strict=True)]
+
+
+def _scaled(scores: Sequence[float], fusion: Fusion) -> list[float]:
     if fusion.method == "rrf":
-        scale = _reciprocal_ranks(model, fusion.rrf_k), _reciprocal_ranks(range(0, -len(model), -1), fusion.rrf_k)
-    else:
-        normalize = min_max if fusion.normalize == "min_max" else z_score
-        scale = normalize(model), normalize([score for score in engine if score is not None])
-    return [weight * ours + (1 - weight) * theirs for ours, theirs in zip(*scale, strict=True)]
+        return _reciprocal_ranks(scores, fusion.rrf_k)
+    return min_max(scores) if fusion.normalize == "min_max" else z_score(scores)
 
 
 def min_max(scores: Sequence[float]) -> list[float]:

@@ -51,6 +51,7 @@ def _result(result: Result, return_passages: bool) -> pb.Result:
         relevance_score=score,
         normalized_score=None if score is None else sigmoid(score),
         passage=result.ranked.passage if return_passages else "",
+        cosine=result.ranked.cosine,
     )
 
 
@@ -73,4 +74,6 @@ def _meta(answer: Answer, ranking: Ranking, request_id: str) -> pb.Meta:
         timings=pb.Timings(**asdict(answer.timings)),
         remembered=ranking.remembered,
         detail=ranking.detail,
+        cosine_version=ranking.cosine_version,
+        compared=ranking.compared,
     )

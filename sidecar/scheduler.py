@@ -69,6 +69,12 @@ class Scheduler:
         """Whether what is on the device is overdue by more than :data:`STALLED_AFTER_S`."""
         return self._device.busy and self._clock() > self._device.free_at + STALLED_AFTER_S
 
+    @property
+    def idle(self) -> bool:
+        """Whether the device has nothing to do, and nobody waits for it."""
+        with self._device.lock:
+            return not self._device.busy and not len(self._queue) and self.alive
+
     def stop(self) -> None:
         """Fail all waiters and stop; a forward pass under way is not waited for."""
         self._device.stop()

@@ -134,7 +134,7 @@ class PolicyService(pb_grpc.PolicyServiceServicer):
         settings = self._settings.policies[name]
         return pb.Policy(
             name=name,
-            version=policy.version(settings, self._settings.models[settings.model]),
+            version=policy.version_of(self._settings, name),
             match=[f"{one.connector}:{one.index}" if one.connector else one.index for one in settings.match],
             enabled=settings.enabled,
             model=settings.model,

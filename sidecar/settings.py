@@ -9,6 +9,10 @@ from pydantic import Field, field_validator, model_validator
 from sidecar.connector_settings import AnyConnector
 from sidecar.setting_types import BUNDLED as BUNDLED
 from sidecar.setting_types import Checkpoint, Faults, IndexPattern, Keys, Section
+from sidecar.text_settings import TextSettings
+
+NEAR = "near"
+"""Name of the model that a policy's cosine is of, if it names no other."""
 
 
 class ServerSettings(Section):
@@ -118,105 +122,6 @@ class ModelSettings(Section):
     )
 
 
-class TextField(Section):
-    """One field of a document that the model reads."""
-
-    name: str = Field(min_length=1, description="Field name; dots reach into objects (`author.name`).")
-    label: str = Field("", description="Text put before the field's value, such as `Title: `.")
-    max_chars: int | None = Field(None, ge=1, description="Characters of this field at most; null: all.")
-    html: bool = Field(False, description="Whether the field holds HTML, of which only the text is read.")
-
-
-class Passages(Section):
-    """How a long document is cut into passages, each scored by itself; the best one stands for the document."""
-
-    words: int = Field(ge=8, le=4096, description="Words of one passage.")
-    stride: int = Field(ge=1, le=4096, description="Words from the start of one passage to the start of the next.")
-    max_passages: int = Field(4, ge=1, le=64, description="Passages of one document at most, from its start.")
-
-    @model_validator(mode="after")
-    def _no_gap(self) -> Self:
-        if self.stride > self.words:
-            raise Faults((("stride",), f"{self.stride} is larger than `words` ({self.words}): text would be left out"))
-        return self
-
-
-class Nested(Section):
-    """Objects of a document that are passages of their own, each read together with the fields outside of them."""
-
-    path: str = Field(
-        min_length=1,
-        description="Field that holds the objects, `nested` or not; a text alone stands for `{path: ...}`.",
-    )
-    max_passages: int = Field(
-        4, ge=1, le=64, description="Objects of one document at most: its first, or the engine's best of `inner_hits`."
-    )
-
-    def holds(self, field: str) -> bool:
-        """Whether a field lies in the objects."""
-        return field.startswith(f"{self.path}.")
-
-
-HitSection = Literal["source", "fields", "highlight", "inner_hits"]
-"""A section of a hit that holds text."""
-
-
-class TextSettings(Section):
-    """Which text of a hit the model reads."""
-
-    fields: tuple[TextField, ...] = Field(
-        min_length=1, description="Fields in the order they are read; a name alone stands for `{name: ...}`."
-    )
-    separator: str = Field("\n", description="Text between two fields and between two values of one field.")
-    sources: tuple[HitSection, ...] = Field(
-        ("source", "fields"),
-        json_schema_extra={"allowed": "list of source, fields, highlight, inner_hits"},
-        description="Sections of a hit in the order they are tried for a field's text; what none of them holds is "
-        "fetched. `highlight` and `inner_hits` hold parts of a document only.",
-    )
-    passages: Passages | None = Field(None, description="null: one passage a document, cut at the model's length.")
-    nested: Nested | None = Field(None, description="Objects that are scored one by one; excludes `passages`.")
-    mean_of_top: int = Field(
-        1, ge=1, le=64, description="A document's score is the mean of its best passages' scores, of this many at most."
-    )
-
-    @field_validator("fields", mode="before")
-    @classmethod
-    def _short_form(cls, fields: object) -> object:
-        if isinstance(fields, (list, tuple)):
-            return [{"name": field} if isinstance(field, str) else field for field in fields]
-        return fields
-
-    @field_validator("nested", mode="before")
-    @classmethod
-    def _path_alone(cls, nested: object) -> object:
-        return {"path": nested} if isinstance(nested, str) else nested
-
-    @model_validator(mode="after")
-    def _fits_together(self) -> Self:
-        if faults := list(self._faults()):
-            raise Faults(*faults)
-        return self
-
-    def _faults(self) -> Iterator[tuple[Keys, str]]:
-        if "source" not in self.sources:
-            yield ("sources",), "`source` is missing: what is fetched is a `_source` too"
-        if len(set(self.sources)) < len(self.sources):
-            yield ("sources",), "names a section twice"
-        if self.nested and self.passages:
-            yield ("nested",), "excludes `passages`: its objects are the passages"
-        if self.nested and not any(self.nested.holds(field.name) for field in self.fields):
-            yield ("nested", "path"), f"none of the `fields` lies in it; name one, such as `{self.nested.path}.text`"
-        if self.mean_of_top > self.max_passages:
-            yield ("mean_of_top",), f"{self.mean_of_top} exceeds the passages of a document ({self.max_passages})"
-
-    @property
-    def max_passages(self) -> int:
-        """Passages of one document at most."""
-        several = self.passages or self.nested
-        return several.max_passages if several else 1
-
-
 class Fusion(Section):
     """How the model's scores and the engine's become one order."""
 
@@ -229,6 +134,24 @@ class Fusion(Section):
     )
     normalize: Literal["min_max", "z_score"] = Field("min_max", description="How scores are made comparable (linear).")
     rrf_k: int = Field(60, ge=1, le=10_000, description="The constant of reciprocal rank fusion (rrf).")
+
+
+class Cosine(Section):
+    """A second, cheap opinion: how near a bi-encoder holds query and document, whose vectors are kept."""
+
+    model: str = Field(NEAR, description="Name of a `bi_encoder`, a key of `models`.")
+    share: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="Share of `fusion.model_weight` that is the cosine's; all of it is the model's while a document of the "
+        "window has no cosine.",
+    )
+    order_rest: bool = Field(
+        False,
+        description="Whether documents that the model has no time for are ordered by cosine and engine (PARTIAL) "
+        "instead of keeping the engine's order.",
+    )
 
 
 class Limits(Section):
@@ -275,6 +198,9 @@ class PolicySettings(Section):
         None, allow_inf_nan=False, description="Scored results below this relevance_score are left out; null: none."
     )
     fusion: Fusion = Field(Fusion(), description="How the model's scores and the engine's become one order.")
+    cosine: Cosine | None = Field(
+        Cosine(), description="A cheap opinion beside the model's; null: none. With `fusion.method: replace` there is none."
+    )
     order_cache_s: int = Field(
         0, ge=0, le=3600, description="How long later pages follow the order of the first one, in s; 0: each by itself."
     )
@@ -300,6 +226,22 @@ class PolicySettings(Section):
             raise Faults(*faults)
         return self
 
+    @model_validator(mode="after")
+    def _cosine_counts(self) -> Self:
+        if "cosine" in self.model_fields_set and self.cosine and self.second is None:
+            raise Faults((("cosine",), "needs `fusion.method: linear` or `rrf`; with `replace` the model alone decides"))
+        return self
+
+    @property
+    def second(self) -> Cosine | None:
+        """The cosine, where it has a say."""
+        return None if self.fusion.method == "replace" else self.cosine
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Names of the models that it uses."""
+        return (self.model, self.second.model) if self.second else (self.model,)
+
 
 class Settings(Section):
     """The whole configuration."""
@@ -308,11 +250,28 @@ class Settings(Section):
     connectors: dict[str, AnyConnector] = Field(
         {}, description="Search engines by name; none: only plain texts are reranked."
     )
-    models: dict[str, ModelSettings] = Field({"default": ModelSettings()}, min_length=1, description="Models by name.")
+    models: dict[str, ModelSettings] = Field(
+        {"default": ModelSettings()},
+        min_length=1,
+        validate_default=True,
+        description="Models by name. `near`, the bundled `bi_encoder`, is there without being written, and loaded where "
+        "a policy uses it.",
+    )
     policies: dict[str, PolicySettings] = Field(min_length=1, description="Policies by name.")
     default_policy: str | None = Field(
         None, description="Policy of an index that none matches; null: such an index is not reranked."
     )
+
+    @field_validator("models")
+    @classmethod
+    def _near_is_there(cls, models: dict[str, ModelSettings]) -> dict[str, ModelSettings]:
+        return models if NEAR in models else {**models, NEAR: ModelSettings(kind="bi_encoder")}
+
+    @property
+    def loaded_models(self) -> dict[str, ModelSettings]:
+        """Those to load: all but :data:`NEAR` where no policy uses it."""
+        used = {name for policy in self.policies.values() for name in policy.models}
+        return {name: model for name, model in self.models.items() if name != NEAR or name in used}
 
     @model_validator(mode="after")
     def _names_exist(self) -> Self:
@@ -331,6 +290,7 @@ def _impossible(settings: Settings) -> Iterator[tuple[Keys, str]]:
     """What would never be reranked, by arithmetic alone."""
     reserve_ms, most = settings.server.reserve_ms, settings.server.max_queued_pairs
     for name, policy in settings.policies.items():
+        yield from _wrong_kinds(settings, name, policy)
         if policy.budget_ms <= reserve_ms:
             yield ("policies", name, "budget_ms"), f"is {policy.budget_ms}, and `server.reserve_ms` takes {reserve_ms}"
         passages = policy.text.max_passages
@@ -339,12 +299,19 @@ def _impossible(settings: Settings) -> Iterator[tuple[Keys, str]]:
             yield ("policies", name, "rank_window_size"), f"{pairs} exceed `server.max_queued_pairs` ({most})"
 
 
+def _wrong_kinds(settings: Settings, name: str, policy: PolicySettings) -> Iterator[tuple[Keys, str]]:
+    if settings.models[policy.model].kind != "cross_encoder":
+        yield ("policies", name, "model"), f"{policy.model!r} is a bi_encoder; a policy's model is a cross_encoder"
+    if policy.second and settings.models[policy.second.model].kind != "bi_encoder":
+        keys = ("policies", name, "cosine", "model")
+        yield keys, f"{policy.second.model!r} is a cross_encoder; a cosine comes from a model of `kind: bi_encoder`"
+
+
 def dangling_names(tree: Mapping[str, Any]) -> list[tuple[Keys, str]]:
     """Where a tree of settings, validated or raw, names a policy, model or connector that it does not define."""
     sections = {name: tree.get(name) for name in ("connectors", "models", "policies")}
     defined = {name: list(section) if isinstance(section, Mapping) else [] for name, section in sections.items()}
-    if "models" not in tree:
-        defined["models"] = ["default"]
+    defined["models"] = [*(defined["models"] if "models" in tree else ["default"]), NEAR]
     return [
         (keys, _undefined(name, defined[section]))
         for section, keys, name in _references(tree)
@@ -360,6 +327,9 @@ def _references(tree: Mapping[str, Any]) -> Iterator[tuple[str, Keys, object]]:
         if not isinstance(settings, Mapping):
             continue
         yield "models", ("policies", policy, "model"), settings.get("model", "default")
+        cosine = settings.get("cosine")
+        if isinstance(cosine, Mapping):
+            yield "models", ("policies", policy, "cosine", "model"), cosine.get("model", NEAR)
         matches = settings.get("match")
         for place, match in enumerate(matches if isinstance(matches, (list, tuple)) else ()):
             if isinstance(match, Mapping):

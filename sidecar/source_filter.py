@@ -5,7 +5,7 @@ from itertools import chain, islice
 from typing import Any
 
 from connectors.hits import Json
-from sidecar.settings import TextSettings
+from sidecar.text_settings import TextSettings
 from sidecar.types import Carried
 from sidecar.wildcards import matches
 

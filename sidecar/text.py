@@ -9,7 +9,7 @@ from connectors.hits import Json
 from sidecar.field_values import MAX_CHARS, nodes, values
 from sidecar.hit_text import objects, sections
 from sidecar.markup import text_of
-from sidecar.settings import HitSection, Nested, Passages, TextField, TextSettings
+from sidecar.text_settings import HitSection, Nested, Passages, TextField, TextSettings
 from sidecar.types import Candidate
 
 _UNSCORABLE = re.compile(r"[\x00\ud800-\udfff]")

@@ -76,11 +76,13 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """One place of an answer: which candidate (by original rank), its raw model score and the passage that got it."""
+    """One place of an answer: which candidate (by original rank), its raw model score and the passage that got it, and
+    its cosine where that counted."""
 
     rank: int
     relevance_score: float | None = None
     passage: str = ""
+    cosine: float | None = None
 
 
 @dataclass(slots=True)
@@ -95,6 +97,8 @@ class Timings:
     total_ms: float = 0.0
     device_ms: float = 0.0
     """Part of ``score_ms``: the device's time for the call's own pairs, of a batch they share their share."""
+    cosine_ms: float = 0.0
+    """What the call waited for cosines after the model's scores were there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +114,8 @@ class Ranking:
     detail: str = ""
     fusion: str = ""
     model_version: str = ""
+    cosine_version: str = ""
+    """The bi-encoder's, where cosines counted."""
     remembered: bool = False
 
     @classmethod
@@ -126,3 +132,8 @@ class Ranking:
     def scored(self) -> int:
         """How many candidates the model scored."""
         return sum(place.relevance_score is not None for place in self.order)
+
+    @property
+    def compared(self) -> int:
+        """How many candidates have a cosine that counted."""
+        return sum(place.cosine is not None for place in self.order)

@@ -72,5 +72,5 @@ def _serve(settings: Settings, log: Path, pipe: Connection) -> None:
 
 
 def _told(app: "App", settings: Settings) -> int | str:
-    failed = [name for name in settings.models if not app.models.is_ready(name)]
+    failed = [name for name in settings.loaded_models if not app.models.is_ready(name)]
     return f"model {failed[0]!r} could not be loaded" if failed else app.port

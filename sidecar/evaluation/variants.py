@@ -11,7 +11,8 @@ from sidecar.settings import Settings
 MODEL_BUDGET_MS = 120_000
 """Where quality is measured nothing falls back for want of time; how long it takes is measured by itself."""
 _SCORE_CACHE_MIB = 256
-_FUSION = re.compile(r"(replace|linear|rrf)(?::(0(?:\.\d+)?|1(?:\.0+)?))?")
+_SHARE = r"(?::(0(?:\.\d+)?|1(?:\.0+)?))?"
+_FUSION = re.compile(rf"(replace|linear|rrf){_SHARE}{_SHARE}")
 
 
 class VariantError(ValueError):
@@ -39,19 +40,32 @@ class Variant:
 
 
 def fusion_of(text: str) -> dict[str, Any]:
-    """Settings of a fusion written as METHOD or METHOD:WEIGHT, the weight being the model's.
+    """Settings of a policy for a fusion written as METHOD, METHOD:WEIGHT or METHOD:WEIGHT:SHARE: the weight is that of
+    the models, the share of it the cosine's (0: without).
 
     >>> fusion_of("linear:0.7")
-    {'method': 'linear', 'model_weight': 0.7}
+    {'fusion': {'method': 'linear', 'model_weight': 0.7}}
+    >>> fusion_of("linear:0.7:0")
+    {'fusion': {'method': 'linear', 'model_weight': 0.7}, 'cosine': None}
 
     Raises:
         VariantError: it is written in another way.
     """
     found = _FUSION.fullmatch(text.strip())
     if not found or (found[1] == "replace" and found[2]):
-        allowed = "replace, linear:WEIGHT, rrf:WEIGHT with a weight of 0 to 1"
+        allowed = "replace, linear:WEIGHT:SHARE, rrf:WEIGHT:SHARE with a weight and a share of 0 to 1"
         raise VariantError(f"{text!r} is no fusion; allowed: {allowed}")
-    return {"method": found[1], **({"model_weight": float(found[2])} if found[2] else {})}
+    fusion = {"method": found[1], **({"model_weight": float(found[2])} if found[2] else {})}
+    if found[1] == "replace" or (found[3] and not float(found[3])):
+        return {"fusion": fusion, "cosine": None}
+    return {"fusion": fusion, **({"cosine": {"share": float(found[3])}} if found[3] else {})}
+
+
+def _fused(base: dict[str, Any], fusion: str) -> dict[str, Any]:
+    """A policy with another fusion; what that does not say stays."""
+    changes = fusion_of(fusion)
+    merged = {key: {**(base.get(key) or {}), **change} if change else change for key, change in changes.items()}
+    return {**base, **merged}
 
 
 def sweep(
@@ -74,7 +88,7 @@ def sweep(
         raise VariantError(f"model {unknown[0]!r} is not in the configuration; allowed: {', '.join(settings.models)}")
     own_fusion: str = chosen.fusion.method
     if own_fusion != "replace":
-        own_fusion += f":{chosen.fusion.model_weight:g}"
+        own_fusion += f":{chosen.fusion.model_weight:g}:{chosen.cosine.share if chosen.cosine else 0:g}"
     for fusion in fusions:
         fusion_of(fusion)
     most = chosen.limits.rank_window_size
@@ -107,6 +121,8 @@ def served(settings: Settings, policy: str, variants: Sequence[Variant], *, for_
         "score_cache_mib": _SCORE_CACHE_MIB if for_quality else 0,
     }
     models = {model_name(variant): _model(settings, variant) for variant in variants}
+    if second := settings.policies[policy].cosine:
+        models[second.model] = settings.models[second.model].model_dump(mode="json", exclude_defaults=True)
     parts = {"server": server, "models": models, "policies": policies, "default_policy": None}
     checked = Settings.model_validate({**parts, "connectors": {}})
     return checked.model_copy(update={"connectors": settings.connectors})  # as they are: a dump would mask secrets
@@ -116,11 +132,10 @@ def policy_yaml(settings: Settings, policy: str, variant: Variant, *, enabled: b
     """What a configuration file has to say for this variant to be the policy: its parts ``policies`` and ``models``."""
     base = settings.policies[policy].model_dump(mode="json", exclude_defaults=True)
     changed = {
-        **base,
+        **_fused(base, variant.fusion),
         "enabled": enabled,
         "model": model_name(variant),
         "rank_window_size": variant.window,
-        "fusion": {**base.get("fusion", {}), **fusion_of(variant.fusion)},
     }
     return {"models": {model_name(variant): _model(settings, variant)}, "policies": {policy: changed}}
 
@@ -137,14 +152,13 @@ def _model(settings: Settings, variant: Variant) -> dict[str, Any]:
 
 def _policy(base: dict[str, Any], variant: Variant, *, for_quality: bool) -> dict[str, Any]:
     changed = {
-        **base,
+        **_fused(base, variant.fusion),
         "match": [],
         "enabled": True,
         "model": model_name(variant),
         "rank_window_size": variant.window,
         "min_rank_window_size": None,
         "order_cache_s": 0,
-        "fusion": {**base.get("fusion", {}), **fusion_of(variant.fusion)},
     }
     if for_quality:
         changed["budget_ms"] = MODEL_BUDGET_MS

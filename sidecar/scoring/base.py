@@ -26,6 +26,11 @@ class Pair:
         """Number of tokens, special ones included."""
         return len(self.input_ids)
 
+    @property
+    def is_read(self) -> bool:
+        """Whether the model has read its passage before, so that it costs next to nothing."""
+        return False
+
     def stretched(self, tokens: int) -> "Pair":
         """One of so many tokens that takes the same way through the model, to measure with."""
         types = self.token_type_ids

@@ -53,6 +53,11 @@ class TextPair(Pair):
         """What is to be read of it."""
         return len(self.input_ids) if self.vector is None else _KNOWN_TOKENS
 
+    @property
+    def is_read(self) -> bool:
+        """Whether its vector is known."""
+        return self.vector is not None
+
     def stretched(self, tokens: int) -> Pair:
         """See :class:`sidecar.scoring.base.Pair`; its vector is neither known nor kept."""
         return TextPair(Pair.stretched(self, tokens).input_ids, None, self.question)

@@ -63,6 +63,40 @@ class LaunchedScorer(WordOverlapScorer):
         return self._stream.submit(self.score, pairs).result
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class KeptPair(Pair):
+    """A pair that may have been read before."""
+
+    kept: bool = False
+
+    @property
+    def is_read(self) -> bool:
+        """Whether it was."""
+        return self.kept
+
+
+@dataclass
+class KeepingScorer(WordOverlapScorer):
+    """The same for a cosine: what it has scored once counts as read, as with vectors that are kept."""
+
+    _read: set[tuple[int, ...]] = field(default_factory=set)
+
+    def encode(self, query: str, passages: Sequence[str]) -> list[Pair]:
+        """As before, and which pairs have been read."""
+        pairs = WordOverlapScorer.encode(self, query, passages)
+        return [KeptPair(pair.input_ids, None, _passage(pair) in self._read) for pair in pairs]
+
+    def score(self, pairs: Sequence[Pair]) -> Scores:
+        """As before; from now on they have been read."""
+        scores = WordOverlapScorer.score(self, pairs)
+        self._read.update(map(_passage, pairs))
+        return scores
+
+
+def _passage(pair: Pair) -> tuple[int, ...]:
+    return tuple(pair.input_ids[list(pair.input_ids).index(0) + 1 :])
+
+
 def _overlap(pair: Pair) -> float:
     middle = list(pair.input_ids).index(0)
     query, passage = set(pair.input_ids[:middle]), set(pair.input_ids[middle + 1 :])

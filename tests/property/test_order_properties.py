@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.ranking import order, sigmoid
-from sidecar.settings import Fusion, Passages
+from sidecar.settings import Fusion
+from sidecar.text_settings import Passages
 from sidecar.text import split
 from sidecar.window import Page, request
 

@@ -23,6 +23,7 @@ PURE = (
     "admission",
     "shares",
     "ranking",
+    "verdict",
     "window",
     "skips",
     "cost",

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from sidecar.settings import TextSettings
+from sidecar.text_settings import TextSettings
 from sidecar.source_filter import carries
 
 NAMES = ("title", "author.name")

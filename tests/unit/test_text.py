@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from sidecar.settings import Passages, TextSettings
+from sidecar.text_settings import Passages, TextSettings
 from sidecar.text import clean, lacks_text, passages, split
 from sidecar.types import Candidate, Carried
 

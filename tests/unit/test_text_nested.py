@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from sidecar.settings import TextSettings
+from sidecar.text_settings import TextSettings
 from sidecar.text import lacks_text, passages
 from sidecar.types import Candidate, Carried
 

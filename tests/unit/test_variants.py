@@ -36,7 +36,9 @@ def test_every_combination_is_compared_once() -> None:
 
 
 def test_what_is_not_given_is_the_policys() -> None:
-    assert sweep(settings(), "docs", [], [], [], []) == [Variant("default", None, 100, "linear:0.8")]
+    assert sweep(settings(), "docs", [], [], [], []) == [Variant("default", None, 100, "linear:0.8:0.5")]
+    alone = settings(cosine=None, fusion={"method": "rrf"})
+    assert sweep(alone, "docs", [], [], [], []) == [Variant("default", None, 100, "rrf:0.8:0")]
     replacing = settings(fusion={"method": "replace"}, rank_window_size=30)
     assert sweep(replacing, "docs", [], [], [], []) == [Variant("default", None, 30, "replace")]
 
@@ -60,9 +62,26 @@ def test_a_mistake_says_what_is_allowed(asked: dict[str, Any], message: str) -> 
         sweep(settings(), **{**empty, **asked})
 
 
-def test_a_fusion_without_a_weight_keeps_the_policys() -> None:
-    assert fusion_of("rrf") == {"method": "rrf"}
-    assert fusion_of(" linear:1 ") == {"method": "linear", "model_weight": 1.0}
+def test_what_a_fusion_does_not_say_is_the_policys() -> None:
+    assert fusion_of("rrf") == {"fusion": {"method": "rrf"}}
+    assert fusion_of(" linear:1 ") == {"fusion": {"method": "linear", "model_weight": 1.0}}
+    own = settings(fusion={"normalize": "z_score"}, cosine={"order_rest": True, "share": 0.1})
+    variants = sweep(own, "docs", [], [], ["linear:0.6", "linear:0.6:0.3", "linear:0.6:0", "replace"], [])
+    policies = [served(own, "docs", [variant], for_quality=True).policies[variant.policy] for variant in variants]
+    assert {policy.fusion.normalize for policy in policies} == {"z_score"}
+    assert [policy.second and policy.second.share for policy in policies] == [0.1, 0.3, None, None]
+    assert [policy.second and policy.second.order_rest for policy in policies] == [True, True, None, None]
+
+
+def test_the_bi_encoder_is_the_configurations_own() -> None:
+    tree = {
+        "models": {"default": {}, "mine": {"kind": "bi_encoder", "max_length": 99}},
+        "policies": {"docs": {"text": {"fields": ["text"]}, "cosine": {"model": "mine"}}},
+    }
+    own = Settings.model_validate(tree)
+    made = served(own, "docs", sweep(own, "docs", [], [], [], []), for_quality=True)
+    assert made.models["mine"] == own.models["mine"]
+    assert set(made.loaded_models) == {"default", "mine"}
 
 
 def test_for_quality_nothing_is_late_and_scores_are_kept() -> None:
@@ -94,7 +113,7 @@ def test_secrets_are_handed_over_and_not_masked() -> None:
 
 
 def test_the_advice_is_a_policy_that_the_configuration_takes() -> None:
-    chosen = Variant("large", 192, 50, "linear:0.6")
+    chosen = Variant("large", 192, 50, "linear:0.6:0.25")
     advised = policy_yaml(settings(), "docs", chosen, enabled=False)
     parts = {**settings().model_dump(mode="json", include={"models"}), "policies": {}}
     checked = Settings.model_validate(
@@ -103,3 +122,5 @@ def test_the_advice_is_a_policy_that_the_configuration_takes() -> None:
     policy = checked.policies["docs"]
     assert (policy.model, policy.rank_window_size, policy.enabled) == ("large-192", 50, False)
     assert (policy.fusion.model_weight, policy.match[0].index) == (0.6, "docs")
+    assert policy.second
+    assert policy.second.share == 0.25
