@@ -12,6 +12,7 @@ from sidecar.cli.init import init
 from sidecar.cli.reference import settings
 from sidecar.cli.search import search
 from sidecar.cli.serve import serve
+from sidecar.cli.train import train
 
 app = typer.Typer(
     help="Reranks the hits of Elasticsearch and OpenSearch with a cross-encoder, over gRPC.",
@@ -28,6 +29,7 @@ app.command()(explain)
 app.command()(settings)
 app.command()(export)
 app.command("eval")(evaluate)
+app.command()(train)
 app.command()(serve)
 app.command()(search)
 

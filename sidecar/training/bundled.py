@@ -56,9 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sets = load_pools(options.data, options.work, options.seed, options.sets)
     kept, held_out = split(sets)
     Console().print(f"{sum(len(pooled.pools) for pooled in kept)} queries in {len(kept)} sets")
-    student = load_student(base_folder(), torch.float32, "cpu")
+    start = options.start or base_folder()
+    student = load_student(start, torch.float32, "cpu")
     initial = [parameter.detach().clone() for parameter in trainable(student)]
-    student = load_student(base_folder(), torch.bfloat16, options.device)
+    student = load_student(start, torch.bfloat16, options.device)
     initial = [value.to(student.device) for value in initial]
     schedule = Schedule(
         options.steps,
@@ -66,6 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         seed=options.seed,
         label_weight=options.label_weight,
         teacher_weight=options.teacher_weight,
+        residual=options.residual,
+        walked=options.walked,
+        distil=0.0 if options.start else Schedule.distil,
     )
     weights = train(student, initial, kept, schedule, options.work)
     finish(weights, held_out, options.out, options.seed)
@@ -118,6 +122,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rate", type=float, default=1.5e-4, help="highest learning rate")
     parser.add_argument("--label-weight", type=float, default=0.5, help="weight of the judgments")
     parser.add_argument("--teacher-weight", type=float, default=1.0, help="weight of the teacher")
+    parser.add_argument("--residual", type=float, default=0.0, help="share of the judgments' that is fused first")
+    parser.add_argument("--start", type=Path, help="checkpoint to go on from; default: all-MiniLM-L6-v2")
+    parser.add_argument("--walked", type=int, default=0, help="steps of the run that made it")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--sets", nargs="+", default=sorted(RECIPES), choices=sorted(RECIPES))

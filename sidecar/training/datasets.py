@@ -1,8 +1,8 @@
 """Relevance data in BEIR form: `corpus.jsonl`, `queries.jsonl` and `qrels/<split>.tsv` in one folder.
 
-A broken line is reported by file and line, never skipped:
+Every broken line is found before anything is refused, each kind told once with its first line and how many there are:
 
-    DataError: qrels/train.tsv:7: document 'd9' is not in corpus.jsonl
+    DataError: qrels/train.tsv:7: document 'd9' is not in corpus.jsonl (12 such lines)
 """
 
 from __future__ import annotations
@@ -11,17 +11,31 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
-
-_T = TypeVar("_T")
+from typing import Any
 
 
 class DataError(ValueError):
-    """A file of a collection cannot be used as it is; the message names the file and, where there is one, the line."""
+    """A collection cannot be used as it is; the message has a line for each kind of fault."""
 
-    def __init__(self, file: Path, line: int | None, problem: str) -> None:
-        """Compose `file:line: problem`; `line` is 1-based, None when the whole file is meant."""
-        super().__init__(f"{file}:{line}: {problem}" if line is not None else f"{file}: {problem}")
+
+@dataclass
+class Faults:
+    """What is wrong with the files of a collection. A line with a fault is left out of it."""
+
+    _kinds: dict[tuple[Path, str], list[str]] = field(default_factory=dict)
+    lines: int = 0
+    """How many lines were left out."""
+
+    def add(self, file: Path, line: int, kind: str, problem: str) -> None:
+        """One more line; faults of one ``kind`` in one file are told together."""
+        self._kinds.setdefault((file, kind), []).append(f"{file}:{line}: {problem}")
+        self.lines += 1
+
+    def __str__(self) -> str:
+        """A line for each kind."""
+        return "\n".join(
+            places[0] + (f" ({len(places)} such lines)" if len(places) > 1 else "") for places in self._kinds.values()
+        )
 
 
 @dataclass(frozen=True)
@@ -50,21 +64,28 @@ class Collection:
     queries: dict[str, str]
     qrels: dict[str, dict[str, int]]
     answers: dict[str, tuple[str, ...]]
+    faults: Faults = field(default_factory=Faults)
 
 
 def load_collection(folder: Path, split: str, tolerant: bool = False) -> Collection:
     """Load `folder` and the judgments of `qrels/<split>.tsv`.
 
-    `tolerant` accepts two faults of published sets: of a query id that occurs twice the first is kept, and a document
-    without any text stays in.
+    A fault is a line that is no JSON object or lacks a key, a repeated id (the first one counts), a document or query
+    without any text, a judgment of an unknown id, or a grade that is no whole number of 0 or more. `tolerant` leaves
+    such lines out, and keeps documents without text; they stand in `faults`.
 
-    Raises DataError for a missing file, a line that is no JSON object or lacks a key, a repeated id, a document or
-    query without any text, a judgment of an unknown id, a grade that is no whole number of 0 or more, or no positive.
+    Raises DataError for any fault unless `tolerant`, and always for a missing file or when no judgment is above 0.
     """
-    documents = _load_documents(folder / "corpus.jsonl", tolerant)
-    queries, answers = _load_queries(folder / "queries.jsonl", tolerant)
-    qrels = _load_qrels(folder / "qrels" / f"{split}.tsv", documents, queries)
-    return Collection(folder.name, documents, queries, qrels, answers)
+    faults = Faults()
+    documents = _load_documents(folder / "corpus.jsonl", faults, tolerant)
+    queries, answers = _load_queries(folder / "queries.jsonl", faults)
+    qrels = _load_qrels(folder / "qrels" / f"{split}.tsv", documents, queries, faults)
+    if faults.lines and not tolerant:
+        raise DataError(str(faults))
+    if not any(grade > 0 for judged in qrels.values() for grade in judged.values()):
+        file = folder / "qrels" / f"{split}.tsv"
+        raise DataError(f"{file}: no judgment is above 0: there is nothing to learn from")
+    return Collection(folder.name, documents, queries, qrels, answers, faults)
 
 
 def positives(collection: Collection, query_id: str) -> list[str]:
@@ -73,82 +94,78 @@ def positives(collection: Collection, query_id: str) -> list[str]:
     return sorted((doc for doc, grade in judged.items() if grade > 0), key=lambda doc: -judged[doc])
 
 
-def _load_documents(file: Path, tolerant: bool) -> dict[str, Document]:
+def _load_documents(file: Path, faults: Faults, tolerant: bool) -> dict[str, Document]:
     documents: dict[str, Document] = {}
-    for line, row in _json_lines(file, ("_id", "text")):
+    for line, row in _json_lines(file, ("_id", "text"), faults):
+        name = str(row["_id"])
         document = Document(str(row.get("title") or "").strip(), str(row["text"]).strip(), row.get("metadata") or {})
-        if not document.full_text and not tolerant:
-            raise DataError(file, line, f"document {row['_id']!r} has neither title nor text")
-        _insert(documents, str(row["_id"]), document, file, line)
+        if name in documents:
+            faults.add(file, line, "repeated", f"document id {name!r} occurs twice")
+        elif not document.full_text and not tolerant:
+            faults.add(file, line, "empty", f"document {name!r} has neither title nor text")
+        else:
+            documents[name] = document
     return documents
 
 
-def _load_queries(file: Path, tolerant: bool) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
+def _load_queries(file: Path, faults: Faults) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
     queries: dict[str, str] = {}
     answers: dict[str, tuple[str, ...]] = {}
-    for line, row in _json_lines(file, ("_id", "text")):
-        text = str(row["text"]).strip()
+    for line, row in _json_lines(file, ("_id", "text"), faults):
+        name, text = str(row["_id"]), str(row["text"]).strip()
         if not text:
-            raise DataError(file, line, f"query {row['_id']!r} has no text")
-        if tolerant and str(row["_id"]) in queries:
-            continue
-        _insert(queries, str(row["_id"]), text, file, line)
-        found = (row.get("metadata") or {}).get("answers") or ()
-        if found:
-            answers[str(row["_id"])] = tuple(str(answer) for answer in found)
+            faults.add(file, line, "empty", f"query {name!r} has no text")
+        elif name in queries:
+            faults.add(file, line, "repeated", f"query id {name!r} occurs twice")
+        else:
+            queries[name] = text
+            if found := (row.get("metadata") or {}).get("answers"):
+                answers[name] = tuple(str(answer) for answer in found)
     return queries, answers
 
 
-def _load_qrels(file: Path, documents: dict[str, Document], queries: dict[str, str]) -> dict[str, dict[str, int]]:
+def _load_qrels(
+    file: Path, documents: dict[str, Document], queries: dict[str, str], faults: Faults
+) -> dict[str, dict[str, int]]:
     qrels: dict[str, dict[str, int]] = {}
     for line, raw in _lines(file):
         if line == 1 and raw.split("\t")[0] == "query-id":
             continue
-        query_id, doc_id, grade = _judgment(raw, file, line)
-        if query_id not in queries:
-            raise DataError(file, line, f"query {query_id!r} is not in queries.jsonl")
-        if doc_id not in documents:
-            raise DataError(file, line, f"document {doc_id!r} is not in corpus.jsonl")
-        qrels.setdefault(query_id, {})[doc_id] = grade
-    if not any(grade > 0 for judged in qrels.values() for grade in judged.values()):
-        raise DataError(file, None, "no judgment is above 0: there is nothing to learn from")
+        fields = raw.split("\t")
+        if len(fields) != 3:
+            faults.add(file, line, "fields", f"expected 3 fields separated by tabs, found {len(fields)}")
+            continue
+        query_id, doc_id, grade = fields
+        if not grade.isdecimal():
+            faults.add(file, line, "grade", f"grade {grade!r} is not a whole number of 0 or more")
+        elif query_id not in queries:
+            faults.add(file, line, "query", f"query {query_id!r} is not in queries.jsonl")
+        elif doc_id not in documents:
+            faults.add(file, line, "document", f"document {doc_id!r} is not in corpus.jsonl")
+        else:
+            qrels.setdefault(query_id, {})[doc_id] = int(grade)
     return qrels
 
 
-def _judgment(raw: str, file: Path, line: int) -> tuple[str, str, int]:
-    fields = raw.split("\t")
-    if len(fields) != 3:
-        raise DataError(file, line, f"expected 3 fields separated by tabs, found {len(fields)}")
-    query_id, doc_id, grade = fields
-    if not grade.isdecimal():
-        raise DataError(file, line, f"grade {grade!r} is not a whole number of 0 or more")
-    return query_id, doc_id, int(grade)
-
-
-def _json_lines(file: Path, keys: tuple[str, ...]) -> Iterator[tuple[int, dict[str, Any]]]:
+def _json_lines(file: Path, keys: tuple[str, ...], faults: Faults) -> Iterator[tuple[int, dict[str, Any]]]:
     for line, raw in _lines(file):
         try:
             row = json.loads(raw)
         except json.JSONDecodeError as error:
-            raise DataError(file, line, f"not JSON ({error.msg})") from error
+            faults.add(file, line, "json", f"not JSON ({error.msg})")
+            continue
         if not isinstance(row, dict):
-            raise DataError(file, line, f"expected an object, found {type(row).__name__}")
-        missing = [key for key in keys if key not in row]
-        if missing:
-            raise DataError(file, line, f"missing {', '.join(missing)}")
-        yield line, row
+            faults.add(file, line, "object", f"expected an object, found {type(row).__name__}")
+        elif missing := [key for key in keys if key not in row]:
+            faults.add(file, line, f"without {missing}", f"missing {', '.join(missing)}")
+        else:
+            yield line, row
 
 
 def _lines(file: Path) -> Iterator[tuple[int, str]]:
     if not file.is_file():
-        raise DataError(file, None, "no such file")
+        raise DataError(f"{file}: no such file")
     with file.open(encoding="utf-8") as stream:
         for line, raw in enumerate(stream, start=1):
             if raw.strip():
                 yield line, raw.rstrip("\r\n")
-
-
-def _insert(table: dict[str, _T], key: str, value: _T, file: Path, line: int) -> None:
-    if key in table:
-        raise DataError(file, line, f"id {key!r} occurs twice")
-    table[key] = value

@@ -17,10 +17,10 @@ from sidecar.training.objectives import correct_teacher, listwise_kl, listwise_s
 from sidecar.training.pools import Pool, PooledSet
 from sidecar.training.student import MasterWeights, RunningMean, Student
 
-_CAPS = (32, 48, 64, 96, 128, 192)
-_CAP_WEIGHTS = (10, 20, 25, 22, 15, 8)
+_CAPS = (32, 48, 64, 96, 128, 192, 256)
+_CAP_WEIGHTS = (6, 14, 20, 24, 18, 11, 7)
 _WORDS_PER_TOKEN = 0.7
-_MAX_TOKENS = 256
+_MAX_TOKENS = 352
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,11 @@ class Schedule:
     average: float = 0.12
     label_weight: float = 0.5
     teacher_weight: float = 1.0
+    residual: float = 0.0
+    """Share of the labels' weight that goes to the student's scores plus the teacher's: what the teacher knows already
+    need not be learnt, where both are fused in the end."""
+    walked: int = 0
+    """Steps of an earlier run, whose queries come last now."""
     seed: int = 0
 
     def rate_at(self, step: int) -> float:
@@ -53,14 +58,16 @@ class Objective:
     """The parts of one step's loss, each a scalar tensor."""
 
     labels: Tensor
+    residual: Tensor
     divergence: Tensor
     margins: Tensor
     level: Tensor
 
-    def total(self, label_weight: float, teacher_weight: float) -> Tensor:
-        """Weighted sum; the level term (weight 0.15) keeps logits comparable between queries."""
+    def total(self, label_weight: float, teacher_weight: float, residual: float = 0.0) -> Tensor:
+        """Weighted sum; the level term (weight 0.3 of the labels') keeps logits comparable between queries."""
         distilled = teacher_weight * (self.divergence + 0.04 * self.margins)
-        return label_weight * (self.labels + 0.3 * self.level) + distilled
+        labels = (1 - residual) * self.labels + residual * self.residual
+        return label_weight * (labels + 0.3 * self.level) + distilled
 
 
 def train(
@@ -102,7 +109,7 @@ def batch(sets: list[PooledSet], schedule: Schedule, step: int) -> list[Group]:
     cap = rng.choices(_CAPS, _CAP_WEIGHTS)[0]
     if step < schedule.distil * schedule.steps:
         cap = min(cap, 48)
-    chosen = _walk(sets, schedule.seed, step * schedule.groups, schedule.groups)
+    chosen = _walk(sets, schedule.seed, (schedule.walked + step) * schedule.groups, schedule.groups)
     words = int(cap * _WORDS_PER_TOKEN)
     return [sample_group(pooled, pool, schedule.passages, words, rng) for pooled, pool in chosen]
 
@@ -131,7 +138,7 @@ def _step(student: Student, groups: list[Group], schedule: Schedule, step: int) 
     scores = student.scores(pairs, _MAX_TOKENS, batch=28).view(len(groups), -1)  # (G, P)
     parts = objective(scores, groups)
     early = step < schedule.distil * schedule.steps
-    loss = parts.total(0.1 if early else schedule.label_weight, schedule.teacher_weight)
+    loss = parts.total(0.1 if early else schedule.label_weight, schedule.teacher_weight, schedule.residual)
     loss.backward()  # type: ignore[no-untyped-call]
     hit = (scores.argmax(dim=1) == 0).float().mean()
     return {"loss": loss.item(), "labels": parts.labels.item(), "kl": parts.divergence.item(), "hit": hit.item()}
@@ -141,9 +148,11 @@ def objective(scores: Tensor, groups: list[Group]) -> Objective:
     """All parts of the loss for `scores` (G, P) of `groups`; the teacher is corrected by the labels first."""
     labels = scores.new_tensor([group.labels for group in groups])
     trusted = scores.new_tensor([group.trusted for group in groups])
-    teacher = correct_teacher(scores.new_tensor([group.teacher for group in groups]), labels, margin=1.0)
+    known = scores.new_tensor([group.teacher for group in groups])
+    teacher = correct_teacher(known, labels, margin=1.0)
     return Objective(
         listwise_softmax(scores, labels),
+        listwise_softmax(scores + trusted[:, None] * known, labels),
         listwise_kl(scores, teacher, trusted),
         margin_mse(scores, teacher, trusted),
         pointwise_bce(scores, labels),

@@ -58,6 +58,11 @@ def pointwise_bce(scores: Tensor, labels: Tensor) -> Tensor:
     return (positive + negative) / 2
 
 
+def pointwise_mse(scores: Tensor, labels: Tensor) -> Tensor:
+    """Mean squared error of the scores against graded labels."""
+    return functional.mse_loss(scores, labels.to(scores.dtype))
+
+
 def correct_teacher(teacher: Tensor, labels: Tensor, margin: float) -> Tensor:
     """The teacher with every labelled positive lifted to at least the best unlabelled score plus `margin`.
 

@@ -1,0 +1,267 @@
+"""`rerank-sidecar train`."""
+
+import asyncio
+import random
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from sidecar.cli.terminal import settings_of, stop
+
+if TYPE_CHECKING:
+    from connectors.base import Connector
+    from sidecar.training.datasets import Collection
+    from sidecar.training.hard_negatives import Engine, Mined
+    from sidecar.training.lists import Teach
+
+OBJECTIVES = ("margin", "logistic", "bce", "mse", "softmax", "margin-mse", "kl")
+_MOST_HELD_OUT = 300
+
+
+def train(
+    data: Annotated[Path, typer.Argument(help="Folder in BEIR form: corpus.jsonl, queries.jsonl, qrels/.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the checkpoint: new, or of a run that was stopped.")],
+    base: Annotated[str, typer.Option(help="Where to start: `bundled`, a folder or a hub id of an encoder.")] = (
+        "bundled"
+    ),
+    objective: Annotated[str, typer.Option(help=f"One of {', '.join(OBJECTIVES)}.")] = "logistic",
+    teacher: Annotated[str, typer.Option(help="Cross-encoder to learn from; for margin-mse and kl.")] = "",
+    split: Annotated[str, typer.Option(help="Judgments to learn from: qrels/SPLIT.tsv.")] = "train",
+    config: Annotated[Path | None, typer.Option(help="Configuration with a connector that finds negatives.")] = None,
+    connector: Annotated[str, typer.Option(help="Connector; not needed when there is only one.")] = "",
+    index: Annotated[str, typer.Option(help="Index that holds the corpus; with --config.")] = "",
+    field: Annotated[list[str] | None, typer.Option(help="Field to match, repeatable; default: all.")] = None,
+    id_field: Annotated[str, typer.Option(help="Field that holds the corpus' id; default: `_id`.")] = "",
+    depth: Annotated[int, typer.Option(min=1, max=1000, help="Hits of each query that negatives come from.")] = 50,
+    negatives: Annotated[int, typer.Option(min=1, max=100, help="Negatives beside each positive.")] = 6,
+    guard: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Hits nearer than so much of a positive's cosine are left out; 0: none.")
+    ] = 0.95,
+    sample: Annotated[int | None, typer.Option(min=1, help="Queries to learn from at most, drawn by --seed.")] = None,
+    held_out: Annotated[float, typer.Option(min=0.01, max=0.5, help="Share of the queries kept to measure with.")] = 0.1,
+    epochs: Annotated[float, typer.Option(min=0.001, help="Passes over the data.")] = 1.0,
+    batch: Annotated[int, typer.Option(min=1, help="Queries a step.")] = 16,
+    rate: Annotated[float, typer.Option(min=1e-8, max=1.0, help="Highest learning rate.")] = 2e-5,
+    max_length: Annotated[int, typer.Option(min=16, max=8192, help="Tokens of a pair at most.")] = 256,
+    every: Annotated[int, typer.Option(min=1, help="Steps from one checkpoint to the next.")] = 100,
+    seed: Annotated[int, typer.Option(help="Of the sample, the split and the order.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    tolerant: Annotated[bool, typer.Option(help="Leave broken lines of the data out instead of refusing them.")] = False,
+) -> None:
+    """Fine-tune a cross-encoder on judgments of your own, with hard negatives that the search engine finds.
+
+    Run again, a stopped run goes on from its last checkpoint. Needs `pip install rerank-sidecar[train]`.
+    """
+    if objective not in OBJECTIVES:
+        stop(f"there is no objective {objective!r}; allowed: {', '.join(OBJECTIVES)}")
+    if (objective in OBJECTIVES[-2:]) != bool(teacher):
+        stop("margin-mse and kl learn from a --teacher; the other objectives learn from the judgments alone")
+    if bool(config) != bool(index):
+        stop("name both --config and --index, or neither: then negatives come from BM25 over corpus.jsonl")
+    try:
+        import accelerate  # noqa: F401
+        import datasets  # noqa: F401
+        import ir_measures  # noqa: F401
+        import sentence_transformers  # noqa: F401
+    except ImportError as error:
+        stop(f"{error.name} is not installed: pip install 'rerank-sidecar[train]'")
+    from sidecar.training import card, checking, finetune, hard_negatives
+    from sidecar.training.lists import lists_of
+
+    console = Console(highlight=False, emoji=False, markup=False)
+    collection = _collection(data, split, tolerant=tolerant, console=console)
+    kept, learnt = _split(collection, sample, held_out, seed)
+    console.print(f"{len(learnt)} queries to learn from, {len(kept)} held out, {len(collection.documents)} documents")
+    run = finetune.Run(base, objective, epochs, batch, rate, max_length, seed, every, _device(device))
+    choices = {"data": str(data.resolve()), "split": split, "teacher": teacher, "negatives": negatives, "depth": depth}
+    choices |= {"guard": guard, "sample": sample, "held_out": held_out, "index": index}
+    work = out.with_name(out.name + ".work")
+    try:
+        if finetune.remembered(work, run, choices):
+            console.print(f"going on with the run in {work}")
+    except finetune.RunError as error:
+        stop(str(error))
+    bar = _Bar()
+    engine_of = _engines(data, config, connector, index, field or ["*"], id_field, depth)
+    found = _found(engine_of, {name: collection.queries[name] for name in (*learnt, *kept)}, bar)
+    mined = _mined(collection, {name: found[name] for name in learnt}, guard, bar)
+    with bar.steps("making lists", len(mined)) as advance:
+        lists = lists_of(collection, mined, negatives, seed, _teacher(teacher, max_length), advance)
+    _tell(mined, lists.rows, lists.short, negatives, console)
+    if not lists.rows:
+        stop(f"no query has {negatives} other documents: ask for fewer --negatives")
+    if len({label for row in lists.rows for label in row["labels"]}) < 2:
+        stop(f"every document of every list has the same label: {objective} learns nothing from one label")
+    told = finetune.finetune(lists.rows, run, work, out)
+    with bar.steps("measuring", len(kept)) as advance:
+        results = checking.results(collection, {name: found[name] for name in kept}, _scorer(str(out), max_length), advance)
+    facts = {"base": base, "objective": objective, "lists": len(lists.rows), "documents a list": 1 + negatives, **told}
+    facts |= {"seed": seed, "device": run.device, "tokens of a pair at most": max_length}
+    command = f"rerank-sidecar {shlex.join(sys.argv[1:])}"
+    file = card.write(out, command=command, data=[data], facts=facts, results=results, queries=len(kept))
+    console.print(_table(results, len(kept)))
+    if max(results["model"], results["both"]) <= results["engine"]:
+        console.print("it does not beat the engine's order on the queries held out: do not switch it on")
+    console.print(f"wrote {out}, {file.name} in it; next: set `checkpoint: {out}` under `models`; rerank-sidecar eval")
+
+
+class _Bar:
+    """Progress bars on stderr."""
+
+    @contextmanager
+    def steps(self, name: str, steps: int) -> Iterator[Callable[[], None]]:
+        """A bar of so many steps, and what moves it one on."""
+        with Progress(console=Console(stderr=True), transient=True) as progress:
+            task = progress.add_task(name, total=steps)
+            yield lambda: progress.advance(task)
+
+
+def _collection(data: Path, split: str, *, tolerant: bool, console: Console) -> "Collection":
+    from sidecar.training.datasets import DataError, load_collection
+
+    try:
+        collection = load_collection(data, split, tolerant)
+    except DataError as error:
+        hint = "" if tolerant or "such file" in str(error) or "to learn" in str(error) else "\n--tolerant leaves them out"
+        stop(f"{error}{hint}")
+    if collection.faults.lines:
+        console.print(f"left out {collection.faults.lines} lines:\n{collection.faults}")
+    return collection
+
+
+def _split(
+    collection: "Collection", sample: int | None, share: float, seed: int
+) -> tuple[list[str], list[str]]:
+    """Ids of the queries held out, and of those to learn from."""
+    from sidecar.training.datasets import positives
+
+    judged = sorted(name for name in collection.qrels if positives(collection, name))
+    if len(judged) < 2:
+        stop("there is only one query with a positive judgment; some are to learn from, some to measure with")
+    random.Random(seed).shuffle(judged)
+    count = min(_MOST_HELD_OUT, max(1, round(share * len(judged))))
+    return judged[:count], judged[count:][:sample]
+
+
+def _device(device: str) -> str:
+    from sidecar.scoring.hardware import HardwareError, pick_device
+    from sidecar.settings import ModelSettings
+
+    try:
+        return str(pick_device(ModelSettings(device=device)))
+    except HardwareError as error:
+        stop(str(error))
+    except ValueError:
+        stop(f"--device is {device!r}; allowed: auto, cpu, cuda, cuda:N")
+
+
+def _engines(
+    data: Path, config: Path | None, name: str, index: str, fields: list[str], id_field: str, depth: int
+) -> "Callable[[], Engine]":
+    """What makes the engine that negatives come from; made where it is used, in the event loop."""
+    from sidecar.training.hard_negatives import Engine
+
+    def body(query: str) -> dict[str, Any]:
+        return {"query": {"multi_match": {"query": query, "fields": fields}}}
+
+    def made() -> Engine:
+        found = _configured(config, name) if config else _in_memory(data)
+        return Engine(found, index or "corpus", body, depth, id_field)
+
+    return made
+
+
+def _in_memory(data: Path) -> "Connector":
+    from connectors.memory import MemoryConnector
+
+    return MemoryConnector.from_files("corpus", {"corpus": data / "corpus.jsonl"})
+
+
+def _configured(config: Path, name: str) -> "Connector":
+    from sidecar.metrics import Metrics
+    from sidecar.wiring import WiringError, connectors_of
+
+    try:
+        built = connectors_of(settings_of(config), Metrics())
+    except WiringError as error:
+        stop(str(error))
+    if not name and len(built) != 1:
+        stop(f"the configuration has {len(built)} connectors; name one by --connector: {', '.join(built)}")
+    if name and name not in built:
+        stop(f"connector {name!r} is not in the configuration; allowed: {', '.join(built)}")
+    return built[name or next(iter(built))]
+
+
+def _found(engine_of: "Callable[[], Engine]", queries: Mapping[str, str], bar: _Bar) -> dict[str, list[str]]:
+    from connectors.errors import ConnectorError
+    from sidecar.training.hard_negatives import candidates
+
+    async def ask(advance: Callable[[], None]) -> dict[str, list[str]]:
+        engine = engine_of()
+        try:
+            return await candidates(engine, queries, advance)
+        finally:
+            await engine.connector.close()
+
+    try:
+        with bar.steps("searching", len(queries)) as advance:
+            return asyncio.run(ask(advance))
+    except* ConnectorError as failed:
+        stop(str(failed.exceptions[0]))
+    except* ValueError as failed:
+        stop(str(failed.exceptions[0]))
+
+
+def _mined(
+    collection: "Collection", found: Mapping[str, Sequence[str]], guard: float, bar: _Bar
+) -> "list[Mined]":
+    from sidecar.training.hard_negatives import mined
+
+    near = _scorer("bundled", None, kind="bi_encoder") if guard else None
+    with bar.steps("guarding against unmarked answers", len(found)) as advance:
+        return mined(collection, found, near, guard, advance)
+
+
+def _scorer(checkpoint: str, max_length: int | None, kind: str = "cross_encoder") -> Any:
+    from sidecar.scoring import hardware
+    from sidecar.scoring.checkpoint import CheckpointError
+    from sidecar.scoring.loader import scorer_of
+    from sidecar.settings import ModelSettings
+
+    settings = ModelSettings.model_validate({"checkpoint": checkpoint, "kind": kind, "max_length": max_length})
+    device = hardware.pick_device(settings)
+    try:
+        return scorer_of(settings, device, hardware.pick_dtype(settings, device))
+    except CheckpointError as error:
+        stop(str(error))
+
+
+def _teacher(checkpoint: str, max_length: int) -> "Teach | None":
+    if not checkpoint:
+        return None
+    scorer = _scorer(checkpoint, max_length)
+    return lambda query, texts: scorer.score(scorer.encode(query, texts)).tolist()
+
+
+def _tell(mined: "Sequence[Mined]", rows: Sequence[Any], short: int, negatives: int, console: Console) -> None:
+    hard = sum(len(one.negatives) for one in mined) / max(1, len(mined))
+    guarded = sum(one.guarded for one in mined)
+    console.print(f"{hard:.1f} hard negatives a query; {guarded} hits left out, as near as a positive or nearer")
+    console.print(f"{len(rows)} lists of 1 + {negatives} documents; {short} queries with too few others left out")
+
+
+def _table(results: Mapping[str, float], queries: int) -> Table:
+    table = Table(title=f"nDCG@10 on {queries} queries held out", title_justify="left")
+    for heading in ("order", "nDCG@10"):
+        table.add_column(heading, justify="left" if heading == "order" else "right")
+    for system, value in results.items():
+        table.add_row(system, f"{value:.3f}")
+    return table

@@ -1,0 +1,132 @@
+"""`rerank-sidecar train` from data to a checkpoint that the sidecar loads, and what is wrong with data told."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from sidecar.cli import app
+from sidecar.scoring.loader import load
+from tests import checkpoints
+
+runner = CliRunner()
+TOPICS = ("apple", "car", "phones", "tea", "winter", "orchard", "engine", "fire")
+
+
+def collection(folder: Path, **changes: list[str]) -> Path:
+    """Documents of two words each, and for each a query with one of them."""
+    pairs = [(one, other) for one in TOPICS for other in TOPICS if one != other]
+    rows = {
+        "corpus.jsonl": [
+            json.dumps({"_id": f"d{number}", "title": one, "text": f"the {one} and the {other}"})
+            for number, (one, other) in enumerate(pairs)
+        ],
+        "queries.jsonl": [
+            json.dumps({"_id": f"q{number}", "text": f"{one} {other}"}) for number, (one, other) in enumerate(pairs)
+        ],
+        "qrels/train.tsv": ["query-id\tcorpus-id\tscore", *(f"q{number}\td{number}\t1" for number in range(len(pairs)))],
+    }
+    (folder / "qrels").mkdir(parents=True)
+    for name, lines in rows.items():
+        (folder / name).write_text("\n".join([*lines, *changes.get(name, [])]) + "\n")
+    (folder / "NOTICE.txt").write_text("made for a test, public domain")
+    return folder
+
+
+def run(data: Path, out: Path, base: Path, *options: str) -> Any:
+    small = ["--negatives", "3", "--batch", "8", "--max-length", "32", "--device", "cpu", "--every", "2"]
+    return runner.invoke(app, ["train", str(data), str(out), "--base", str(base), *small, *options])
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return checkpoints.build(tmp_path_factory.mktemp("base") / "encoder", head=False)
+
+
+@pytest.mark.parametrize("objective", ["margin", "logistic", "bce", "mse", "softmax"])
+def test_a_run_gives_a_checkpoint_that_serves_and_a_card(tmp_path: Path, base: Path, objective: str) -> None:
+    data, out = collection(tmp_path / "fruit"), tmp_path / "out"
+    result = run(data, out, base, "--objective", objective, "--guard", "0")
+    assert result.exit_code == 0, result.output
+    assert "50 queries to learn from, 6 held out" in result.output
+    model = load("trained", checkpoints.settings(out))
+    scores = model.scorer.score(model.scorer.encode("apple car", ["the apple and the car", "tea"]))
+    assert scores.shape == (2,)
+    card = (out / "MODEL_CARD.md").read_text()
+    assert "nDCG@10" in card
+    assert "fruit-NOTICE.txt" in card
+    assert (out / "fruit-NOTICE.txt").read_text().startswith("made for a test")
+
+
+@pytest.mark.parametrize("objective", ["margin-mse", "kl"])
+def test_a_teacher_is_learnt_from(tmp_path: Path, base: Path, objective: str) -> None:
+    teacher = checkpoints.build(tmp_path / "teacher", seed=1)
+    arguments = ["--objective", objective, "--teacher", str(teacher), "--guard", "0"]
+    result = run(collection(tmp_path / "fruit"), tmp_path / "out", base, *arguments)
+    assert result.exit_code == 0, result.output
+
+
+def test_a_stopped_run_goes_on_and_another_one_is_not_taken_for_it(tmp_path: Path, base: Path) -> None:
+    data, out = collection(tmp_path / "fruit"), tmp_path / "out"
+    assert run(data, out, base, "--guard", "0").exit_code == 0
+    again = run(data, out, base, "--guard", "0")
+    assert again.exit_code == 0, again.output
+    assert "going on with the run" in again.output
+    other = run(data, out, base, "--guard", "0", "--rate", "0.001")
+    assert other.exit_code == 2
+    assert "holds another run (run.rate differ)" in " ".join(other.output.split())
+
+
+def test_the_guard_leaves_out_what_may_be_an_answer(tmp_path: Path, base: Path) -> None:
+    result = run(collection(tmp_path / "fruit"), tmp_path / "out", base, "--guard", "0.9")
+    assert result.exit_code == 0, result.output
+    line = next(line for line in result.output.splitlines() if "hard negatives a query" in line)
+    assert not line.endswith("; 0 hits left out, as near as a positive or nearer"), line
+
+
+def test_broken_data_is_told_by_file_line_and_count(tmp_path: Path, base: Path) -> None:
+    data = collection(
+        tmp_path / "fruit",
+        **{
+            "corpus.jsonl": ['{"_id": "e1", "text": ""}', '{"_id": "e2", "title": " ", "text": ""}'],
+            "qrels/train.tsv": ["q1\tnowhere\t1", "q2\telsewhere\t1", "nobody\td1\t1", "q3\td3\tgood"],
+        },
+    )
+    result = run(data, tmp_path / "out", base)
+    assert result.exit_code == 2
+    told = result.output
+    assert "corpus.jsonl:57: document 'e1' has neither title nor text (2 such lines)" in told
+    assert "train.tsv:58: document 'nowhere' is not in corpus.jsonl (2 such lines)" in told
+    assert "train.tsv:60: query 'nobody' is not in queries.jsonl" in told
+    assert "train.tsv:61: grade 'good' is not a whole number of 0 or more" in told
+    tolerated = run(data, tmp_path / "out", base, "--tolerant", "--guard", "0")
+    assert tolerated.exit_code == 0, tolerated.output
+    assert "left out 4 lines" in tolerated.output, "empty documents stay, and are never drawn"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--objective", "triplet"], "there is no objective 'triplet'; allowed: margin, logistic"),
+        (["--objective", "kl"], "learn from a --teacher"),
+        (["--teacher", "bundled"], "learn from a --teacher"),
+        (["--index", "docs"], "name both --config and --index"),
+        (["--split", "dev"], "dev.tsv: no such file"),
+        (["--negatives", "100", "--guard", "0"], "no query has 100 other documents"),
+        (["--device", "tpu"], "allowed: auto, cpu, cuda, cuda:N"),
+    ],
+)
+def test_mistakes_are_told(tmp_path: Path, base: Path, options: list[str], message: str) -> None:
+    result = run(collection(tmp_path / "fruit"), tmp_path / "out", base, *options)
+    assert result.exit_code == 2, result.output
+    assert message in " ".join(result.output.split())
+
+
+def test_judgments_of_nothing_relevant_teach_nothing(tmp_path: Path, base: Path) -> None:
+    data = collection(tmp_path / "fruit")
+    (data / "qrels" / "train.tsv").write_text("q1\td1\t0\nq2\td2\t0\n")
+    result = run(data, tmp_path / "out", base)
+    assert result.exit_code == 2
+    assert "no judgment is above 0" in result.output
