@@ -196,7 +196,9 @@ class App:
 
     async def _load_models(self) -> None:
         """Load all models, then let all be used: they share the device's thread, and loading would hold up scoring."""
-        loaded = [model for name, one in self._settings.loaded_models.items() if (model := await self._load_one(name, one))]
+        loaded = [
+            model for name, one in self._settings.loaded_models.items() if (model := await self._load_one(name, one))
+        ]
         for model in loaded:
             self.models.put(model)
             log.info("model_ready", model=model.name, version=model.scorer.version)

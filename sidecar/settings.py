@@ -144,8 +144,8 @@ class Cosine(Section):
         0.5,
         ge=0,
         le=1,
-        description="Share of `fusion.model_weight` that is the cosine's; all of it is the model's while a document of the "
-        "window has no cosine.",
+        description="Share of `fusion.model_weight` that is the cosine's; none while a document of the window has no "
+        "cosine.",
     )
     order_rest: bool = Field(
         False,
@@ -199,7 +199,8 @@ class PolicySettings(Section):
     )
     fusion: Fusion = Field(Fusion(), description="How the model's scores and the engine's become one order.")
     cosine: Cosine | None = Field(
-        Cosine(), description="A cheap opinion beside the model's; null: none. With `fusion.method: replace` there is none."
+        Cosine(),
+        description="A cheap opinion beside the model's; null: none. With `fusion.method: replace` there is none.",
     )
     order_cache_s: int = Field(
         0, ge=0, le=3600, description="How long later pages follow the order of the first one, in s; 0: each by itself."
@@ -229,7 +230,7 @@ class PolicySettings(Section):
     @model_validator(mode="after")
     def _cosine_counts(self) -> Self:
         if "cosine" in self.model_fields_set and self.cosine and self.second is None:
-            raise Faults((("cosine",), "needs `fusion.method: linear` or `rrf`; with `replace` the model alone decides"))
+            raise Faults((("cosine",), "needs `fusion.method` linear or rrf; with replace the model alone decides"))
         return self
 
     @property
@@ -254,8 +255,8 @@ class Settings(Section):
         {"default": ModelSettings()},
         min_length=1,
         validate_default=True,
-        description="Models by name. `near`, the bundled `bi_encoder`, is there without being written, and loaded where "
-        "a policy uses it.",
+        description="Models by name. `near`, the bundled `bi_encoder`, is there without being written, and loaded "
+        "where a policy uses it.",
     )
     policies: dict[str, PolicySettings] = Field(min_length=1, description="Policies by name.")
     default_policy: str | None = Field(

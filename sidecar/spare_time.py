@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from sidecar.batching import Limits, runs
+from sidecar.batching import Limits
 from sidecar.deadline import Deadline
 from sidecar.errors import Fallback
 from sidecar.loaded import LoadedModel
@@ -65,7 +65,7 @@ class SpareTime:
         while self._waiting and self._scheduler.alive:
             model, pairs = self._waiting.popleft()
             for part in _parts(model, pairs):
-                while not self._scheduler.idle and self._scheduler.alive:
+                while not self._scheduler.idle and self._scheduler.alive:  # noqa: ASYNC110 - the device tells nobody
                     await asyncio.sleep(_LOOK_EVERY_S)
                 try:
                     await self._score(model, part, Deadline.earliest(asyncio.get_running_loop().time(), _ENOUGH_S))

@@ -32,7 +32,7 @@ def check(
             _check_documents(name, connector)
     counts = (
         _count(len(settings.connectors), "connector"),
-        _count(len(settings.models), "model"),
+        _count(len(settings.loaded_models), "model"),
         _count(len(settings.policies), "policy", "policies"),
     )
     typer.echo(f"{file} is valid: {', '.join(counts)}")

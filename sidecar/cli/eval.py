@@ -34,7 +34,8 @@ def evaluate(
     window: Annotated[list[int] | None, typer.Option(help="Window, repeatable.")] = None,
     max_tokens: Annotated[list[int] | None, typer.Option(help="Tokens of a pair at most, repeatable.")] = None,
     fusion: Annotated[
-        list[str] | None, typer.Option(help="replace, linear:WEIGHT:SHARE or rrf:WEIGHT:SHARE (the models' weight, the cosine's share), repeatable.")
+        list[str] | None,
+        typer.Option(help="replace, linear:WEIGHT:SHARE or rrf:WEIGHT:SHARE, repeatable."),
     ] = None,
     model: Annotated[list[str] | None, typer.Option(help="Model of the configuration, repeatable.")] = None,
     cutoff: Annotated[int, typer.Option(min=1, max=1000, help="Results that count: the k of nDCG@k.")] = 10,

@@ -43,10 +43,15 @@ def train(
     depth: Annotated[int, typer.Option(min=1, max=1000, help="Hits of each query that negatives come from.")] = 50,
     negatives: Annotated[int, typer.Option(min=1, max=100, help="Negatives beside each positive.")] = 6,
     guard: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Hits nearer than so much of a positive's cosine are left out; 0: none.")
+        float,
+        typer.Option(
+            min=0.0, max=1.0, help="Hits nearer than this share of a positive's cosine are left out; 0: none."
+        ),
     ] = 0.95,
     sample: Annotated[int | None, typer.Option(min=1, help="Queries to learn from at most, drawn by --seed.")] = None,
-    held_out: Annotated[float, typer.Option(min=0.01, max=0.5, help="Share of the queries kept to measure with.")] = 0.1,
+    held_out: Annotated[
+        float, typer.Option(min=0.01, max=0.5, help="Share of the queries kept to measure with.")
+    ] = 0.1,
     epochs: Annotated[float, typer.Option(min=0.001, help="Passes over the data.")] = 1.0,
     batch: Annotated[int, typer.Option(min=1, help="Queries a step.")] = 16,
     rate: Annotated[float, typer.Option(min=1e-8, max=1.0, help="Highest learning rate.")] = 2e-5,
@@ -54,7 +59,9 @@ def train(
     every: Annotated[int, typer.Option(min=1, help="Steps from one checkpoint to the next.")] = 100,
     seed: Annotated[int, typer.Option(help="Of the sample, the split and the order.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    tolerant: Annotated[bool, typer.Option(help="Leave broken lines of the data out instead of refusing them.")] = False,
+    tolerant: Annotated[
+        bool, typer.Option(help="Leave broken lines of the data out instead of refusing them.")
+    ] = False,
 ) -> None:
     """Fine-tune a cross-encoder on judgments of your own, with hard negatives that the search engine finds.
 
@@ -73,7 +80,7 @@ def train(
         import sentence_transformers  # noqa: F401
     except ImportError as error:
         stop(f"{error.name} is not installed: pip install 'rerank-sidecar[train]'")
-    from sidecar.training import card, checking, finetune, hard_negatives
+    from sidecar.training import card, checking, finetune
     from sidecar.training.lists import lists_of
 
     console = Console(highlight=False, emoji=False, markup=False)
@@ -102,7 +109,9 @@ def train(
         stop(f"every document of every list has the same label: {objective} learns nothing from one label")
     told = finetune.finetune(lists.rows, run, work, out)
     with bar.steps("measuring", len(kept)) as advance:
-        results = checking.results(collection, {name: found[name] for name in kept}, _scorer(str(out), max_length), advance)
+        results = checking.results(
+            collection, {name: found[name] for name in kept}, _scorer(str(out), max_length), advance
+        )
     facts = {"base": base, "objective": objective, "lists": len(lists.rows), "documents a list": 1 + negatives, **told}
     facts |= {"seed": seed, "device": run.device, "tokens of a pair at most": max_length}
     command = f"rerank-sidecar {shlex.join(sys.argv[1:])}"
@@ -130,23 +139,20 @@ def _collection(data: Path, split: str, *, tolerant: bool, console: Console) -> 
     try:
         collection = load_collection(data, split, tolerant)
     except DataError as error:
-        hint = "" if tolerant or "such file" in str(error) or "to learn" in str(error) else "\n--tolerant leaves them out"
-        stop(f"{error}{hint}")
+        stop(f"{error}\n--tolerant leaves such lines out" if error.lines and not tolerant else str(error))
     if collection.faults.lines:
         console.print(f"left out {collection.faults.lines} lines:\n{collection.faults}")
     return collection
 
 
-def _split(
-    collection: "Collection", sample: int | None, share: float, seed: int
-) -> tuple[list[str], list[str]]:
+def _split(collection: "Collection", sample: int | None, share: float, seed: int) -> tuple[list[str], list[str]]:
     """Ids of the queries held out, and of those to learn from."""
     from sidecar.training.datasets import positives
 
     judged = sorted(name for name in collection.qrels if positives(collection, name))
     if len(judged) < 2:
         stop("there is only one query with a positive judgment; some are to learn from, some to measure with")
-    random.Random(seed).shuffle(judged)
+    random.Random(seed).shuffle(judged)  # noqa: S311 - a draw that can be repeated
     count = min(_MOST_HELD_OUT, max(1, round(share * len(judged))))
     return judged[:count], judged[count:][:sample]
 
@@ -220,9 +226,7 @@ def _found(engine_of: "Callable[[], Engine]", queries: Mapping[str, str], bar: _
         stop(str(failed.exceptions[0]))
 
 
-def _mined(
-    collection: "Collection", found: Mapping[str, Sequence[str]], guard: float, bar: _Bar
-) -> "list[Mined]":
+def _mined(collection: "Collection", found: Mapping[str, Sequence[str]], guard: float, bar: _Bar) -> "list[Mined]":
     from sidecar.training.hard_negatives import mined
 
     near = _scorer("bundled", None, kind="bi_encoder") if guard else None

@@ -117,7 +117,9 @@ class BiEncoder:
         self.vector_cache.keep(
             {own[place].key: vector.astype(np.float16) for place, vector in fresh.items() if own[place].key}
         )
-        return np.array([_cosine(one.question, fresh.get(place, one.vector)) for place, one in enumerate(own)], np.float32)
+        return np.array(
+            [_cosine(one.question, fresh.get(place, one.vector)) for place, one in enumerate(own)], np.float32
+        )
 
     def prepare(self, tokens: int) -> None:
         """Do now what the first batch of each size up to ``tokens`` would else have to do."""

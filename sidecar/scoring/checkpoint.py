@@ -83,7 +83,8 @@ def load_encoder(
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     if settings.checkpoint == BUNDLED:
         tokenizer = _read(AutoTokenizer, settings, offline=True)
-        return _bundled_encoder(settings).to(device, dtype).eval(), tokenizer, _MEAN
+        bundled: Any = _bundled_encoder(settings)
+        return bundled.to(device, dtype).eval(), tokenizer, _MEAN
     offline = _is_offline(settings)
     tokenizer = _read(AutoTokenizer, settings, offline)
     model, info = _read(AutoModel, settings, offline, dtype=dtype, output_loading_info=True)
@@ -96,7 +97,7 @@ def _bundled_encoder(settings: ModelSettings) -> PreTrainedModel:
     """all-MiniLM-L6-v2, whose word embeddings are those of the bundled cross-encoder: they lie in its file alone."""
     folder = Path(location(settings.checkpoint))
     config = _read(AutoConfig, settings, offline=True)
-    model: PreTrainedModel = AutoModel.from_config(config, add_pooling_layer=False)
+    model: PreTrainedModel = AutoModel.from_config(config, add_pooling_layer=False)  # type: ignore[no-untyped-call]
     weights = compact.unpacked(load_file(folder / ENCODER))
     with safe_open(folder / "model.safetensors", "pt") as cross_encoder:
         weights[WORDS] = cross_encoder.get_tensor(f"bert.{WORDS}").float()

@@ -70,6 +70,11 @@ class KeptPair(Pair):
     kept: bool = False
 
     @property
+    def tokens(self) -> int:
+        """What is to be read of it."""
+        return 1 if self.kept else len(self.input_ids)
+
+    @property
     def is_read(self) -> bool:
         """Whether it was."""
         return self.kept

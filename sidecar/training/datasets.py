@@ -15,7 +15,14 @@ from typing import Any
 
 
 class DataError(ValueError):
-    """A collection cannot be used as it is; the message has a line for each kind of fault."""
+    """A collection cannot be used as it is; the message has a line for each kind of fault.
+
+    ``lines`` is how many lines could be left out to use it all the same; 0: that would not help.
+    """
+
+    def __init__(self, message: str, lines: int = 0) -> None:
+        super().__init__(message)
+        self.lines = lines
 
 
 @dataclass
@@ -81,7 +88,7 @@ def load_collection(folder: Path, split: str, tolerant: bool = False) -> Collect
     queries, answers = _load_queries(folder / "queries.jsonl", faults)
     qrels = _load_qrels(folder / "qrels" / f"{split}.tsv", documents, queries, faults)
     if faults.lines and not tolerant:
-        raise DataError(str(faults))
+        raise DataError(str(faults), faults.lines)
     if not any(grade > 0 for judged in qrels.values() for grade in judged.values()):
         file = folder / "qrels" / f"{split}.tsv"
         raise DataError(f"{file}: no judgment is above 0: there is nothing to learn from")

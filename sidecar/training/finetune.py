@@ -103,11 +103,12 @@ def finetune(rows: Sequence[dict[str, Any]], run: Run, work: Path, out: Path) ->
             report_to="none",
             dataloader_pin_memory=run.device != "cpu",
         )
+        last = get_last_checkpoint(str(work))  # type: ignore[no-untyped-call]
         loss = ListLoss(model, OBJECTIVES[run.objective])
         trainer = CrossEncoderTrainer(
             model=model, args=arguments, train_dataset=Dataset.from_list(list(rows)), loss=loss
         )
-        told = trainer.train(resume_from_checkpoint=get_last_checkpoint(str(work)))
+        told = trainer.train(resume_from_checkpoint=last)
         model.save_pretrained(str(out), create_model_card=False)
     return {"steps": told.global_step, "mean_loss": round(told.training_loss, 4), **_seconds(told.metrics)}
 

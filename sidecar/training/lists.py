@@ -43,7 +43,7 @@ def lists_of(
     for one in mined:
         advance()
         known = {*one.positives, *one.negatives}
-        spare = [name for name in rng.sample(everything, min(len(everything), negatives + len(known)))]
+        spare = rng.sample(everything, min(len(everything), negatives + len(known)))
         others = [*one.negatives, *(name for name in spare if name not in known)]
         if len(others) < negatives:
             short += 1

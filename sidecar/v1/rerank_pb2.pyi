@@ -518,6 +518,7 @@ class Result(google.protobuf.message.Message):
     RELEVANCE_SCORE_FIELD_NUMBER: builtins.int
     NORMALIZED_SCORE_FIELD_NUMBER: builtins.int
     PASSAGE_FIELD_NUMBER: builtins.int
+    COSINE_FIELD_NUMBER: builtins.int
     id: builtins.str
     """Document id; empty for a plain text without one."""
     index: builtins.str
@@ -532,6 +533,8 @@ class Result(google.protobuf.message.Message):
     """1 / (1 + exp(-relevance_score)), 0 to 1: the same order on a bounded scale; absent when not scored."""
     passage: builtins.str
     """The passage that was scored, the best one where a document has several; only with `return_passages`."""
+    cosine: builtins.float
+    """The bi-encoder's cosine of query and passage, -1 to 1; absent where it had no say. See a policy's `cosine`."""
     def __init__(
         self,
         *,
@@ -542,9 +545,12 @@ class Result(google.protobuf.message.Message):
         relevance_score: builtins.float | None = ...,
         normalized_score: builtins.float | None = ...,
         passage: builtins.str = ...,
+        cosine: builtins.float | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_normalized_score", b"_normalized_score", "_original_score", b"_original_score", "_relevance_score", b"_relevance_score", "normalized_score", b"normalized_score", "original_score", b"original_score", "relevance_score", b"relevance_score"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_normalized_score", b"_normalized_score", "_original_score", b"_original_score", "_relevance_score", b"_relevance_score", "id", b"id", "index", b"index", "normalized_score", b"normalized_score", "original_rank", b"original_rank", "original_score", b"original_score", "passage", b"passage", "relevance_score", b"relevance_score"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_cosine", b"_cosine", "_normalized_score", b"_normalized_score", "_original_score", b"_original_score", "_relevance_score", b"_relevance_score", "cosine", b"cosine", "normalized_score", b"normalized_score", "original_score", b"original_score", "relevance_score", b"relevance_score"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_cosine", b"_cosine", "_normalized_score", b"_normalized_score", "_original_score", b"_original_score", "_relevance_score", b"_relevance_score", "cosine", b"cosine", "id", b"id", "index", b"index", "normalized_score", b"normalized_score", "original_rank", b"original_rank", "original_score", b"original_score", "passage", b"passage", "relevance_score", b"relevance_score"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_cosine", b"_cosine"]) -> typing.Literal["cosine"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_normalized_score", b"_normalized_score"]) -> typing.Literal["normalized_score"] | None: ...
     @typing.overload
@@ -571,6 +577,8 @@ class Meta(google.protobuf.message.Message):
     TIMINGS_FIELD_NUMBER: builtins.int
     DETAIL_FIELD_NUMBER: builtins.int
     REMEMBERED_FIELD_NUMBER: builtins.int
+    COSINE_VERSION_FIELD_NUMBER: builtins.int
+    COMPARED_FIELD_NUMBER: builtins.int
     request_id: builtins.str
     """Identifies this call in the sidecar's logs; also sent as trailing metadata `x-request-id`, with errors too."""
     policy: builtins.str
@@ -593,6 +601,10 @@ class Meta(google.protobuf.message.Message):
     """Whether this is the order of an earlier call, kept by the policy's `order_cache_s`: its outcome and reason are that
     call's.
     """
+    cosine_version: builtins.str
+    """Changes whenever the bi-encoder changes; empty when no cosine had a say."""
+    compared: builtins.int
+    """Candidates whose cosine had a say."""
     @property
     def timings(self) -> global___Timings:
         """Where the time went."""
@@ -611,9 +623,11 @@ class Meta(google.protobuf.message.Message):
         timings: global___Timings | None = ...,
         detail: builtins.str = ...,
         remembered: builtins.bool = ...,
+        cosine_version: builtins.str = ...,
+        compared: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["timings", b"timings"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["candidates", b"candidates", "detail", b"detail", "fusion", b"fusion", "model", b"model", "model_version", b"model_version", "policy", b"policy", "policy_version", b"policy_version", "remembered", b"remembered", "request_id", b"request_id", "scored", b"scored", "timings", b"timings"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["candidates", b"candidates", "compared", b"compared", "cosine_version", b"cosine_version", "detail", b"detail", "fusion", b"fusion", "model", b"model", "model_version", b"model_version", "policy", b"policy", "policy_version", b"policy_version", "remembered", b"remembered", "request_id", b"request_id", "scored", b"scored", "timings", b"timings"]) -> None: ...
 
 global___Meta = Meta
 
@@ -630,6 +644,7 @@ class Timings(google.protobuf.message.Message):
     SCORE_MS_FIELD_NUMBER: builtins.int
     TOTAL_MS_FIELD_NUMBER: builtins.int
     DEVICE_MS_FIELD_NUMBER: builtins.int
+    COSINE_MS_FIELD_NUMBER: builtins.int
     search_ms: builtins.float
     """The engine's search, with what had to be asked before it (names, a template's body)."""
     fetch_ms: builtins.float
@@ -644,6 +659,8 @@ class Timings(google.protobuf.message.Message):
     """All of it, from receiving the call to building the reply."""
     device_ms: builtins.float
     """Part of score_ms: what the device worked for this call's pairs; of a batch that calls share, its pairs' share."""
+    cosine_ms: builtins.float
+    """What the call waited for cosines once the model's scores were there."""
     def __init__(
         self,
         *,
@@ -654,8 +671,9 @@ class Timings(google.protobuf.message.Message):
         score_ms: builtins.float = ...,
         total_ms: builtins.float = ...,
         device_ms: builtins.float = ...,
+        cosine_ms: builtins.float = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["device_ms", b"device_ms", "fetch_ms", b"fetch_ms", "queue_ms", b"queue_ms", "score_ms", b"score_ms", "search_ms", b"search_ms", "tokenize_ms", b"tokenize_ms", "total_ms", b"total_ms"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cosine_ms", b"cosine_ms", "device_ms", b"device_ms", "fetch_ms", b"fetch_ms", "queue_ms", b"queue_ms", "score_ms", b"score_ms", "search_ms", b"search_ms", "tokenize_ms", b"tokenize_ms", "total_ms", b"total_ms"]) -> None: ...
 
 global___Timings = Timings
 

@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 
 from sidecar.ranking import order, sigmoid
 from sidecar.settings import Fusion
-from sidecar.text_settings import Passages
 from sidecar.text import split
+from sidecar.text_settings import Passages
 from sidecar.window import Page, request
 
 SCORES = st.floats(-1e6, 1e6)

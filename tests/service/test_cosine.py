@@ -42,8 +42,8 @@ async def test_what_is_read_in_time_has_a_say_and_is_told(serve: Serve) -> None:
         await app.ready()
         page = await client.search("docs", QUERY, BODY)
     assert page.outcome == "RERANKED"
-    assert page.meta.compared == page.meta.scored == page.meta.candidates == 5
-    assert page.meta.cosine_version == near.version
+    assert page.message.meta.compared == page.message.meta.scored == page.message.meta.candidates == 5
+    assert page.message.meta.cosine_version == near.version
     assert all(result.HasField("cosine") and result.HasField("relevance_score") for result in page.results)
 
 
@@ -58,7 +58,7 @@ async def test_documents_read_before_cost_no_time_after_the_model(serve: Serve) 
         read = near.pairs_scored
         page = await client.search("docs", "apple storage", BODY)
     assert near.pairs_scored == 2 * read, "one job, beside the model"
-    assert page.meta.compared == 5
+    assert page.message.meta.compared == 5
 
 
 async def test_a_cosine_that_would_be_late_is_left_out_and_made_later(serve: Serve) -> None:
@@ -75,12 +75,12 @@ async def test_a_cosine_that_would_be_late_is_left_out_and_made_later(serve: Ser
         started = time.monotonic()
         page = await client.search("docs", QUERY, BODY)
         took_s = time.monotonic() - started
-        assert (page.outcome, page.meta.scored, page.meta.compared) == ("RERANKED", 5, 0)
+        assert (page.outcome, page.message.meta.scored, page.message.meta.compared) == ("RERANKED", 5, 0)
         assert took_s < 0.15
         await until(lambda: near.pairs_scored == 5)
         near.seconds_per_token = 0.0
         again = await client.search("docs", QUERY, BODY)
-    assert again.meta.compared == 5
+    assert again.message.meta.compared == 5
 
 
 @pytest.mark.parametrize("fault", ["raises", "nan", "hangs"])
@@ -96,7 +96,7 @@ async def test_a_cosine_that_fails_never_costs_the_models_order(serve: Serve, fa
     async with serve(load=load, configured=configured(budget_ms=400)) as (client, app):
         await app.ready()
         page = await client.search("docs", QUERY, BODY)
-    assert (page.outcome, page.meta.scored, page.meta.compared) == ("RERANKED", 5, 0)
+    assert (page.outcome, page.message.meta.scored, page.message.meta.compared) == ("RERANKED", 5, 0)
 
 
 @pytest.mark.parametrize("order_rest", [True, False])
@@ -111,8 +111,8 @@ async def test_what_the_model_has_no_time_for_is_ordered_by_the_cosine_if_the_po
         page = await client.search("docs", QUERY, BODY)
         ids = [result.id for result in page.results]
     if order_rest:
-        assert (page.outcome, page.reason, page.meta.scored) == ("PARTIAL", "OVERLOADED", 0)
-        assert page.meta.compared == 5
+        assert (page.outcome, page.reason, page.message.meta.scored) == ("PARTIAL", "OVERLOADED", 0)
+        assert page.message.meta.compared == 5
         cosines = [result.cosine for result in page.results]
         assert cosines[0] == max(cosines)
         assert not any(result.HasField("relevance_score") for result in page.results)
@@ -131,7 +131,7 @@ async def test_a_bi_encoder_that_did_not_load_costs_its_opinion_only(serve: Serv
     async with serve(load=load, configured=configured()) as (client, app):
         await app.ready()
         page = await client.search("docs", QUERY, BODY)
-    assert (page.outcome, page.meta.compared) == ("RERANKED", 0)
+    assert (page.outcome, page.message.meta.compared) == ("RERANKED", 0)
 
 
 async def test_many_callers_get_their_answers_while_documents_are_read_in_spare_time(serve: Serve) -> None:
@@ -142,6 +142,4 @@ async def test_many_callers_get_their_answers_while_documents_are_read_in_spare_
         await app.ready()
         pages = await asyncio.gather(*(client.search("docs", f"apple w{number}", BODY) for number in range(40)))
         assert {page.outcome for page in pages} == {"RERANKED"}
-        assert all(page.meta.compared in (0, 5) for page in pages)
-
-
+        assert all(page.message.meta.compared in (0, 5) for page in pages)

@@ -131,7 +131,7 @@ def test_a_sweep_of_a_configuration_recommends_a_policy_that_serves(tmp_path: Pa
     model = checkpoints.build(tmp_path / "model")
     documents = tmp_path / "docs.jsonl"
     documents.write_text("".join(json.dumps({"_id": name, **one}) + "\n" for name, one in DOCUMENTS.items()))
-    tree = {
+    tree: dict[str, Any] = {
         "connectors": {"main": {"type": "memory", "indices": {"docs": str(documents)}}},
         "models": {"default": {"checkpoint": str(model), "device": "cpu", "dtype": "float32"}},
         "policies": {"docs": {"match": [{"index": "docs"}], "text": {"fields": ["title", "text"]}, "budget_ms": 5000}},

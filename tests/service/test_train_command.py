@@ -26,7 +26,10 @@ def collection(folder: Path, **changes: list[str]) -> Path:
         "queries.jsonl": [
             json.dumps({"_id": f"q{number}", "text": f"{one} {other}"}) for number, (one, other) in enumerate(pairs)
         ],
-        "qrels/train.tsv": ["query-id\tcorpus-id\tscore", *(f"q{number}\td{number}\t1" for number in range(len(pairs)))],
+        "qrels/train.tsv": [
+            "query-id\tcorpus-id\tscore",
+            *(f"q{number}\td{number}\t1" for number in range(len(pairs))),
+        ],
     }
     (folder / "qrels").mkdir(parents=True)
     for name, lines in rows.items():

@@ -28,7 +28,7 @@ def starter(tmp_path: Path) -> Path:
 def test_init_writes_a_file_that_check_accepts(starter: Path) -> None:
     result = runner.invoke(app, ["check", str(starter)])
     assert result.exit_code == 0
-    assert result.stdout == f"{starter} is valid: 1 connector, 1 model, 2 policies\n"
+    assert result.stdout == f"{starter} is valid: 1 connector, 2 models, 2 policies\n"
 
 
 def test_init_writes_rerank_sidecar_yaml_and_overwrites_only_by_force(

@@ -62,7 +62,7 @@ default_policy: articles
 TOP = "server, connectors, models, policies, default_policy"
 POLICY = (
     "match, enabled, on_conflict, model, text, rank_window_size, min_rank_window_size, budget_ms, min_score, fusion, "
-    "order_cache_s, engine_timeout, limits"
+    "cosine, order_cache_s, engine_timeout, limits"
 )
 TYPES = "elasticsearch, opensearch, memory"
 
@@ -75,7 +75,7 @@ MISTAKES = [
     ("username:", "user:", "connectors.es.basic_auth.user", "did you mean 'username'? allowed: username, password"),
     ("password: hunter2", "password: {hunter2: 1}", "connectors.es.basic_auth.password", "allowed: env, file"),
     ("indices:\n", "indexes:\n", "connectors.local.indexes", "did you mean 'indices'? allowed: "),
-    ("device:", "devise:", "models.default.devise", "did you mean 'device'? allowed: checkpoint, "),
+    ("device:", "devise:", "models.default.devise", "did you mean 'device'? allowed: kind, checkpoint, "),
     ("budget_ms:", "budget:", "policies.articles.budget", f"did you mean 'budget_ms'? allowed: {POLICY}"),
     ("text:", "texts:", "policies.articles.texts", "did you mean 'text'? allowed: "),
     ("connector: es", "conector: es", "policies.articles.match.0.conector", "'connector'? allowed: index, connector"),
@@ -214,7 +214,7 @@ def test_all_mistakes_are_told_at_once_by_line(file: Path) -> None:
     assert faults_of(file, text) == [
         f"{file}:4: server.max_message_mib: 0 is out of range; allowed: 1..1024",
         f"{file}:21: models.default.device: 'gpu' is not allowed; allowed: auto, cpu, cuda, cuda:N",
-        f"{file}:29: policies.articles.model: 'x' is not defined; defined: default",
+        f"{file}:29: policies.articles.model: 'x' is not defined; defined: default, near",
     ]
 
 

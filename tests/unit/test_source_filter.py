@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from sidecar.text_settings import TextSettings
 from sidecar.source_filter import carries
+from sidecar.text_settings import TextSettings
 
 NAMES = ("title", "author.name")
 

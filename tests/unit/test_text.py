@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from sidecar.text_settings import Passages, TextSettings
 from sidecar.text import clean, lacks_text, passages, split
+from sidecar.text_settings import Passages, TextSettings
 from sidecar.types import Candidate, Carried
 
 

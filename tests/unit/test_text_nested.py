@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from sidecar.text_settings import TextSettings
 from sidecar.text import lacks_text, passages
+from sidecar.text_settings import TextSettings
 from sidecar.types import Candidate, Carried
 
 FIELDS = [{"name": "title", "label": "Title: "}, "comments.text", {"name": "comments.by", "label": "by "}, "tags"]
