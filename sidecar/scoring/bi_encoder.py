@@ -89,7 +89,7 @@ class BiEncoder:
 
     def encode(self, query: str, passages: Sequence[str]) -> list[Pair]:
         """One :class:`TextPair` for each passage; those whose vector is kept are not read."""
-        keys = [hashlib.sha256(self._texts.read_of(passage).encode(errors="replace")).digest() for passage in passages]
+        keys = [hashlib.sha256(self._texts.read_of(passage).encode()).digest() for passage in passages]
         kept = self.vector_cache.find(keys)
         fresh = [place for place, vector in enumerate(kept) if vector is None]
         asked, *ids = self._texts.encode([query, *(passages[place] for place in fresh)])

@@ -1,0 +1,118 @@
+"""Vectors are those of the reference, and what is kept of them changes nothing but the time."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+
+from sidecar.scoring import checkpoint, compact
+from sidecar.scoring.base import Pair
+from sidecar.scoring.bi_encoder import BiEncoder, TextPair
+from sidecar.scoring.loader import dummies, load
+from sidecar.settings import ModelSettings
+from tests import checkpoints
+
+QUERY = "late apple varieties"
+LONG = " ".join(checkpoints.WORDS * 8)
+TEXTS = ["apple", "green tea is steamed and rolled", "how to fix a car engine", LONG, "", "orchard keepers store apple"]
+
+
+def encoder(folder: Path | str, **changes: object) -> BiEncoder:
+    settings = ModelSettings.model_validate(
+        {"kind": "bi_encoder", "checkpoint": str(folder), "device": "cpu", "dtype": "float32", **changes}
+    )
+    return BiEncoder(*checkpoint.load_encoder(settings, torch.device("cpu"), torch.float32), settings)
+
+
+def cosines(model: BiEncoder, query: str, texts: Sequence[str]) -> list[float]:
+    found: list[float] = model.score(model.encode(query, texts)).tolist()
+    return found
+
+
+def reference(folder: Path, pooling: str, max_length: int) -> list[float]:
+    words = Transformer(str(folder), max_seq_length=max_length)
+    model = SentenceTransformer(modules=[words, Pooling(words.get_embedding_dimension(), pooling)], device="cpu")
+    query, *texts = model.encode([QUERY, *TEXTS], normalize_embeddings=True, show_progress_bar=False)
+    return [float(query @ text) for text in texts]
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "xlm-roberta", "electra", "modernbert"])
+def test_cosines_are_those_of_the_reference(tmp_path: Path, family: str) -> None:
+    folder = checkpoints.build(tmp_path / family, family, head=False)
+    model = encoder(folder, max_length=64)
+    assert model.packed == (family != "modernbert")
+    assert cosines(model, QUERY, TEXTS) == pytest.approx(reference(folder, "mean", 64), abs=1e-4)
+
+
+def test_the_first_token_stands_for_the_text_where_the_checkpoint_says_so(tmp_path: Path) -> None:
+    folder = checkpoints.build(tmp_path / "cls", head=False)
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(
+        '{"pooling_mode_cls_token": true, "pooling_mode_mean_tokens": false}'
+    )
+    assert cosines(encoder(folder), QUERY, TEXTS) == pytest.approx(reference(folder, "cls", 512), abs=1e-4)
+    (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode_lasttoken": true}')
+    with pytest.raises(checkpoint.CheckpointError, match="pools its vectors by lasttoken; allowed"):
+        encoder(folder)
+
+
+def test_a_passage_is_read_once_and_then_neither_tokenised_nor_passed_through_the_model(tmp_path: Path) -> None:
+    model = encoder(checkpoints.build(tmp_path / "m", head=False))
+    first = cosines(model, QUERY, TEXTS)
+    pairs = model.encode("green tea", [*TEXTS, "new"])
+    assert [pair.is_read for pair in pairs] == [True] * len(TEXTS) + [False]
+    assert [pair.tokens for pair in pairs[:-1]] == [1] * len(TEXTS)
+    assert all(len(pair.input_ids) == 0 for pair in pairs[:-1])
+    assert (model.vector_cache.hits, model.vector_cache.misses) == (len(TEXTS), len(TEXTS) + 1)
+    again = cosines(model, QUERY, TEXTS)
+    assert again == pytest.approx(first, abs=1e-3)
+    alone = encoder(tmp_path / "m", vector_cache_mib=0)
+    cosines(alone, QUERY, TEXTS)
+    assert not any(pair.is_read for pair in alone.encode(QUERY, TEXTS))
+
+
+def test_what_lies_beyond_the_models_length_makes_no_other_vector(tmp_path: Path) -> None:
+    model = encoder(checkpoints.build(tmp_path / "m", head=False), max_length=16)
+    text = "apple tea " * 5000
+    cosines(model, QUERY, [text])
+    assert model.encode(QUERY, [text + "and more"])[0].is_read
+
+
+def test_pairs_of_several_queries_share_a_pass(tmp_path: Path) -> None:
+    model = encoder(checkpoints.build(tmp_path / "m", head=False))
+    one, other = model.encode(QUERY, TEXTS), model.encode("green tea", TEXTS)
+    mixed = model.score([*one, *other])
+    assert mixed[: len(one)].tolist() == pytest.approx(cosines(model, QUERY, TEXTS), abs=1e-3)
+    assert mixed[len(one) :].tolist() == pytest.approx(cosines(model, "green tea", TEXTS), abs=1e-3)
+
+
+def test_other_peoples_pairs_are_refused(tmp_path: Path) -> None:
+    model = encoder(checkpoints.build(tmp_path / "m", head=False))
+    with pytest.raises(TypeError, match="Pair is no pair of a bi-encoder"):
+        model.score([Pair([1, 2])])
+
+
+def test_it_is_loaded_and_measured_like_any_other_model() -> None:
+    loaded = load("near", ModelSettings(kind="bi_encoder", device="cpu", dtype="float32"))
+    assert loaded.cost.predict_s(100, 1) < loaded.cost.predict_s(100, 128)
+    stretched = dummies(loaded.scorer, 3, 40)
+    assert [(type(pair), pair.tokens) for pair in stretched] == [(TextPair, 40)] * 3
+    near, far = cosines_of(loaded.scorer, "how to fix a car", ["automobile repair", "a cake without nuts"])
+    assert near > far + 0.2
+
+
+def cosines_of(model: object, query: str, texts: Sequence[str]) -> list[float]:
+    assert isinstance(model, BiEncoder)
+    return cosines(model, query, texts)
+
+
+def test_weights_in_int8_come_back_nearly_as_they_were() -> None:
+    torch.manual_seed(0)
+    weights = {"layer.dense.weight": torch.randn(64, 32), "layer.dense.bias": torch.randn(64)}
+    back = compact.unpacked(compact.packed(weights))
+    assert set(back) == set(weights)
+    assert (back["layer.dense.weight"] - weights["layer.dense.weight"]).abs().max() < 0.02
+    assert torch.equal(back["layer.dense.bias"], weights["layer.dense.bias"].half().float())
