@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from sidecar.evaluation.sweeping import Found
     from sidecar.evaluation.variants import Variant
 
+_COLUMNS = 100
+"""What the tables need; a narrower terminal wraps them."""
+
 
 def evaluate(
     judgments: Annotated[Path, typer.Argument(help="qrels (with --queries), or a CSV with query, docid and rating.")],
@@ -75,7 +78,7 @@ def evaluate(
     split = study.Split.of(sorted(judged.queries), tuning, seed)
     found = study.Study.of(judged.noting(asked.note), cutoff, split, asked.asked, seed)
     advice = study.advise(found)
-    console = Console(highlight=False, emoji=False)
+    console = Console(highlight=False, emoji=False, width=max(_COLUMNS, Console().width))
     report.show(found, advice, console)
     taken = advice.chosen.variant
     recommended = variants.policy_yaml(settings, policy, taken, enabled=advice.worth_it) if settings else None

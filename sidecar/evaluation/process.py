@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 START_S = 300.0
 _STOP_S = 15.0
+_LOG_LINES = 5
 
 
 class NotServing(Exception):
@@ -53,22 +54,28 @@ def _port(pipe: Connection, log: Path) -> int:
         told = "it ended"
     if isinstance(told, int):
         return told
-    raise NotServing(f"the sidecar did not become ready: {told}; its log is {log}")
+    end = "\n".join(log.read_text(errors="replace").splitlines()[-_LOG_LINES:]) if log.exists() else ""
+    raise NotServing(f"the sidecar did not become ready: {told}; the end of its log:\n{end}")
 
 
 def _serve(settings: Settings, log: Path, pipe: Connection) -> None:
     """Serve until SIGTERM; tells the port when all models are ready, or what went wrong."""
     from sidecar import logs
-    from sidecar.app import App
 
     with log.open("a") as sys.stderr:
         logs.configure()
         try:
-            app = App(settings)
-            asyncio.run(app.run(lambda: pipe.send(_told(app, settings))))
+            asyncio.run(_run(settings, pipe))
         except Exception as error:  # noqa: BLE001 - told to who waits, in words
             pipe.send(f"{type(error).__name__}: {error}")
     os._exit(0)  # a forward pass that hangs in its thread must not keep the process
+
+
+async def _run(settings: Settings, pipe: Connection) -> None:
+    from sidecar.app import App
+
+    app = App(settings)
+    await app.run(lambda: pipe.send(_told(app, settings)))
 
 
 def _told(app: "App", settings: Settings) -> int | str:

@@ -27,7 +27,8 @@ def show(found: Study, advice: Advice, console: Console) -> None:
     """Print all of it."""
     for note in found.judgments.notes:
         console.print(f"note: {escape(note)}")
-    console.print(table(found))
+    console.print(quality(found))
+    console.print(times(found))
     for line in warnings(found):
         console.print(f"[bold yellow]warning:[/] {escape(line)}")
     for line in conclusion(found, advice):
@@ -36,40 +37,44 @@ def show(found: Study, advice: Advice, console: Console) -> None:
         console.print(part)
 
 
-def table(found: Study) -> Table:
-    """One row for the engine's order, and one for each variant."""
+def quality(found: Study) -> Table:
+    """How good the orders are: the engine's, and each variant's."""
     shown = Table(title=f"{len(found.judgments.queries)} queries, measured over all of them", title_justify="left")
-    for heading in ("model", "tokens", "window", "fusion"):
-        shown.add_column(heading)
-    numbers = (
-        *measures.names(found.cutoff),
-        "difference",
-        "95 % from, to",
-        "p",
-        "won : lost",
-        "p50 ms",
-        "p99 ms",
-        "fell back",
-    )
-    for heading in numbers:
-        shown.add_column(heading, justify="right")
-    engine = [f"{measures.mean(values):.3f}" for values in found.engine.values()]
-    times = found.measured[0].times
-    shown.add_row("engine's order", "", "", "", *engine, "", "", "", "", f"{times.engine_p50_ms:.0f}", "", "")
+    shown.add_column("order")
+    for heading in (*measures.names(found.cutoff), "difference", "95 % from, to", "p", "won:lost"):
+        shown.add_column(heading, justify="right", no_wrap=True)
+    shown.add_row("engine's", *(f"{measures.mean(values):.3f}" for values in found.engine.values()))
     for one in found.measured:
-        shown.add_row(*_cells(found, one))
+        compared = found.against_engine(one)
+        shown.add_row(
+            name_of(one),
+            *(f"{measures.mean(values):.3f}" for values in one.values.values()),
+            f"{compared.difference:+.3f}",
+            "-" if compared.low is None else f"{compared.low:+.3f} {compared.high:+.3f}",
+            "-" if compared.p_value is None else f"{compared.p_value:.3f}",
+            f"{compared.wins}:{compared.losses}",
+        )
     return shown
 
 
-def _cells(found: Study, one: Measured) -> Iterator[str]:
-    variant, compared = one.variant, found.against_engine(one)
-    yield from (variant.model, str(variant.max_length or "all"), str(variant.window), variant.fusion)
-    yield from (f"{measures.mean(values):.3f}" for values in one.values.values())
-    yield f"{compared.difference:+.3f}"
-    yield "-" if compared.low is None else f"{compared.low:+.3f}, {compared.high:+.3f}"
-    yield "-" if compared.p_value is None else f"{compared.p_value:.3f}"
-    yield f"{compared.wins} : {compared.losses}"
-    yield from (f"{one.times.p50_ms:.0f}", f"{one.times.p99_ms:.0f}", f"{100 * one.times.late_share:.0f} %")
+def times(found: Study) -> Table:
+    """How long calls took, seen from the caller; with a configuration, of calls by themselves within their budget."""
+    shown = Table(title="Calls, one after the other", title_justify="left")
+    shown.add_column("order")
+    for heading in ("p50 ms", "p99 ms", "fell back"):
+        shown.add_column(heading, justify="right", no_wrap=True)
+    shown.add_row("engine's", f"{found.measured[0].times.engine_p50_ms:.0f}")
+    for one in found.measured:
+        taken = one.times
+        shown.add_row(name_of(one), f"{taken.p50_ms:.0f}", f"{taken.p99_ms:.0f}", f"{100 * taken.late_share:.0f} %")
+    return shown
+
+
+def name_of(one: Measured) -> str:
+    """A variant in one line: model, tokens of a pair, window, fusion."""
+    variant = one.variant
+    tokens = "" if variant.max_length is None else f" {variant.max_length} tokens,"
+    return f"{variant.model},{tokens} top {variant.window}, {variant.fusion}"
 
 
 def warnings(found: Study) -> Iterator[str]:
@@ -80,7 +85,7 @@ def warnings(found: Study) -> Iterator[str]:
             kept = [query for query in one.answers if query not in set(fell_back)]
             ours = f"{measures.mean(one.values[found.measure], kept):.3f}" if kept else "unknown"
             yield (
-                f"{one.variant.policy}: {len(fell_back)} of {total} answers are the engine's order or part of it "
+                f"{name_of(one)}: {len(fell_back)} of {total} answers are the engine's order or part of it "
                 f"({_counted(one)}): its {found.measure} above is not the model's. Over the others it is {ours}"
             )
     if total < study.ENOUGH_TO_HOLD_OUT:
@@ -94,10 +99,9 @@ def _counted(one: Measured) -> str:
 
 def conclusion(found: Study, advice: Advice) -> Iterator[str]:
     """Which variant to take, and whether to take one at all."""
-    variant, compared = advice.chosen.variant, advice.confirmed
-    name = f"{variant.model}, {variant.max_length or 'all'} tokens, window {variant.window}, {variant.fusion}"
+    compared = advice.confirmed
     tuned, held = len(found.split.tuning), len(found.split.held_out)
-    yield f"Chosen by {found.measure} on {tuned} queries, of what fits the budget: {name}"
+    yield f"Chosen by {found.measure} on {tuned} queries, of what fits the budget: {name_of(advice.chosen)}"
     if not advice.fits:
         yield "No variant fits the budget: more than 1 % of the timed calls fell back with each of them"
     others = f"On {held} other queries" if found.split.is_split else "On the same queries"
