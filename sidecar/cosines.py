@@ -58,9 +58,16 @@ class CosineScorer:
 
     @asynccontextmanager
     async def beside(
-        self, model: LoadedModel | None, query: str, passages: Mapping[int, Sequence[str]], terms: Terms
+        self,
+        model: LoadedModel | None,
+        query: str,
+        passages: Mapping[int, Sequence[str]],
+        terms: Terms,
+        *,
+        wait: bool = True,
     ) -> AsyncIterator[Callable[[], Awaitable[Cosines]]]:
-        """Compare while the block runs; what it is given then waits for the rest, as long as that may take.
+        """Compare while the block runs; what it is given then waits for what is known of it by then, and with ``wait``
+        for documents that are new to the model.
 
         It never raises for want of a cosine: what fails, or comes too late, is left out.
         """
@@ -70,7 +77,7 @@ class CosineScorer:
         beginning = asyncio.create_task(self._begin(model, query, passages, terms))
         beginning.add_done_callback(_heard)
         try:
-            yield lambda: self._finish(model, beginning, terms)
+            yield lambda: self._finish(model, beginning, terms, wait=wait)
         finally:
             beginning.cancel()
 
@@ -86,7 +93,9 @@ class CosineScorer:
         scores = (await self._scheduler.result(submitted)).scores
         return _Begun(_regrouped(read, scores.tolist()), unread)
 
-    async def _finish(self, model: LoadedModel, beginning: "asyncio.Task[_Begun]", terms: Terms) -> Cosines:
+    async def _finish(
+        self, model: LoadedModel, beginning: "asyncio.Task[_Begun]", terms: Terms, *, wait: bool
+    ) -> Cosines:
         deadline = terms.deadline.earlier_by(_ORDERING_S)
         known: dict[int, Sequence[float]] = {}
         with terms.watch.stage("cosine"):
@@ -94,17 +103,19 @@ class CosineScorer:
                 async with asyncio.timeout(deadline.remaining_s()):
                     begun = await beginning
                     known.update(begun.known)
-                    known.update(await self._read(model, begun.unread, deadline))
+                    known.update(await self._read(model, begun.unread, deadline, wait=wait))
             except (TimeoutError, Fallback) as error:
                 log.debug("cosines_missing", model=model.name, why=type(error).__name__)
         return Cosines(model.scorer.version, known) if known else NONE
 
     async def _read(
-        self, model: LoadedModel, unread: Mapping[int, Sequence[Pair]], deadline: Deadline
+        self, model: LoadedModel, unread: Mapping[int, Sequence[Pair]], deadline: Deadline, *, wait: bool
     ) -> Mapping[int, list[float]]:
-        if not unread:
-            return {}
         pairs = [pair for group in unread.values() for pair in group]
+        if not wait:
+            self._spare_time.later(model, pairs)
+        if not pairs or not wait:
+            return {}
         scores = await self._spare_time.scores(model, pairs, deadline)
         return _regrouped(unread, scores) if scores else {}
 

@@ -146,7 +146,8 @@ class Pipeline:
             with task.watch.stage("tokenize"):
                 passages, job = await self._off_loop(self._prepared, task, plan, fetched, model, refusal is None)
         terms = Terms(task.deadline, task.watch, caller, plan.min_rank_window_size)
-        async with self._cosines.beside(self._second_model(plan), task.query, passages, terms) as cosines:
+        second, wait = self._second_model(plan), plan.cosine is not None and plan.cosine.wait
+        async with self._cosines.beside(second, task.query, passages, terms, wait=wait) as cosines:
             scored = await self._scored(job, plan, terms, refusal, least)
             near = await cosines()
         original = [candidate.score for candidate in task.candidates]

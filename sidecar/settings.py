@@ -147,6 +147,11 @@ class Cosine(Section):
         description="Share of `fusion.model_weight` that is the cosine's; none while a document of the window has no "
         "cosine.",
     )
+    wait: bool = Field(
+        True,
+        description="Whether a call waits, within its budget, until documents that are new to the bi-encoder are read; "
+        "false: they are read when the device is idle, for later calls.",
+    )
     order_rest: bool = Field(
         False,
         description="Whether documents that the model has no time for are ordered by cosine and engine (PARTIAL) "

@@ -50,6 +50,8 @@ class SpareTime:
 
     def later(self, model: LoadedModel, pairs: Sequence[Pair]) -> None:
         """Score them some time, for the sake of what the model keeps of them."""
+        if not pairs:
+            return
         self._waiting.append((model, list(pairs)))
         if self._worker is None or self._worker.done():
             self._worker = asyncio.create_task(self._work())

@@ -111,7 +111,7 @@ def loaded(name: str, settings: ModelSettings) -> LoadedModel:
 
 def configured(**server: Any) -> Settings:
     """One policy over all indices."""
-    policy = {"match": [{"index": "*"}], "text": {"fields": ["title", "text"]}, "budget_ms": 1000}
+    policy = {"match": [{"index": "*"}], "text": {"fields": ["title", "text"]}, "budget_ms": 1000, "cosine": None}
     return Settings.model_validate(
         {
             "server": {"address": "127.0.0.1:0", "metrics_address": None, **server},

@@ -27,7 +27,10 @@ CANDIDATES, TOKENS = 100, 85
 CALLS, QUICK_CALLS = 40, 10
 _BUDGET_MS = 5000
 _LIMIT_S = 45.0
+COSINES: dict[str, dict[str, Any] | None] = {"none": None, "the default": {}, "wait: false": {"wait": False}}
+"""Settings of a policy's ``cosine``."""
 MEANING = {
+    "cosine": "the policy's `cosine`",
     "call": "what of the call was there before",
     "calls": "calls that were reranked",
     "p50_ms": "and p99_ms: latency, seen from the client",
@@ -79,13 +82,14 @@ def measure(chosen: argparse.Namespace) -> Section:
     """One row a kind."""
     count = QUICK_CALLS if chosen.quick else chosen.calls
     rows = []
-    with running(policy={"budget_ms": _BUDGET_MS}) as server:
-        warm = Stream(arrivals="closed", seed=20, budget_ms=_BUDGET_MS)
-        generated(server, Plan(server.address, _LIMIT_S, [warm], max_calls=5))
-        for name, stream in track(kinds(count).items(), "kinds", console=Console(stderr=True), transient=True):
-            plan = Plan(server.address, _LIMIT_S, [stream], max_calls=count + 1)
-            found = generated(server, plan).calls[1:]  # the first one makes the documents known
-            rows.append(row(name, [call for call in found if call.outcome == "RERANKED"]))
+    for cosine, settings in COSINES.items():
+        with running(policy={"budget_ms": _BUDGET_MS, "cosine": settings}) as server:
+            warm = Stream(arrivals="closed", seed=20, budget_ms=_BUDGET_MS)
+            generated(server, Plan(server.address, _LIMIT_S, [warm], max_calls=5))
+            for name, stream in track(kinds(count).items(), cosine, console=Console(stderr=True), transient=True):
+                plan = Plan(server.address, _LIMIT_S, [stream], max_calls=count + 1)
+                found = generated(server, plan).calls[1:]  # the first one makes the documents known
+                rows.append({"cosine": cosine, **row(name, [call for call in found if call.outcome == "RERANKED"])})
     for one in rows:
         one["faster_by"] = round(rows[0]["p50_ms"] / one["p50_ms"], 2) if rows[0]["p50_ms"] and one["p50_ms"] else None
     title = (

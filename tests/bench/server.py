@@ -74,6 +74,8 @@ def running(
 ) -> Iterator[Server]:
     """A sidecar with one policy and one model, its model warm; stopped at the end, killed when it does not stop.
 
+    There is no cosine unless the policy names one.
+
     Raises:
         ServerDied: it ended, its model failed, or it took longer than :data:`START_S`.
     """
@@ -101,7 +103,7 @@ def _tree(
         "server": {"address": "127.0.0.1:0", "metrics_address": metrics, "shutdown_grace_s": 2, **server},
         "connectors": dict(connectors),
         "models": {"default": dict(model)},
-        "policies": {"bench": {"text": {"fields": ["text"]}, **policy}},
+        "policies": {"bench": {"text": {"fields": ["text"]}, "cosine": None, **policy}},
         "default_policy": "bench",
     }
 

@@ -83,6 +83,17 @@ async def test_a_cosine_that_would_be_late_is_left_out_and_made_later(serve: Ser
     assert again.message.meta.compared == 5
 
 
+async def test_a_policy_may_not_wait_for_new_documents(serve: Serve) -> None:
+    near = KeepingScorer()
+    own = settings({"fusion": {"method": "linear"}, "cosine": {"wait": False}})
+    async with serve(load=loading(WordOverlapScorer(), near), configured=own) as (client, app):
+        await app.ready()
+        first = await client.search("docs", QUERY, BODY)
+        await until(lambda: near.pairs_scored == 5)
+        second = await client.search("docs", QUERY, BODY)
+    assert [page.message.meta.compared for page in (first, second)] == [0, 5]
+
+
 @pytest.mark.parametrize("fault", ["raises", "nan", "hangs"])
 async def test_a_cosine_that_fails_never_costs_the_models_order(serve: Serve, fault: str) -> None:
     def break_(_: int, pairs: Sequence[Pair]) -> Scores | None:
