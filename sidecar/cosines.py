@@ -18,7 +18,7 @@ from sidecar.scheduler import Scheduler
 from sidecar.scoring.base import Pair
 from sidecar.spare_time import SpareTime
 
-_ORDERING_S = 0.005
+ORDERING_S = 0.005
 """Kept of the time left for making an order of what is there."""
 
 Encode = Callable[[LoadedModel, str, Sequence[Sequence[str]]], Awaitable[Sequence[Sequence[Pair]]]]
@@ -66,8 +66,8 @@ class CosineScorer:
         *,
         wait: bool = True,
     ) -> AsyncIterator[Callable[[], Awaitable[Cosines]]]:
-        """Compare while the block runs; what it is given then waits for what is known of it by then, and with ``wait``
-        for documents that are new to the model.
+        """Compare known documents while the block runs. Yields what gives all cosines that are there in time: with
+        ``wait`` it reads documents that are new to the model first.
 
         It never raises for want of a cosine: what fails, or comes too late, is left out.
         """
@@ -96,7 +96,7 @@ class CosineScorer:
     async def _finish(
         self, model: LoadedModel, beginning: "asyncio.Task[_Begun]", terms: Terms, *, wait: bool
     ) -> Cosines:
-        deadline = terms.deadline.earlier_by(_ORDERING_S)
+        deadline = terms.deadline.earlier_by(ORDERING_S)
         known: dict[int, Sequence[float]] = {}
         with terms.watch.stage("cosine"):
             try:
@@ -106,6 +106,8 @@ class CosineScorer:
                     known.update(await self._read(model, begun.unread, deadline, wait=wait))
             except (TimeoutError, Fallback) as error:
                 log.debug("cosines_missing", model=model.name, why=type(error).__name__)
+            except Exception as error:  # noqa: BLE001 - whatever breaks here, the model's order is still a good one
+                log.exception("cosines_failed", model=model.name, error=type(error).__name__)
         return Cosines(model.scorer.version, known) if known else NONE
 
     async def _read(

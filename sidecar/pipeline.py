@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from sidecar import skips
 from sidecar.callers import calling_host
 from sidecar.calls import Answer, Clock, RerankCall, Result, SearchCall
-from sidecar.cosines import CosineScorer
+from sidecar.cosines import ORDERING_S, CosineScorer
 from sidecar.deadline import Deadline
 from sidecar.documents import Fetched, fetch, missing_of, passages_of
 from sidecar.errors import BudgetExhausted, Fallback, ModelError, Overloaded
@@ -56,7 +56,7 @@ class Pipeline:
         self._scorer = PairScorer(scheduler, score_cache_bytes)
         metrics.watch_cache("scores", "", self._scorer.cache)
         self._turns = asyncio.Semaphore(_TOKENIZER_THREADS)
-        self._cosines = CosineScorer(scheduler, self._compared)
+        self._cosines = CosineScorer(scheduler, self._cosine_pairs)
         self._tokenizers = ThreadPoolExecutor(_TOKENIZER_THREADS, thread_name_prefix="tokenizer")
 
     def close(self) -> None:
@@ -160,7 +160,12 @@ class Pipeline:
         try:
             if refusal and not job.is_known:
                 self._scheduler.refuse(refusal, least)
-            return await self._scorer.scores(job, terms)
+            if not plan.orders_rest:
+                return await self._scorer.scores(job, terms)
+            async with asyncio.timeout(terms.deadline.earlier_by(2 * ORDERING_S).remaining_s()):
+                return await self._scorer.scores(job, terms)
+        except TimeoutError:
+            return PairScores([], 0, BudgetExhausted("the budget ended before the scores were there"))
         except (Overloaded, BudgetExhausted) as late:
             if not plan.orders_rest:
                 raise
@@ -178,7 +183,7 @@ class Pipeline:
         passages = passages_of(task, plan, fetched)
         return passages, pair_job(model, task.query, list(passages.values()), self._scorer.cache, encode=encode)
 
-    async def _compared(
+    async def _cosine_pairs(
         self, model: LoadedModel, query: str, passages: Sequence[Sequence[str]]
     ) -> Sequence[Sequence[Pair]]:
         """The pairs of each document's passages, for a cosine."""

@@ -98,7 +98,8 @@ class ModelSettings(Section):
         None,
         ge=16,
         le=32_768,
-        description="Tokens of query and passage together at most; null: as the model allows, at most 512.",
+        description="Tokens of query and passage together at most (of each, for a `bi_encoder`); null: as the model "
+        "allows, at most 512.",
     )
     label: Literal[0, 1] | None = Field(None, description="For a model with two labels: which one means relevant.")
     threads: int | None = Field(None, ge=1, le=1024, description="CPU threads; null: as many as this process may use.")
@@ -120,6 +121,14 @@ class ModelSettings(Section):
     vector_cache_mib: int = Field(
         64, ge=0, le=65_536, description="Memory for a `bi_encoder`'s vectors of passages, in MiB; 0 keeps none."
     )
+
+    @model_validator(mode="after")
+    def _of_its_kind(self) -> Self:
+        theirs = (("label", self.label), ("backend", self.backend if self.backend != "auto" else None))
+        faults = [((key,), "is for a cross_encoder only: remove it") for key, value in theirs if value is not None]
+        if self.kind == "bi_encoder" and faults:
+            raise Faults(*faults)
+        return self
 
 
 class Fusion(Section):
@@ -234,14 +243,16 @@ class PolicySettings(Section):
 
     @model_validator(mode="after")
     def _cosine_counts(self) -> Self:
-        if "cosine" in self.model_fields_set and self.cosine and self.second is None:
+        if "cosine" in self.model_fields_set and self.cosine and self.fusion.method == "replace":
             raise Faults((("cosine",), "needs `fusion.method` linear or rrf; with replace the model alone decides"))
         return self
 
     @property
     def second(self) -> Cosine | None:
         """The cosine, where it has a say."""
-        return None if self.fusion.method == "replace" else self.cosine
+        if self.cosine is None or self.fusion.method == "replace":
+            return None
+        return self.cosine if self.cosine.share or self.cosine.order_rest else None
 
     @property
     def models(self) -> tuple[str, ...]:

@@ -1,11 +1,12 @@
-"""Work for the device that may wait: done in small parts, each handed in only when nobody else wants the device."""
+"""Documents read for a model that keeps what it reads: in small parts, and only while nobody else wants the device.
+
+A call may wait for its own; what it leaves unread is read when nobody calls, for the sake of calls to come.
+"""
 
 import asyncio
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from sidecar.batching import Limits
 from sidecar.deadline import Deadline
 from sidecar.errors import Fallback
 from sidecar.loaded import LoadedModel
@@ -15,45 +16,53 @@ from sidecar.scoring.base import Pair
 PART_S = 0.02
 """Predicted device time of one part: so long a call that comes meanwhile may have to wait."""
 _LOOK_EVERY_S = 0.02
-_MOST_WAITING = 64
-"""Jobs that wait for spare time; of more, the longest waiting are forgotten."""
+_MOST_WAITING = 4096
+"""Documents that wait for spare time; of more, the longest waiting are forgotten."""
 _ENOUGH_S = 60.0
 _CALLER = ("spare time",)
 
 
 class SpareTime:
-    """Scores pairs on what the device has left."""
+    """Scores pairs on what the device has left. A part at a time is under way, and a waiting call's goes first."""
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
-        self._waiting: deque[tuple[LoadedModel, list[Pair]]] = deque(maxlen=_MOST_WAITING)
+        self._turn = asyncio.Lock()
+        self._calls = 0
+        self._waiting: dict[bytes, tuple[LoadedModel, Pair]] = {}
         self._worker: asyncio.Task[None] | None = None
 
     async def scores(self, model: LoadedModel, pairs: Sequence[Pair], deadline: Deadline) -> list[float] | None:
-        """Scores of all pairs, or None as soon as they will not be there in time, or somebody else wants the device;
-        what is missing is then scored later, for the sake of what the model keeps.
+        """Scores of all pairs, or None as soon as they will not be there in time, or somebody else wants the device.
+
+        However it ends, what is still unread is read later.
 
         Raises:
             Fallback: the scorer failed.
         """
         parts = list(_parts(model, pairs))
-        left_s = sum(model.limits.predict_s(len(part), _mean_tokens(part)) for part in parts)
         found: list[float] = []
-        while parts:
-            if not self._scheduler.idle or left_s > deadline.remaining_s():
-                self.later(model, [pair for part in parts for pair in part])
-                return None
-            part = parts.pop(0)
-            left_s -= model.limits.predict_s(len(part), _mean_tokens(part))
-            found += await self._score(model, part, deadline)
+        self._calls += 1
+        try:
+            while parts:
+                async with self._turn:
+                    if not self._scheduler.idle or _predicted_s(model, parts) > deadline.remaining_s():
+                        return None
+                    found += await self._score(model, parts[0], deadline)
+                    parts.pop(0)
+        finally:
+            self._calls -= 1
+            self.later(model, [pair for part in parts for pair in part])
         return found
 
     def later(self, model: LoadedModel, pairs: Sequence[Pair]) -> None:
-        """Score them some time, for the sake of what the model keeps of them."""
-        if not pairs:
-            return
-        self._waiting.append((model, list(pairs)))
-        if self._worker is None or self._worker.done():
+        """Read them some time, where the model keeps what it reads."""
+        for pair in pairs:
+            if pair.kept_as:
+                self._waiting.setdefault(pair.kept_as, (model, pair))
+        while len(self._waiting) > _MOST_WAITING:
+            del self._waiting[next(iter(self._waiting))]
+        if self._waiting and (self._worker is None or self._worker.done()):
             self._worker = asyncio.create_task(self._work())
 
     def close(self) -> None:
@@ -65,30 +74,47 @@ class SpareTime:
     async def _work(self) -> None:
         """Whatever fails is forgotten: nobody waits for it."""
         while self._waiting and self._scheduler.alive:
-            model, pairs = self._waiting.popleft()
-            for part in _parts(model, pairs):
-                while not self._scheduler.idle and self._scheduler.alive:  # noqa: ASYNC110 - the device tells nobody
-                    await asyncio.sleep(_LOOK_EVERY_S)
-                try:
-                    await self._score(model, part, Deadline.earliest(asyncio.get_running_loop().time(), _ENOUGH_S))
-                except Fallback:
-                    break
+            async with self._turn:
+                if free := self._scheduler.idle and not self._calls and bool(self._waiting):
+                    model, part = self._next_part()
+                    try:
+                        await self._score(model, part, Deadline.earliest(asyncio.get_running_loop().time(), _ENOUGH_S))
+                    except Fallback:
+                        self._forget(part)
+            if not free:
+                await asyncio.sleep(_LOOK_EVERY_S)
+
+    def _next_part(self) -> tuple[LoadedModel, list[Pair]]:
+        """Of the model that has waited longest."""
+        model, _ = next(iter(self._waiting.values()))
+        return model, next(_parts(model, [pair for other, pair in self._waiting.values() if other is model]))
 
     async def _score(self, model: LoadedModel, part: Sequence[Pair], deadline: Deadline) -> list[float]:
         submitted = self._scheduler.submit(model, [part], deadline, caller=_CALLER)
-        return list(map(float, (await self._scheduler.result(submitted)).scores))
+        scores = (await self._scheduler.result(submitted)).scores
+        self._forget(part)
+        return list(map(float, scores))
+
+    def _forget(self, part: Sequence[Pair]) -> None:
+        for pair in part:
+            self._waiting.pop(pair.kept_as, None)
 
 
 def _parts(model: LoadedModel, pairs: Sequence[Pair]) -> Iterator[list[Pair]]:
     """Neighbouring pairs, as many as one part may hold."""
-    limits: Limits = replace(model.limits, max_batch_s=min(PART_S, model.limits.max_batch_s))
-    rest = list(pairs)
-    while rest:
-        count = 1
-        while count < len(rest) and limits.fits(count + 1, _mean_tokens(rest[: count + 1])):
-            count += 1
-        yield rest[:count]
-        rest = rest[count:]
+    limits = replace(model.limits, max_batch_s=min(PART_S, model.limits.max_batch_s))
+    part: list[Pair] = []
+    for pair in pairs:
+        if part and not limits.fits(len(part) + 1, _mean_tokens([*part, pair])):
+            yield part
+            part = []
+        part.append(pair)
+    if part:
+        yield part
+
+
+def _predicted_s(model: LoadedModel, parts: Sequence[Sequence[Pair]]) -> float:
+    return sum(model.limits.predict_s(len(part), _mean_tokens(part)) for part in parts)
 
 
 def _mean_tokens(pairs: Sequence[Pair]) -> float:

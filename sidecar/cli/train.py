@@ -19,10 +19,13 @@ from sidecar.cli.terminal import settings_of, stop
 if TYPE_CHECKING:
     from connectors.base import Connector
     from sidecar.training.datasets import Collection
+    from sidecar.training.finetune import Run
     from sidecar.training.hard_negatives import Engine, Mined
     from sidecar.training.lists import Teach
 
 OBJECTIVES = ("margin", "logistic", "bce", "mse", "softmax", "margin-mse", "kl")
+OF_TEACHER = ("margin-mse", "kl")
+"""Both as in :mod:`sidecar.training.losses`, which takes seconds to import."""
 _MOST_HELD_OUT = 300
 
 
@@ -69,7 +72,7 @@ def train(
     """
     if objective not in OBJECTIVES:
         stop(f"there is no objective {objective!r}; allowed: {', '.join(OBJECTIVES)}")
-    if (objective in OBJECTIVES[-2:]) != bool(teacher):
+    if (objective in OF_TEACHER) != bool(teacher):
         stop("margin-mse and kl learn from a --teacher; the other objectives learn from the judgments alone")
     if bool(config) != bool(index):
         stop("name both --config and --index, or neither: then negatives come from BM25 over corpus.jsonl")
@@ -80,40 +83,34 @@ def train(
         import sentence_transformers  # noqa: F401
     except ImportError as error:
         stop(f"{error.name} is not installed: pip install 'rerank-sidecar[train]'")
-    from sidecar.training import card, checking, finetune
+    from sidecar.training import card, checking, finetune, hard_negatives
     from sidecar.training.lists import lists_of
 
     console = Console(highlight=False, emoji=False, markup=False)
+    chosen = _device(device)
     collection = _collection(data, split, tolerant=tolerant, console=console)
     kept, learnt = _split(collection, sample, held_out, seed)
     console.print(f"{len(learnt)} queries to learn from, {len(kept)} held out, {len(collection.documents)} documents")
-    run = finetune.Run(base, objective, epochs, batch, rate, max_length, seed, every, _device(device))
-    choices = {"data": str(data.resolve()), "split": split, "teacher": teacher, "negatives": negatives, "depth": depth}
-    choices |= {"guard": guard, "sample": sample, "held_out": held_out, "index": index}
-    work = out.with_name(out.name + ".work")
-    try:
-        if finetune.remembered(work, run, choices):
-            console.print(f"going on with the run in {work}")
-    except finetune.RunError as error:
-        stop(str(error))
-    bar = _Bar()
     engine_of = _engines(data, config, connector, index, field or ["*"], id_field, depth)
-    found = _found(engine_of, {name: collection.queries[name] for name in (*learnt, *kept)}, bar)
-    mined = _mined(collection, {name: found[name] for name in learnt}, guard, bar)
-    with bar.steps("making lists", len(mined)) as advance:
-        lists = lists_of(collection, mined, negatives, seed, _teacher(teacher, max_length), advance)
+    found = _found(engine_of, {name: collection.queries[name] for name in (*learnt, *kept)})
+    near = _scorer("bundled", None, chosen, kind="bi_encoder") if guard else None
+    with _steps("guarding against unmarked answers", len(learnt)) as advance:
+        mined = hard_negatives.mined(collection, {name: found[name] for name in learnt}, near, guard, advance)
+    with _steps("making lists", len(mined)) as advance:
+        teach = _teacher(teacher, max_length, chosen)
+        lists = lists_of(collection, mined, negatives, seed, teach, advance)
     _tell(mined, lists.rows, lists.short, negatives, console)
     if not lists.rows:
         stop(f"no query has {negatives} other documents: ask for fewer --negatives")
     if len({label for row in lists.rows for label in row["labels"]}) < 2:
         stop(f"every document of every list has the same label: {objective} learns nothing from one label")
-    told = finetune.finetune(lists.rows, run, work, out)
-    with bar.steps("measuring", len(kept)) as advance:
-        results = checking.results(
-            collection, {name: found[name] for name in kept}, _scorer(str(out), max_length), advance
-        )
+    run = finetune.Run(base, objective, epochs, batch, rate, max_length, seed, every, chosen)
+    told = _finetuned(lists.rows, run, out, console)
+    with _steps("measuring", len(kept)) as advance:
+        unseen, trained = {name: found[name] for name in kept}, _scorer(str(out), max_length, chosen)
+        results = checking.results(collection, unseen, trained, advance)
     facts = {"base": base, "objective": objective, "lists": len(lists.rows), "documents a list": 1 + negatives, **told}
-    facts |= {"seed": seed, "device": run.device, "tokens of a pair at most": max_length}
+    facts |= {"seed": seed, "device": chosen, "tokens of a pair at most": max_length}
     command = f"rerank-sidecar {shlex.join(sys.argv[1:])}"
     file = card.write(out, command=command, data=[data], facts=facts, results=results, queries=len(kept))
     console.print(_table(results, len(kept)))
@@ -122,15 +119,26 @@ def train(
     console.print(f"wrote {out}, {file.name} in it; next: set `checkpoint: {out}` under `models`; rerank-sidecar eval")
 
 
-class _Bar:
-    """Progress bars on stderr."""
+def _finetuned(rows: "Sequence[dict[str, Any]]", run: "Run", out: Path, console: Console) -> dict[str, Any]:
+    """Train, or go on with a run that was stopped; checkpoints lie beside ``out``."""
+    from sidecar.training import finetune
 
-    @contextmanager
-    def steps(self, name: str, steps: int) -> Iterator[Callable[[], None]]:
-        """A bar of so many steps, and what moves it one on."""
-        with Progress(console=Console(stderr=True), transient=True) as progress:
-            task = progress.add_task(name, total=steps)
-            yield lambda: progress.advance(task)
+    work, digest = out.with_name(out.name + ".work"), finetune.digest_of(rows)
+    try:
+        if finetune.begun(work, run, digest):
+            console.print(f"going on with the run in {work}")
+    except finetune.RunError as error:
+        stop(str(error))
+    finetune.begin(work, run, digest)
+    return finetune.finetune(rows, run, work, out)
+
+
+@contextmanager
+def _steps(name: str, steps: int) -> Iterator[Callable[[], None]]:
+    """A progress bar of so many steps, and what moves it one on."""
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(name, total=steps)
+        yield lambda: progress.advance(task)
 
 
 def _collection(data: Path, split: str, *, tolerant: bool, console: Console) -> "Collection":
@@ -195,18 +203,21 @@ def _configured(config: Path, name: str) -> "Connector":
     from sidecar.metrics import Metrics
     from sidecar.wiring import WiringError, connectors_of
 
+    settings = settings_of(config)
+    known = settings.connectors
+    if not name and len(known) != 1:
+        stop(f"the configuration has {len(known)} connectors; name one by --connector: {', '.join(known)}")
+    if name and name not in known:
+        stop(f"connector {name!r} is not in the configuration; allowed: {', '.join(known)}")
+    chosen = name or next(iter(known))
     try:
-        built = connectors_of(settings_of(config), Metrics())
+        built = connectors_of(settings.model_copy(update={"connectors": {chosen: known[chosen]}}), Metrics())
     except WiringError as error:
         stop(str(error))
-    if not name and len(built) != 1:
-        stop(f"the configuration has {len(built)} connectors; name one by --connector: {', '.join(built)}")
-    if name and name not in built:
-        stop(f"connector {name!r} is not in the configuration; allowed: {', '.join(built)}")
-    return built[name or next(iter(built))]
+    return built[chosen]
 
 
-def _found(engine_of: "Callable[[], Engine]", queries: Mapping[str, str], bar: _Bar) -> dict[str, list[str]]:
+def _found(engine_of: "Callable[[], Engine]", queries: Mapping[str, str]) -> dict[str, list[str]]:
     from connectors.errors import ConnectorError
     from sidecar.training.hard_negatives import candidates
 
@@ -218,46 +229,42 @@ def _found(engine_of: "Callable[[], Engine]", queries: Mapping[str, str], bar: _
             await engine.connector.close()
 
     try:
-        with bar.steps("searching", len(queries)) as advance:
+        with _steps("searching", len(queries)) as advance:
             return asyncio.run(ask(advance))
-    except* ConnectorError as failed:
-        stop(str(failed.exceptions[0]))
-    except* ValueError as failed:
-        stop(str(failed.exceptions[0]))
+    except ExceptionGroup as failed:
+        first = failed.exceptions[0]
+        if not isinstance(first, ConnectorError):
+            raise
+        stop(str(first))
+    except ValueError as error:
+        stop(str(error))
 
 
-def _mined(collection: "Collection", found: Mapping[str, Sequence[str]], guard: float, bar: _Bar) -> "list[Mined]":
-    from sidecar.training.hard_negatives import mined
-
-    near = _scorer("bundled", None, kind="bi_encoder") if guard else None
-    with bar.steps("guarding against unmarked answers", len(found)) as advance:
-        return mined(collection, found, near, guard, advance)
-
-
-def _scorer(checkpoint: str, max_length: int | None, kind: str = "cross_encoder") -> Any:
+def _scorer(checkpoint: str, max_length: int | None, device: str, kind: str = "cross_encoder") -> Any:
     from sidecar.scoring import hardware
     from sidecar.scoring.checkpoint import CheckpointError
     from sidecar.scoring.loader import scorer_of
     from sidecar.settings import ModelSettings
 
-    settings = ModelSettings.model_validate({"checkpoint": checkpoint, "kind": kind, "max_length": max_length})
-    device = hardware.pick_device(settings)
+    wanted = {"checkpoint": checkpoint, "kind": kind, "max_length": max_length, "device": device}
+    settings = ModelSettings.model_validate(wanted)
+    picked = hardware.pick_device(settings)
     try:
-        return scorer_of(settings, device, hardware.pick_dtype(settings, device))
+        return scorer_of(settings, picked, hardware.pick_dtype(settings, picked))
     except CheckpointError as error:
         stop(str(error))
 
 
-def _teacher(checkpoint: str, max_length: int) -> "Teach | None":
+def _teacher(checkpoint: str, max_length: int, device: str) -> "Teach | None":
     if not checkpoint:
         return None
-    scorer = _scorer(checkpoint, max_length)
+    scorer = _scorer(checkpoint, max_length, device)
     return lambda query, texts: scorer.score(scorer.encode(query, texts)).tolist()
 
 
 def _tell(mined: "Sequence[Mined]", rows: Sequence[Any], short: int, negatives: int, console: Console) -> None:
     hard = sum(len(one.negatives) for one in mined) / max(1, len(mined))
-    guarded = sum(one.guarded for one in mined)
+    guarded = sum(len(one.guarded) for one in mined)
     console.print(f"{hard:.1f} hard negatives a query; {guarded} hits left out, as near as a positive or nearer")
     console.print(f"{len(rows)} lists of 1 + {negatives} documents; {short} queries with too few others left out")
 

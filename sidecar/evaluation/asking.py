@@ -84,7 +84,9 @@ def ask(
     return answers
 
 
-def absent(client: BlockingRerankClient, question: Question, ids: Sequence[str]) -> list[str]:
+def absent(
+    client: BlockingRerankClient, question: Question, ids: Sequence[str], options: pb.Options | None = None
+) -> list[str]:
     """Those of the ids that no document of the index has.
 
     Raises:
@@ -97,8 +99,11 @@ def absent(client: BlockingRerankClient, question: Question, ids: Sequence[str])
         source = {"_source": [question.id_field]} if question.id_field else {"_source": False}
         body = {"query": wanted, "size": len(some), **source}
         with _told(f"{len(some)} ids"):
-            page = client.search(question.index, "ids", body, connector=question.connector, timeout_s=_TIMEOUT_S)
-        found |= {_id_of(hit, question.id_field) for hit in page.hits}
+            pages = client.search_progressive(
+                question.index, "ids", body, connector=question.connector, options=options, timeout_s=_TIMEOUT_S
+            )
+            original, *_ = pages  # the engine's own answer: no policy has left anything out of it
+        found |= {_id_of(hit, question.id_field) for hit in original.hits}
     return [one for one in ids if one not in found]
 
 
@@ -130,7 +135,12 @@ def _ids(page: Page, question: Question) -> list[str]:
 
 
 def _id_of(hit: Mapping[str, Any], field: str) -> str:
-    return str(hit["_id"]) if not field else str((hit.get("_source") or {}).get(field, ""))
+    if not field:
+        return str(hit["_id"])
+    found: Any = hit.get("_source") or {}
+    for part in [field] if field in found else field.split("."):
+        found = found.get(part, "") if isinstance(found, Mapping) else ""
+    return str(found)
 
 
 def _filled(part: Any, query: str) -> Any:

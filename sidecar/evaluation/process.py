@@ -2,7 +2,6 @@
 
 import asyncio
 import multiprocessing
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ _LOG_LINES = 5
 
 
 class NotServing(Exception):
-    """The sidecar did not come up; the message says why, or where its log is."""
+    """The sidecar did not come up; the message says why, with the end of its log."""
 
 
 @contextmanager
@@ -68,7 +67,6 @@ def _serve(settings: Settings, log: Path, pipe: Connection) -> None:
             asyncio.run(_run(settings, pipe))
         except Exception as error:  # noqa: BLE001 - told to who waits, in words
             pipe.send(f"{type(error).__name__}: {error}")
-    os._exit(0)  # a forward pass that hangs in its thread must not keep the process
 
 
 async def _run(settings: Settings, pipe: Connection) -> None:

@@ -58,8 +58,8 @@ def quality(found: Study) -> Table:
 
 
 def times(found: Study) -> Table:
-    """How long calls took, seen from the caller; with a configuration, of calls by themselves within their budget."""
-    shown = Table(title="Calls, one after the other", title_justify="left")
+    """How long calls took, seen from the caller."""
+    shown = Table(title="Times of calls, one after the other", title_justify="left")
     shown.add_column("order")
     for heading in ("p50 ms", "p99 ms", "fell back"):
         shown.add_column(heading, justify="right", no_wrap=True)
@@ -101,9 +101,10 @@ def conclusion(found: Study, advice: Advice) -> Iterator[str]:
     """Which variant to take, and whether to take one at all."""
     compared = advice.confirmed
     tuned, held = len(found.split.tuning), len(found.split.held_out)
-    yield f"Chosen by {found.measure} on {tuned} queries, of what fits the budget: {name_of(advice.chosen)}"
+    among = "of what fits the budget" if advice.fits else "though nothing fits the budget"
+    yield f"Chosen by {found.measure} on {tuned} queries, {among}: {name_of(advice.chosen)}"
     if not advice.fits:
-        yield "No variant fits the budget: more than 1 % of the timed calls fell back with each of them"
+        yield "More than 1 % of the timed calls fell back with each variant: take a smaller window or a larger budget"
     others = f"On {held} other queries" if found.split.is_split else "On the same queries"
     figures = f"{compared.difference:+.3f} {found.measure}, {compared.wins} won, {compared.losses} lost"
     chance = "" if compared.p_value is None else f", p = {compared.p_value:.3f}"

@@ -146,8 +146,8 @@ class Advice:
 
     @property
     def worth_it(self) -> bool:
-        """Whether the policy is better on than off."""
-        return self.verdict in ("helps", "may help")
+        """Whether the policy is better on than off: what always falls back helps nobody."""
+        return self.fits and self.verdict in ("helps", "may help")
 
 
 def advise(study: Study) -> Advice:

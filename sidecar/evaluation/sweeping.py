@@ -46,7 +46,7 @@ def of_own(
     advance: Callable[[], None],
 ) -> Found:
     """Answers of a sidecar that serves all variants with time enough, and the times of ``timed`` queries, of another
-    that has the policy's own budget and keeps no scores.
+    that has the policy's own budget and keeps nothing from one call to the next.
 
     Raises:
         AskingError: a call ends with an error.
@@ -55,12 +55,12 @@ def of_own(
     few = dict(list(judged.queries.items())[:timed])
     warm_up = dict(list(few.items())[:_WARM_UP_CALLS])
     answers: dict[Variant, Mapping[str, Answer]] = {}
-    times: dict[tuple[str, int | None, int], Times] = {}
+    times: dict[tuple[str, int | None, int, bool], Times] = {}
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder, "sidecar.log")
         serving = running(served(settings, policy, variants, for_quality=True), log)
         with serving as address, BlockingRerankClient(address) as client:
-            note = check_ids(client, question, judged)
+            note = check_ids(client, question, judged, pb.Options(policy=variants[0].policy))
             for variant in variants:
                 options = pb.Options(policy=variant.policy, return_passages=True)
                 answers[variant] = asking.ask(client, question, judged.queries, options, advance)
@@ -83,23 +83,24 @@ def of_running(
     """
     asked: Asked = []
     with BlockingRerankClient(target) as client:
-        note = check_ids(client, question, judged)
+        note = check_ids(client, question, judged, pb.Options(policy=policy))
         for window in windows or [0]:
             options = pb.Options(policy=policy, rank_window_size=window or None, return_passages=True)
             found = asking.ask(client, question, judged.queries, options, advance)
             variant = Variant(policy or AS_IT_SERVES, None, window, AS_IT_SERVES)
             asked.append((variant, found, Times.of(list(found.values()))))
-    return Found(asked, note)
+    cached = "times are of a running sidecar: what its caches knew already cost less" if windows else ""
+    return Found(asked, "; ".join(filter(None, (note, cached))))
 
 
-def check_ids(client: BlockingRerankClient, question: Question, judged: Judgments) -> str:
+def check_ids(client: BlockingRerankClient, question: Question, judged: Judgments, options: pb.Options) -> str:
     """A sentence on relevant documents that the index lacks; empty when it lacks none.
 
     Raises:
         AskingError: it has none of them: judgments of other ids make every order look as bad as the next.
     """
     relevant = sorted({one for found in judged.grades.values() for one, grade in found.items() if grade > 0})
-    absent = asking.absent(client, question, relevant)
+    absent = asking.absent(client, question, relevant, options)
     examples = ", ".join(map(repr, absent[:_ABSENT_SHOWN]))
     if len(absent) == len(relevant):
         raise AskingError(

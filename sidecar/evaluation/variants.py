@@ -34,9 +34,9 @@ class Variant:
         return "/".join(("eval", self.model, str(self.max_length or "all"), str(self.window), self.fusion))
 
     @property
-    def cost(self) -> tuple[str, int | None, int]:
-        """Variants alike in this take the same time: a fusion takes none worth mentioning."""
-        return self.model, self.max_length, self.window
+    def cost(self) -> tuple[str, int | None, int, bool]:
+        """Variants alike in this take the same time: a fusion takes none worth mentioning, but for its cosine."""
+        return self.model, self.max_length, self.window, fusion_of(self.fusion).get("cosine", True) is not None
 
 
 def fusion_of(text: str) -> dict[str, Any]:
@@ -110,7 +110,7 @@ def served(settings: Settings, policy: str, variants: Sequence[Variant], *, for_
     """The settings of a sidecar that serves each variant as a policy of its own, on a free port of this machine only.
 
     For quality every call has as much time as it takes, and scores are kept, since variants share most of them; for
-    times the budget is the policy's own, and each score is computed.
+    times the budget is the policy's own, and nothing is kept: each document is new, which is the slowest case.
     """
     base = settings.policies[policy].model_dump(mode="json", exclude_defaults=True)
     policies = {variant.policy: _policy(base, variant, for_quality=for_quality) for variant in variants}
@@ -120,9 +120,10 @@ def served(settings: Settings, policy: str, variants: Sequence[Variant], *, for_
         "metrics_address": None,
         "score_cache_mib": _SCORE_CACHE_MIB if for_quality else 0,
     }
-    models = {model_name(variant): _model(settings, variant) for variant in variants}
+    kept = {} if for_quality else {"token_cache_mib": 0, "vector_cache_mib": 0}
+    models = {model_name(variant): {**_model(settings, variant), **kept} for variant in variants}
     if second := settings.policies[policy].cosine:
-        models[second.model] = settings.models[second.model].model_dump(mode="json", exclude_defaults=True)
+        models[second.model] = {**settings.models[second.model].model_dump(mode="json", exclude_defaults=True), **kept}
     parts = {"server": server, "models": models, "policies": policies, "default_policy": None}
     checked = Settings.model_validate({**parts, "connectors": {}})
     return checked.model_copy(update={"connectors": settings.connectors})  # as they are: a dump would mask secrets
@@ -137,6 +138,8 @@ def policy_yaml(settings: Settings, policy: str, variant: Variant, *, enabled: b
         "model": model_name(variant),
         "rank_window_size": variant.window,
     }
+    if smallest := base.get("min_rank_window_size"):
+        changed["min_rank_window_size"] = min(smallest, variant.window)
     return {"models": {model_name(variant): _model(settings, variant)}, "policies": {policy: changed}}
 
 

@@ -31,6 +31,11 @@ class Pair:
         """Whether the model has read its passage before, so that it costs next to nothing."""
         return False
 
+    @property
+    def kept_as(self) -> bytes:
+        """Under what its model will keep what it reads of the passage; empty: nothing is kept."""
+        return b""
+
     def stretched(self, tokens: int) -> "Pair":
         """One of so many tokens that takes the same way through the model, to measure with."""
         types = self.token_type_ids

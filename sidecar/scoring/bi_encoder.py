@@ -18,6 +18,7 @@ from sidecar.scoring import packing
 from sidecar.scoring.base import Pair, Scores
 from sidecar.scoring.bert import Encoder
 from sidecar.scoring.checkpoint import fingerprint, max_length
+from sidecar.scoring.cross_encoder import is_out_of_memory
 from sidecar.scoring.layout import Layout
 from sidecar.scoring.padding import padded
 from sidecar.settings import ModelSettings
@@ -45,7 +46,7 @@ class TextPair(Pair):
     """Token ids of a passage alone, and its query; with ``vector``, that of the passage, there are no ids."""
 
     question: Question | None = None
-    key: bytes = b""
+    kept_as: bytes = b""
     vector: NDArray[np.float16] | None = None
 
     @property
@@ -67,9 +68,6 @@ class BiEncoder:
     """Scores -1 to 1. Vectors are the mean over a text's tokens, or its first one's, as ``pooling`` says, normalised:
     those of ``sentence_transformers.SentenceTransformer`` on the same weights."""
 
-    halved = 0
-    """A batch that does not fit the memory is not tried again: it holds a fraction of a cross-encoder's."""
-
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pooling: str, settings: ModelSettings
     ) -> None:
@@ -78,6 +76,7 @@ class BiEncoder:
         self.vector_cache: BoundedCache[NDArray[np.float16]] = BoundedCache(
             settings.vector_cache_mib * 2**20, lambda vector: _BYTES * len(vector)
         )
+        self.halved = 0
         self._model, self._pooling = model, pooling
         self._pad_id = int(tokenizer.pad_token_id or 0)
         self._texts = TextEncoder(tokenizer, self.max_length)
@@ -89,7 +88,7 @@ class BiEncoder:
 
     def encode(self, query: str, passages: Sequence[str]) -> list[Pair]:
         """One :class:`TextPair` for each passage; those whose vector is kept are not read."""
-        keys = [hashlib.sha256(self._texts.read_of(passage).encode()).digest() for passage in passages]
+        keys = [self._key(passage) for passage in passages]
         kept = self.vector_cache.find(keys)
         fresh = [place for place, vector in enumerate(kept) if vector is None]
         asked, *ids = self._texts.encode([query, *(passages[place] for place in fresh)])
@@ -100,12 +99,29 @@ class BiEncoder:
             for place, (key, vector) in enumerate(zip(keys, kept, strict=True))
         ]
 
+    def _key(self, passage: str) -> bytes:
+        """Of all that is ever looked at of a passage; empty where no vector is kept."""
+        read = self._texts.read_of(passage)
+        return hashlib.sha256(read.encode()).digest() if self.vector_cache.max_bytes else b""
+
     def score(self, pairs: Sequence[Pair]) -> Scores:
-        """The cosine of each pair, float32 of shape (len(pairs),). One forward pass over what has no vector yet.
+        """The cosine of each pair, float32 of shape (len(pairs),). One forward pass over what has no vector yet; more
+        where that does not fit the memory.
 
         Raises:
-            RuntimeError: it does not fit the memory; on CUDA it is a ``torch.OutOfMemoryError``.
+            RuntimeError: one pair does not fit the memory; on CUDA it is a ``torch.OutOfMemoryError``.
         """
+        try:
+            return self._cosines(pairs)
+        except RuntimeError as error:
+            if len(pairs) == 1 or not is_out_of_memory(error):
+                raise
+        self.halved += 1
+        torch.cuda.empty_cache()
+        middle = len(pairs) // 2
+        return np.concatenate([self.score(pairs[:middle]), self.score(pairs[middle:])])
+
+    def _cosines(self, pairs: Sequence[Pair]) -> Scores:
         own = [_text_pair(pair) for pair in pairs]
         questions = list({id(one.question): one.question for one in own if one.question}.values())
         asking = [question for question in questions if question.vector is None]
@@ -115,7 +131,7 @@ class BiEncoder:
             question.vector = vector
         fresh = dict(zip(reading, made[len(asking) :], strict=True))
         self.vector_cache.keep(
-            {own[place].key: vector.astype(np.float16) for place, vector in fresh.items() if own[place].key}
+            {own[place].kept_as: vector.astype(np.float16) for place, vector in fresh.items() if own[place].kept_as}
         )
         return np.array(
             [_cosine(one.question, fresh.get(place, one.vector)) for place, one in enumerate(own)], np.float32

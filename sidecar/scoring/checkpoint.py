@@ -20,6 +20,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 from sidecar.scoring import compact
@@ -32,7 +33,16 @@ _HUB_TIMEOUT_S = 5.0
 ENCODER = "encoder.safetensors"
 """The bundled bi-encoder's weights but for the word embeddings, as :mod:`compact` writes them."""
 WORDS = "embeddings.word_embeddings.weight"
+_POOLING_FILE = "1_Pooling/config.json"
 _MEAN, _FIRST = "mean", "cls"
+_POOLINGS: dict[str, str | None] = {
+    "mean": _MEAN,
+    "mean_tokens": _MEAN,
+    "cls": _FIRST,
+    "cls_token": _FIRST,
+    **dict.fromkeys(("max", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")),
+}
+"""Names of poolings, in the new form and the old one, by what they are here; None: not known here."""
 
 
 class CheckpointError(Exception):
@@ -88,9 +98,9 @@ def load_encoder(
     offline = _is_offline(settings)
     tokenizer = _read(AutoTokenizer, settings, offline)
     model, info = _read(AutoModel, settings, offline, dtype=dtype, output_loading_info=True)
-    _check_trained(settings, [name for name in info["missing_keys"] if "pooler" not in name])
+    _check_trained(settings, [name for name in info["missing_keys"] if "pooler" not in name], "encoder")
     _check_vocabulary(settings, model, tokenizer)
-    return model.to(device).eval(), tokenizer, _pooling(settings)
+    return model.to(device).eval(), tokenizer, _pooling(settings, offline=offline)
 
 
 def _bundled_encoder(settings: ModelSettings) -> PreTrainedModel:
@@ -105,23 +115,32 @@ def _bundled_encoder(settings: ModelSettings) -> PreTrainedModel:
     return model
 
 
-def _pooling(settings: ModelSettings) -> str:
-    """As sentence-transformers keeps it beside the weights; ``mean`` where nothing is said.
+def _pooling(settings: ModelSettings, *, offline: bool) -> str:
+    """As sentence-transformers keeps it beside the weights, in its old or its new form; ``mean`` where nothing is said.
 
     Raises:
         CheckpointError: the vectors are pooled in a way that is not known here.
     """
-    file = Path(location(settings.checkpoint), "1_Pooling", "config.json")
-    if not file.is_file():
-        return _MEAN
-    said = {name.removeprefix("pooling_mode_") for name, on in json.loads(file.read_text()).items() if on is True}
-    for pooling, name in ((_MEAN, "mean_tokens"), (_FIRST, "cls_token")):
-        if said & {"mean_tokens", "cls_token", "max_tokens", "weightedmean_tokens", "lasttoken"} == {name}:
-            return pooling
-    raise CheckpointError(
-        f"checkpoint {settings.checkpoint!r} pools its vectors by {', '.join(sorted(said)) or 'nothing'}; "
-        "allowed: pooling_mode_mean_tokens, pooling_mode_cls_token"
+    file = cached_file(
+        location(settings.checkpoint),
+        _POOLING_FILE,
+        revision=settings.revision,
+        local_files_only=offline,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
     )
+    if file is None:
+        return _MEAN
+    config = json.loads(Path(file).read_text())
+    old = [name for name in _POOLINGS if config.get(f"pooling_mode_{name}") is True]
+    said = [config["pooling_mode"]] if isinstance(config.get("pooling_mode"), str) else old
+    pooling = _POOLINGS.get(said[0]) if len(said) == 1 else None
+    if pooling is None:
+        raise CheckpointError(
+            f"checkpoint {settings.checkpoint!r} pools its vectors by {', '.join(said) or 'nothing that is known'}; "
+            "allowed: mean, cls"
+        )
+    return pooling
 
 
 def _is_offline(settings: ModelSettings) -> bool:
@@ -181,11 +200,11 @@ def _check_labels(settings: ModelSettings, labels: int) -> None:
         raise CheckpointError(f"checkpoint {name} has one label: remove `label`")
 
 
-def _check_trained(settings: ModelSettings, untrained: list[str]) -> None:
+def _check_trained(settings: ModelSettings, untrained: list[str], kind: str = "sequence-classification model") -> None:
     if untrained:
         raise CheckpointError(
             f"checkpoint {settings.checkpoint!r} holds no fitting weights for {', '.join(sorted(untrained)[:4])}: it "
-            "is not a trained sequence-classification model, and random weights would score at random"
+            f"is not a trained {kind}, and random weights would score at random"
         )
 
 

@@ -79,6 +79,11 @@ class KeptPair(Pair):
         """Whether it was."""
         return self.kept
 
+    @property
+    def kept_as(self) -> bytes:
+        """The passage."""
+        return repr(_passage(self)).encode()
+
 
 @dataclass
 class KeepingScorer(WordOverlapScorer):

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-_NOTICE = "NOTICE.txt"
 _LICENCES = ("NOTICE.txt", "LICENSE", "LICENSE.txt", "LICENCE")
 
 

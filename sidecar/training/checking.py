@@ -21,8 +21,8 @@ def results(
     scorer: Scorer,
     advance: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
-    """nDCG@10 of the engine's hits ``found``, by query id, as they came, by the model alone, and by both as a policy
-    fuses them by default (the engine's scores taken to fall evenly)."""
+    """nDCG@10 of the engine's hits ``found``, by query id: as they came, by the model alone, and by both in linear
+    fusion with a policy's default weight, without a cosine (the engine's scores taken to fall evenly)."""
     runs: dict[str, dict[str, dict[str, float]]] = {"engine": {}, "model": {}, "both": {}}
     for query_id, ids in found.items():
         names = [name for name in ids if name in collection.documents]

@@ -3,6 +3,7 @@ are its own."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import warnings
 from collections.abc import Sequence
@@ -43,40 +44,45 @@ class Run:
     device: str
 
 
-def remembered(work: Path, run: Run, content: dict[str, Any]) -> bool:
-    """Whether ``work`` holds a part of the same run on the same data; an empty or new folder is taken for it.
+def digest_of(rows: Sequence[dict[str, Any]]) -> str:
+    """12 hex digits of SHA-256 over the lists, in their order."""
+    return hashlib.sha256(json.dumps(list(rows), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def begun(work: Path, run: Run, digest: str) -> bool:
+    """Whether ``work`` holds a part of the same run on the same lists.
 
     Raises:
-        RunError: it is that of another run.
+        RunError: it holds another run.
     """
     file = work / _SETTINGS
-    said = json.loads(json.dumps({"run": asdict(run), **content}))
     if not file.exists():
-        work.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(said, indent=2))
         return False
     before = json.loads(file.read_text())
-    if before != said:
-        flat = _differences(before, said)
-        raise RunError(f"{work} holds another run ({', '.join(flat)} differ): remove it, or choose another --out")
+    if differing := _differences(before, _identity(run, digest)):
+        raise RunError(f"{work} holds another run ({', '.join(differing)} differ): remove it, or choose another folder")
     return True
 
 
-def _differences(one: dict[str, Any], other: dict[str, Any], prefix: str = "") -> list[str]:
-    found = []
-    for key in sorted({*one, *other}):
-        left, right = one.get(key), other.get(key)
-        if isinstance(left, dict) and isinstance(right, dict):
-            found += _differences(left, right, f"{prefix}{key}.")
-        elif left != right:
-            found.append(prefix + key)
-    return found
+def begin(work: Path, run: Run, digest: str) -> None:
+    """Write down which run ``work`` is for."""
+    work.mkdir(parents=True, exist_ok=True)
+    (work / _SETTINGS).write_text(json.dumps(_identity(run, digest), indent=2))
+
+
+def _identity(run: Run, digest: str) -> dict[str, Any]:
+    identity: dict[str, Any] = json.loads(json.dumps({**asdict(run), "lists_digest": digest}))
+    return identity
+
+
+def _differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    return [key for key in sorted({*one, *other}) if one.get(key) != other.get(key)]
 
 
 def finetune(rows: Sequence[dict[str, Any]], run: Run, work: Path, out: Path) -> dict[str, Any]:
     """Train on ``rows`` and write the checkpoint to ``out``; goes on from the last checkpoint in ``work``, if any.
 
-    Returns what the trainer says of the run: steps, seconds, mean loss.
+    Returns its facts: steps and, where it was not stopped in between, seconds.
     """
     from datasets import Dataset
     from sentence_transformers.cross_encoder import CrossEncoder, CrossEncoderTrainer, CrossEncoderTrainingArguments
@@ -110,11 +116,8 @@ def finetune(rows: Sequence[dict[str, Any]], run: Run, work: Path, out: Path) ->
         )
         told = trainer.train(resume_from_checkpoint=last)
         model.save_pretrained(str(out), create_model_card=False)
-    return {"steps": told.global_step, "mean_loss": round(told.training_loss, 4), **_seconds(told.metrics)}
-
-
-def _seconds(metrics: dict[str, float]) -> dict[str, float]:
-    return {"seconds": round(metrics["train_runtime"], 1)} if "train_runtime" in metrics else {}
+    whole = {} if last else {"seconds": round(told.metrics["train_runtime"], 1)}
+    return {"steps": told.global_step, **whole}
 
 
 def _without_dropout(model: torch.nn.Module) -> None:

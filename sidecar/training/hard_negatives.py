@@ -25,13 +25,15 @@ _BATCH = 64
 class Mined:
     """One query: ids judged positive, the best grade first, and ids of its hard negatives, the engine's best first.
 
-    Judged 0 comes before what is only not judged. ``guarded`` is how many were left out for being too near.
+    Judged 0 comes before what is only not judged. ``guarded`` were left out for being too near, ``same`` have a
+    positive's text: neither is to be taken for a negative.
     """
 
     query_id: str
     positives: tuple[str, ...]
     negatives: tuple[str, ...]
-    guarded: int = 0
+    guarded: tuple[str, ...] = ()
+    same: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -82,26 +84,30 @@ def mined(
 ) -> list[Mined]:
     """Positives and hard negatives of each query that has a positive, in the order of ``found``.
 
-    Hits that the collection does not hold are left out, as are those whose text is a positive's. ``near`` None: no
-    guard.
+    Hits that the collection does not hold are left out, and positives without text. ``near`` None: no guard.
     """
+    documents, by_text = collection.documents, _by_text(collection)
     made = []
     for query_id, ids in found.items():
-        good = positives(collection, query_id)
+        good = [one for one in positives(collection, query_id) if documents[one].full_text]
         advance()
         if not good:
             continue
-        texts = {collection.documents[one].full_text for one in good}
+        same = {other for one in good for other in by_text[documents[one].full_text]}
         judged = collection.qrels[query_id]
-        rejected = [one for one, grade in judged.items() if grade == 0 and collection.documents[one].full_text]
-        open_ = [
-            one
-            for one in ids
-            if one not in judged and one in collection.documents and collection.documents[one].full_text not in texts
-        ]
-        kept = _guarded(collection, query_id, good, open_, near, guard) if near and open_ else open_
-        made.append(Mined(query_id, tuple(good), (*rejected, *kept), len(open_) - len(kept)))
+        rejected = [one for one, grade in judged.items() if grade == 0 and documents[one].full_text]
+        unjudged = [one for one in ids if one not in judged and one in documents and one not in same]
+        kept = _guarded(collection, query_id, good, unjudged, near, guard) if near and unjudged else unjudged
+        dropped = tuple(one for one in unjudged if one not in set(kept))
+        made.append(Mined(query_id, tuple(good), (*rejected, *kept), dropped, tuple(sorted(same - {*good}))))
     return made
+
+
+def _by_text(collection: Collection) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name, document in collection.documents.items():
+        found.setdefault(document.full_text, []).append(name)
+    return found
 
 
 def _guarded(

@@ -42,7 +42,7 @@ def lists_of(
     rows, short = [], 0
     for one in mined:
         advance()
-        known = {*one.positives, *one.negatives}
+        known = {*one.positives, *one.negatives, *one.guarded, *one.same}
         spare = rng.sample(everything, min(len(everything), negatives + len(known)))
         others = [*one.negatives, *(name for name in spare if name not in known)]
         if len(others) < negatives:

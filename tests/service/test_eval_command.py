@@ -27,10 +27,11 @@ DOCUMENTS = {
 
 
 def judgments(folder: Path, queries: int = 30, delimiter: str = ",", encoding: str = "utf-8") -> Path:
-    """A judged query a line: of its two words one document has both."""
+    """A judged query a line: of its two words one document has both. The last one has an umlaut."""
     rows = [delimiter.join(("query", "docid", "rating"))]
     pairs = [(word, other) for word in WORDS for other in WORDS if word != other][:queries]
     rows += [delimiter.join((f"{other} {word}", f"{word}-{other}", "1")) for word, other in pairs]
+    rows[-1] = rows[-1].replace(" ", " für ")
     file = folder / "judgments.csv"
     file.write_text("\n".join(rows), encoding=encoding)
     return file
@@ -63,7 +64,11 @@ async def test_a_running_sidecar_is_measured_against_its_engine(
     assert "30 queries, measured over all of them" in result.output
     assert (out / "eval.png").stat().st_size > 10_000
     assert not (out / "policy.yaml").exists(), "the policy is the running sidecar's own"
-    assert written(out)
+    told = written(out)
+    assert sum("für" in one["query"] for one in told["by_query"].values()) == 1
+    assert told["engine"]["nDCG@10"] == pytest.approx(
+        told["variants"][0]["nDCG@10"] - told["variants"][0]["difference"]
+    )
 
 
 async def test_calls_that_fall_back_are_not_passed_off_as_the_models_quality(serve: Serve, tmp_path: Path) -> None:

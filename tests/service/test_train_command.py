@@ -1,5 +1,6 @@
 """`rerank-sidecar train` from data to a checkpoint that the sidecar loads, and what is wrong with data told."""
 
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -71,15 +72,43 @@ def test_a_teacher_is_learnt_from(tmp_path: Path, base: Path, objective: str) ->
     assert result.exit_code == 0, result.output
 
 
-def test_a_stopped_run_goes_on_and_another_one_is_not_taken_for_it(tmp_path: Path, base: Path) -> None:
-    data, out = collection(tmp_path / "fruit"), tmp_path / "out"
-    assert run(data, out, base, "--guard", "0").exit_code == 0
+def test_a_stopped_run_goes_on_and_another_one_is_not_taken_for_it(
+    tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sentence_transformers.cross_encoder import CrossEncoderTrainer
+
+    data, out, steps = collection(tmp_path / "fruit"), tmp_path / "out", []
+    whole = CrossEncoderTrainer.compute_loss
+
+    def watched(self: Any, *arguments: Any, **options: Any) -> Any:
+        steps.append(self.state.global_step)
+        if stop_at and len(steps) > stop_at:
+            raise KeyboardInterrupt
+        return whole(self, *arguments, **options)
+
+    monkeypatch.setattr(CrossEncoderTrainer, "compute_loss", watched)
+    stop_at = 5
+    assert run(data, out, base, "--guard", "0").exit_code != 0
+    assert not out.exists()
+    steps, stop_at = [], 0
     again = run(data, out, base, "--guard", "0")
     assert again.exit_code == 0, again.output
     assert "going on with the run" in again.output
+    assert steps == [4, 5, 6], "from the checkpoint after four of seven steps"
     other = run(data, out, base, "--guard", "0", "--rate", "0.001")
     assert other.exit_code == 2
-    assert "holds another run (run.rate differ)" in " ".join(other.output.split())
+    assert "holds another run (rate differ)" in " ".join(other.output.split())
+    (data / "queries.jsonl").write_text((data / "queries.jsonl").read_text().replace("apple car", "apple cars"))
+    changed = run(data, out, base, "--guard", "0")
+    assert "holds another run (lists_digest differ)" in " ".join(changed.output.split())
+
+
+def test_the_command_knows_every_objective() -> None:
+    from sidecar.training import losses
+
+    train = importlib.import_module("sidecar.cli.train")
+    assert tuple(losses.OBJECTIVES) == train.OBJECTIVES
+    assert losses.OF_TEACHER == train.OF_TEACHER
 
 
 def test_the_guard_leaves_out_what_may_be_an_answer(tmp_path: Path, base: Path) -> None:
