@@ -144,18 +144,23 @@ def picture(found: Study, advice: Advice) -> Figure:
     axes = figure.subplots()
     engine = measures.mean(found.engine[found.measure])
     axes.axhline(engine, color=_GREY, linestyle=":", label=f"engine's order, {engine:.3f}")
+    axes.scatter(found.measured[0].times.engine_p50_ms, engine, color=_GREY, marker="s", label="engine alone")
     points = [(one.times.p50_ms, measures.mean(one.values[found.measure])) for one in found.measured]
     axes.scatter(*zip(*points, strict=True), color=_BLUE, label="variant")
     best = [(one.times.p50_ms, measures.mean(one.values[found.measure])) for one in study.frontier(found)]
     axes.plot(*zip(*best, strict=True), color=_BLUE, linestyle="--", linewidth=1, label="frontier")
     for one, (x, y) in zip(found.measured, points, strict=True):
-        label = f"{one.variant.model} {one.variant.max_length or ''} w{one.variant.window} {one.variant.fusion}"
-        axes.annotate(label, (x, y), fontsize=7, xytext=(4, 4), textcoords="offset points")
+        axes.annotate(name_of(one), (x, y), fontsize=7, xytext=(4, 4), textcoords="offset points")
     chosen = advice.chosen
     at = (chosen.times.p50_ms, measures.mean(chosen.values[found.measure]))
     axes.scatter(*at, s=120, facecolors="none", edgecolors=_ORANGE, linewidths=2, label="chosen")
-    axes.set(title="Quality and time of each variant", xlabel="p50 of a call (ms)", ylabel=found.measure)
-    axes.margins(x=0.2, y=0.1)
+    axes.set(
+        title=f"Quality and time of each variant, {len(found.judgments.queries)} queries",
+        xlabel="p50 of a call (ms)",
+        ylabel=found.measure,
+    )
+    axes.margins(x=0.3, y=0.1)
+    axes.set_xlim(left=0)
     axes.legend(fontsize=8)
     axes.grid(alpha=0.3)
     return figure
