@@ -6,6 +6,7 @@ launched shortly before the one on the device is predicted to end: one batch ahe
 thread then waits for the scores, so that it is known when a pass was over.
 """
 
+import math
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,10 +20,14 @@ import numpy as np
 from sidecar.batching import Batch
 from sidecar.errors import BudgetExhausted, ModelError
 from sidecar.job_queue import Queue
+from sidecar.logs import log
 from sidecar.metrics import Metrics
 from sidecar.scoring.base import Launches, Pair, Scores
 from sidecar.tickets import Ticket
 
+_COMPLAIN_EVERY_S = 10.0
+"""Passes of one model that fail are logged so often at most."""
+_CAUSE_CHARS = 200
 _LEAD_S = 0.004
 """A batch ahead is chosen so long before the other one's predicted end, and earlier where predictions are in doubt: as
 long as packing and launching a few hundred pairs takes."""
@@ -62,11 +67,17 @@ class Device:
         self._stopped = False
         self._flights: tuple[Flight, ...] = ()
         self._landed_at = 0.0
+        self._complained_at: dict[str, float] = {}
 
     @property
     def busy(self) -> bool:
         """Whether a batch is on the device."""
         return bool(self._flights)
+
+    @property
+    def models(self) -> set[str]:
+        """Names of those with a batch on the device."""
+        return {flight.batch.model for flight in self._flights}
 
     @property
     def free_at(self) -> float:
@@ -107,6 +118,7 @@ class Device:
                 if flight and not flight.launched:
                     self._land(flight)
         except BaseException as error:  # noqa: BLE001 - a thread that ends without a word leaves all waiting
+            log.critical("device_thread_ended", error=type(error).__name__, exc_info=error)
             self._on_death(error)
 
     def _next(self) -> Batch[Ticket] | None:
@@ -162,6 +174,7 @@ class Device:
         took_s = max(0.0, now - max(flight.at, self._landed_at))
         self._flights, self._landed_at = tuple(one for one in self._flights if one is not flight), now
         if isinstance(scores, ModelError):
+            self._complain(flight.batch.model, scores)
             self._metrics.observe_waste(flight.batch.model, took_s)
             for behind in self._flights:
                 self._land(behind)
@@ -169,6 +182,16 @@ class Device:
         else:
             self._observe(flight.batch, took_s)
             self._hand_out(flight.batch, scores, took_s)
+
+    def _complain(self, model: str, error: ModelError) -> None:
+        """Log what a pass failed of, and not more often than somebody reads it. A pass knows token ids and no text, so
+        that what it raises may be told in its own words."""
+        self._metrics.failed_passes.labels(model).inc()
+        now = self._clock()
+        if now >= self._complained_at.get(model, -math.inf) + _COMPLAIN_EVERY_S:
+            self._complained_at[model] = now
+            cause = str(error.__cause__ or "").strip().split("\n")[0][:_CAUSE_CHARS]
+            log.error("forward_failed", model=model, error=str(error), cause=cause, exc_info=error.__cause__)
 
     def _observe(self, batch: Batch[Ticket], took_s: float) -> None:
         """Learn how long it took."""

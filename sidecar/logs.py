@@ -31,9 +31,9 @@ def configure(level: str = "info", *, pretty: bool = False) -> None:
 
 def _frames_only(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
     """Where an error was raised and its kind, but not its message: that may quote a query or a document."""
-    if event.pop("exc_info", None):
-        kind, _error, trace = sys.exc_info()
-        event["exception"] = [line.strip() for line in traceback.format_tb(trace)[-_FRAMES:]] + [
-            kind.__name__ if kind else ""
-        ]
+    told = event.pop("exc_info", None)
+    error = told if isinstance(told, BaseException) else sys.exc_info()[1] if told else None
+    if error:
+        frames = traceback.format_tb(error.__traceback__)[-_FRAMES:]
+        event["exception"] = [*(line.strip() for line in frames), type(error).__name__]
     return event

@@ -92,6 +92,7 @@ class Metrics:
             "Device time whose scores nobody got: of jobs that ended late or were abandoned, and of failed passes.",
             ("model",),
         )
+        self.failed_passes = counter("sidecar_failed_passes", "Forward passes that gave no scores.", ("model",))
         self.queue_pairs = gauge("sidecar_queue_pairs", "Pairs that wait for the device.")
         self.shed_pairs = counter(
             "sidecar_shed_pairs",
@@ -114,6 +115,7 @@ class Metrics:
         self.model_ready.labels(model).set(0)
         self.device_seconds.labels(model)
         self.wasted_device_seconds.labels(model)
+        self.failed_passes.labels(model)
 
     def observe_forward(self, model: str, tokens: float, predicted_s: float, actual_s: float) -> None:
         """Record one forward pass that gave scores."""

@@ -146,11 +146,11 @@ class PairScorer:
             terms.watch.record("device", scored.device_ms)
             done = [key for group in wanted[: scored.groups] for key in group]
             found = dict(zip(done, scored.scores.tolist(), strict=True))
-            flight.scores.update((key, score) for key, score in found.items() if math.isfinite(score))
-            if self.keeps:
-                self.cache.keep({key: score for key, score in flight.scores.items() if isinstance(key, bytes)})
             return _Flown(found, scored.groups)
         finally:
+            flight.scores.update(_finished(keys, submitted))
+            if self.keeps:
+                self.cache.keep({key: score for key, score in flight.scores.items() if isinstance(key, bytes)})
             self._land(flight, keys)
 
     def _land(self, flight: _Flight, keys: Iterable[Key]) -> None:
@@ -158,6 +158,12 @@ class PairScorer:
             if self._flying.get(key) is flight:
                 del self._flying[key]
         flight.landed.set()
+
+
+def _finished(keys: Sequence[Key], submitted: Submitted) -> dict[Key, float]:
+    """The scores that are there, also of a job that failed or was abandoned: others may wait for them."""
+    scores = submitted.job.key.scores.tolist()
+    return {key: score for key, score in zip(keys, scores, strict=False) if math.isfinite(score)}
 
 
 def _wanted(groups: Sequence[Sequence[Key]], there: set[Key]) -> dict[int, list[Key]]:

@@ -194,8 +194,18 @@ class Pipeline:
 
     async def _off_loop(self, work: Callable[..., T], *arguments: Any) -> T:
         """Do what takes milliseconds in a thread, so that other calls go on."""
-        return await asyncio.get_running_loop().run_in_executor(self._tokenizers, work, *arguments)
+        return await asyncio.get_running_loop().run_in_executor(self._tokenizers, _told, work, *arguments)
 
     def _deadline(self, clock: Clock, plan: Plan | None) -> Deadline:
         budget_s = plan.budget_ms / 1e3 if plan else None
         return Deadline.earliest(clock.received_at, budget_s, clock.client_time_left_s).earlier_by(self._reserve_s)
+
+
+def _told(work: Callable[..., T], *arguments: Any) -> T:
+    """A tokenizer that panics raises what is no ``Exception``, which would leave the caller without any answer."""
+    try:
+        return work(*arguments)
+    except Exception:
+        raise
+    except BaseException as error:
+        raise ModelError(f"the tokenizer raised {type(error).__name__}") from error

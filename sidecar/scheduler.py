@@ -29,8 +29,11 @@ _PROBE_EVERY_S = 1.0
 """At most one job in this time is tried although it is predicted to be late."""
 _LEAST_OF_TYPICAL = 0.5
 """Share of a typical job that must fit before a job is even made into tokens."""
-_TYPICAL_SMOOTHING = 0.1
+_TYPICAL_SMOOTHING = 0.3
 """Weight of the newest job in what is typical."""
+_TYPICAL_DOUBT = 0.8
+"""What is typical becomes so much of itself with each job that is refused by it alone: those jobs are never seen, and
+one heavy job must not keep all of its policy out."""
 _SHRINK_STEP = 0.8
 """Each smaller window that is tried has this share of the one before."""
 
@@ -51,7 +54,7 @@ class Scheduler:
         self._device = Device(self._queue, metrics, clock, self._on_death)
         self._unanswered: set[Job[Ticket]] = set()
         self._typical_s: dict[tuple[str, str], float] = {}
-        self._probed_at = -math.inf
+        self._probed_at: dict[str, float] = {}
         self._stopped: BaseException | None = None
 
     @property
@@ -122,9 +125,14 @@ class Scheduler:
         if not len(self._queue):
             return free_at >= deadline.at
         least: Job[None] = Job(None, model.name, [1], deadline.at, model.limits, caller)
-        typical_s = self._typical_s.get(_kind(model, caller), 0.0) * documents
-        least.remaining_s = max(least.remaining_s, _LEAST_OF_TYPICAL * typical_s)
-        return not admission.could_admit(self._queue, least, now, free_at)
+        least_s, kind = least.remaining_s, _kind(model, caller)
+        typical_s = self._typical_s.get(kind, 0.0) * documents
+        least.remaining_s = max(least_s, _LEAST_OF_TYPICAL * typical_s)
+        if admission.could_admit(self._queue, least, now, free_at):
+            return False
+        if least.remaining_s > least_s:
+            self._typical_s[kind] *= _TYPICAL_DOUBT
+        return True
 
     def submit(
         self,
@@ -218,13 +226,15 @@ class Scheduler:
     def _probes(self, job: Job[Ticket]) -> bool:
         """Whether to try a job that is predicted to be late, since nothing else would ever correct the prediction.
 
-        On an idle device only, and once in :data:`_PROBE_EVERY_S`: a device that was slow for a while must not stay
-        switched off, and a budget that is truly too small must not keep it busy.
+        Only where the device has nothing of its model to do, and once in :data:`_PROBE_EVERY_S` a model: one that was
+        slow for a while must not stay switched off, and a budget that is truly too small must not keep it busy. While
+        others have work, its share of the device bounds what a probe takes.
         """
         now = self._clock()
-        if self._device.busy or len(self._queue) or now < self._probed_at + _PROBE_EVERY_S:
+        busy = job.model in self._device.models or self._queue.of(job.model)
+        if busy or now < self._probed_at.get(job.model, -math.inf) + _PROBE_EVERY_S:
             return False
-        self._probed_at = now
+        self._probed_at[job.model] = now
         job.probe = True
         return True
 

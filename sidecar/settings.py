@@ -306,6 +306,13 @@ class Settings(Section):
 def _impossible(settings: Settings) -> Iterator[tuple[Keys, str]]:
     """What would never be reranked, by arithmetic alone."""
     reserve_ms, most = settings.server.reserve_ms, settings.server.max_queued_pairs
+    threads = {name: one.threads for name, one in settings.models.items() if one.threads is not None}
+    if len(set(threads.values())) > 1:
+        for name in threads:
+            yield (
+                ("models", name, "threads"),
+                f"is {threads[name]}: all models of a process have the same number of threads",
+            )
     for name, policy in settings.policies.items():
         yield from _wrong_kinds(settings, name, policy)
         if policy.budget_ms <= reserve_ms:

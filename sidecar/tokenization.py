@@ -147,9 +147,10 @@ def _core_of(tokenizer: Any) -> Tokenizer:
 
 def _part(passage: str, chars: int, side: Side) -> str:
     """At most ``chars`` characters from the end that is kept, whole words where there are any: half a word has other
-    tokens."""
+    tokens. A last word that is most of it, as where words are not parted by spaces, is cut all the same."""
     if len(passage) <= chars:
         return passage
-    if side == "left":
-        return (passage[-chars:].split(None, 1) or [""])[-1]
-    return (passage[:chars].rsplit(None, 1) or [""])[0]
+    cut = passage[-chars:] if side == "left" else passage[:chars]
+    parts = cut.split(None, 1) if side == "left" else cut.rsplit(None, 1)
+    whole = (parts or [""])[-1 if side == "left" else 0]
+    return whole if len(whole) >= chars // 2 else cut

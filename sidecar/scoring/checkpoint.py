@@ -30,6 +30,8 @@ _DEFAULT_MAX_LENGTH = 512
 _SAMPLE = 1024
 _SAMPLE_TEXT = "The quick brown Fox; naïve Äpfel, 東京 и Москва, x=3.14!"
 _HUB_TIMEOUT_S = 5.0
+_NOT_OF_THE_MODEL = frozenset(("_name_or_path", "transformers_version", "sidecar"))
+"""Of a configuration: what changes no score."""
 ENCODER = "encoder.safetensors"
 """The bundled bi-encoder's weights but for the word embeddings, as :mod:`compact` writes them."""
 WORDS = "embeddings.word_embeddings.weight"
@@ -249,12 +251,14 @@ def _positions(model: PreTrainedModel) -> float:
 
 
 def fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_tokens: int, label: int | None) -> str:
-    """12 hex digits that change with weights, dtype, tokenizer, label and truncation.
+    """12 hex digits that change with weights, configuration, dtype, tokenizer, label and truncation.
 
     Reads a sample of each weight, spread over all of it, and the token ids of a sample text.
     """
     tokens = tokenizer.backend_tokenizer.encode(_SAMPLE_TEXT).ids
-    digest = hashlib.sha256(f"{model.config.model_type} {model.dtype} {max_tokens} {label} {tokens}".encode())
+    config = {key: value for key, value in model.config.to_dict().items() if key not in _NOT_OF_THE_MODEL}
+    facts = [config, str(model.dtype), max_tokens, label, tokens, tokenizer.truncation_side]
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
     for name, weight in model.state_dict().items():
         digest.update(f"{name} {tuple(weight.shape)}".encode())
         step = max(1, weight.numel() // _SAMPLE)

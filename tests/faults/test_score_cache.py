@@ -218,6 +218,19 @@ class TestShared:
                 assert [one.scores for one in await asyncio.gather(second, third)] == [truth(TEXTS)] * 2
                 assert first.cancelled()
 
+    async def test_what_a_call_had_scored_before_it_was_cancelled_is_not_scored_again(self) -> None:
+        cost = CostModel(overhead_s=0, token_s=0.005)
+        async with bench(WordOverlapScorer(seconds_per_token=0.005)) as made:
+            made.model = LoadedModel.of("default", made.scorer, cost, ModelSettings(max_batch_ms=20))
+            texts = [f"apple w{number}" for number in range(10)]
+            first = made.task(texts)
+            await until(lambda: made.scorer.pairs_scored >= 6)
+            second = made.task(texts)
+            await asyncio.sleep(0)
+            first.cancel()
+            assert (await second).groups == len(texts)
+            assert made.scorer.pairs_scored <= len(texts) + 1, "but for the one that was under way"
+
     async def test_a_waiter_that_is_cancelled_takes_nothing_with_it(self) -> None:
         with Held(first=1) as hanging:
             async with bench(WordOverlapScorer(fault=hanging)) as made:

@@ -405,3 +405,30 @@ def _wall_clock(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Attribute) and ast.unparse(node) in ("time.time", "time.time_ns", "datetime.now"):
             yield ast.unparse(node)
+
+
+class Panic(BaseException):
+    """As a library in Rust raises it: no ``Exception``."""
+
+
+async def test_a_tokenizer_that_panics_fails_its_call_and_answers_it(serve: Serve) -> None:
+    class Panics(WordOverlapScorer):
+        def encode(self, query: str, passages: Sequence[str]) -> list[Pair]:
+            raise Panic
+
+    async with serve(Panics()) as (client, _):
+        page = await client.search("docs", QUERY, {"query": {"match": {"body": "apple"}}})
+    assert (page.outcome, page.reason) == ("ORIGINAL_ORDER", "MODEL_ERROR")
+    assert "the tokenizer raised Panic" in page.message.meta.detail
+
+
+async def test_what_a_pass_failed_of_is_logged_once_in_a_while(serve: Serve, logged: list[Any]) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered\nmore of it")
+
+    async with serve(WordOverlapScorer(fault=broken)) as (client, app):
+        for _ in range(3):
+            await client.search("docs", QUERY, {"query": {"match": {"body": "apple"}}})
+        assert app.metrics.registry.get_sample_value("sidecar_failed_passes_total", {"model": "default"}) == 3
+    told = [entry for entry in logged if entry["event"] == "forward_failed"]
+    assert [entry["cause"] for entry in told] == ["CUDA error: an illegal memory access was encountered"]

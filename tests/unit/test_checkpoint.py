@@ -143,6 +143,20 @@ def test_a_model_in_pytorch_model_bin_is_loaded_as_well(tmp_path: Path) -> None:
     assert scorer(tmp_path).version == want
 
 
+@pytest.mark.parametrize(
+    ("file", "changes"),
+    [
+        ("tokenizer_config.json", {"truncation_side": "left"}),
+        ("config.json", {"layer_norm_eps": 0.5}),
+        ("config.json", {"hidden_act": "relu"}),
+        ("config.json", {"num_attention_heads": 1}),
+    ],
+)
+def test_what_changes_scores_changes_the_version(tmp_path: Path, file: str, changes: dict[str, Any]) -> None:
+    before = scorer(build(tmp_path)).version
+    assert scorer(edit(tmp_path, file, **changes)).version != before
+
+
 # --- the hub ----------------------------------------------------------------------------------------------------------
 
 

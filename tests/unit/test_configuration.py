@@ -337,3 +337,32 @@ def test_settings_made_in_code_check_names_as_well() -> None:
 def test_what_would_never_be_reranked_is_told_where_the_policy_says_it(file: Path, setting: str, fault: str) -> None:
     [told] = faults_of(file, VALID.replace("max_message_mib: 64", setting))
     assert fault in told
+
+
+TEXT = {"fields": ["x"]}
+
+
+@pytest.mark.parametrize(
+    ("models", "policy", "message"),
+    [
+        ({"a": {"threads": 1}, "b": {"threads": 2}}, {"model": "a"}, "models.b.threads: is 2: all models of a process"),
+        ({"a": {"kind": "bi_encoder"}}, {"model": "a"}, "policies.p.model: 'a' is a bi_encoder; a policy's model"),
+        ({"a": {}}, {"model": "a", "cosine": {"model": "a"}}, "policies.p.cosine.model: 'a' is a cross_encoder"),
+        ({"a": {}}, {"model": "a", "cosine": {"model": "b"}}, "policies.p.cosine.model: 'b' is not defined"),
+        ({"a": {"kind": "bi_encoder", "label": 1}}, {"model": "a"}, "label: is for a cross_encoder only"),
+        ({"a": {"kind": "bi_encoder", "backend": "onnx"}}, {"model": "a"}, "backend: is for a cross_encoder only"),
+        ({"a": {}}, {"model": "a", "cosine": {}, "fusion": {"method": "replace"}}, "cosine: needs `fusion.method`"),
+    ],
+)
+def test_models_and_what_they_are_for(models: dict[str, Any], policy: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Settings.model_validate({"models": models, "policies": {"p": {"text": TEXT, **policy}}})
+
+
+def test_the_bundled_bi_encoder_is_there_and_loaded_where_a_policy_uses_it() -> None:
+    def loaded(**policy: Any) -> set[str]:
+        return set(Settings.model_validate({"policies": {"p": {"text": TEXT, **policy}}}).loaded_models)
+
+    assert loaded() == {"default", "near"}
+    assert loaded(cosine=None) == loaded(fusion={"method": "replace"}) == loaded(cosine={"share": 0}) == {"default"}
+    assert loaded(cosine={"share": 0, "order_rest": True}) == {"default", "near"}

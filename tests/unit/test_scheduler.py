@@ -213,3 +213,43 @@ async def test_a_job_that_is_typically_too_long_is_refused_before_it_is_made_int
         scheduler.check(loaded, within(5), documents=40)
         hanging.release()
         await asyncio.gather(*running, return_exceptions=True)
+
+
+async def test_one_heavy_job_does_not_keep_all_of_its_policy_out(scheduler: Scheduler) -> None:
+    """While others keep the queue full, jobs that are refused as typically too long are never seen: what is typical is
+    doubted then."""
+    with Held() as hanging:
+        scorer = WordOverlapScorer(fault=hanging)
+        loaded = LoadedModel.of("default", scorer, CostModel(0, 1e-3), ModelSettings())
+        other = groups(scorer, *["apple pear"] * 4)
+        running = [asyncio.create_task(score(scheduler, loaded, other, within(5))) for _ in range(4)]
+        await hanging.entered()
+        heavy = asyncio.create_task(score(scheduler, loaded, groups(scorer, "apple " * 400), within(0.1)))
+        with pytest.raises(Overloaded):
+            await heavy
+        refused = 0
+        while scheduler.refusal(loaded, within(0.3), documents=10):
+            refused += 1
+            assert refused < 20
+        assert refused > 0, "one document is taken to be as heavy as the last one"
+        hanging.release()
+        await asyncio.gather(*running, return_exceptions=True)
+
+
+async def test_a_model_is_tried_again_while_another_keeps_the_device_busy() -> None:
+    now = [0.0]
+    one = Scheduler(1000, Metrics(), clock=lambda: now[0])
+    with Held() as hanging:
+        busy_scorer, scorer = WordOverlapScorer(fault=hanging), WordOverlapScorer()
+        busy = LoadedModel.of("busy", busy_scorer, CostModel(0, 1e-4), ModelSettings())
+        slow = model(scorer, overhead_s=3.0)
+        running = asyncio.create_task(score(one, busy, groups(busy_scorer, "apple"), Deadline(1e9)))
+        await hanging.entered()
+        tried = asyncio.create_task(score(one, slow, groups(scorer, "apple"), Deadline(now[0] + 0.5)))
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded):
+            await score(one, slow, groups(scorer, "apple"), Deadline(now[0] + 0.5))
+        hanging.release()
+        await asyncio.gather(running, tried)
+    one.stop()
+    assert slow.cost.predict_s(1, 4) < 3.0, "what was tried has corrected the prediction"

@@ -162,3 +162,11 @@ def test_nul_and_lone_surrogates_are_encoded_or_refused_and_the_encoder_lives_on
         with pytest.raises((TypeError, UnicodeEncodeError)):
             encoder.encode(query, [passage])
     assert rows(encoder.encode("apple", ["tea"])) == before
+
+
+def test_a_long_text_without_spaces_is_read_all_the_same(tokenizer: Any) -> None:
+    """Its only "word" is longer than the part that is looked at: it is cut, and not left out."""
+    encoder = PairEncoder(tokenizer, 64)
+    without = "東京" * 4000
+    for passage in (f"tea\n{without}", without):
+        assert encoder.encode("apple", [passage])[0].tokens == 64
