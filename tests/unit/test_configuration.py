@@ -1,7 +1,9 @@
 """The loader tells every mistake with its line, its path and what is allowed, and shows no secret."""
 # ruff: noqa: E501  (a table is read line by line)
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
