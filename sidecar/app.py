@@ -28,6 +28,7 @@ from sidecar.metrics import Metrics
 from sidecar.names import Names
 from sidecar.orders import Orders
 from sidecar.pipeline import Pipeline
+from sidecar.policy import languages_of
 from sidecar.retrieval import Retrieval
 from sidecar.scheduler import Scheduler
 from sidecar.service import PolicyService, RerankService
@@ -196,9 +197,11 @@ class App:
 
     async def _load_models(self) -> None:
         """Load all models, then let all be used: they share the device's thread, and loading would hold up scoring."""
-        loaded = [
-            model for name, one in self._settings.loaded_models.items() if (model := await self._load_one(name, one))
-        ]
+        settings = self._settings
+        if any(languages_of(settings, policy) for policy in settings.policies.values()):
+            await asyncio.get_running_loop().run_in_executor(None, languages.identifier)
+        wanted = settings.loaded_models
+        loaded = [model for name, one in wanted.items() if (model := await self._load_one(name, one))]
         for model in loaded:
             self.models.put(model)
             log.info("model_ready", model=model.name, version=model.scorer.version)

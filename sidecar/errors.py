@@ -16,7 +16,8 @@
         ├── ModelError            raised, returned the wrong count, or is stuck
         ├── NonFiniteScore        NaN or infinity among the scores
         ├── TextUnavailable       no candidate has text
-        └── QueryTooLong          no room for a passage beside the query
+        ├── QueryTooLong          no room for a passage beside the query
+        └── OtherLanguage         the texts are in a language that the model is not for: skipped
 
 Kinds of InvalidRequest are added by :mod:`sidecar.resolution` (UnknownPolicy, PolicyConflict) and
 :mod:`sidecar.policy` (InvalidOverride).
@@ -25,7 +26,7 @@ Errors of the engines are a third tree, :mod:`connectors.errors`: before there a
 a fallback. The message of an error is for the caller: it never holds a query or a document's text.
 """
 
-from sidecar.types import Reason
+from sidecar.types import Outcome, Reason
 
 
 class SidecarError(Exception):
@@ -65,9 +66,10 @@ class DeadlinePassed(RequestError):
 
 
 class Fallback(SidecarError):
-    """Reranking failed; the answer is the engine's order, with this reason."""
+    """Reranking failed, or does not apply; the answer is the engine's order, with this reason."""
 
     reason: Reason
+    outcome = Outcome.ORIGINAL_ORDER
 
 
 class BudgetExhausted(Fallback):
@@ -104,6 +106,13 @@ class TextUnavailable(Fallback):
     """No candidate has text to score."""
 
     reason = Reason.TEXT_UNAVAILABLE
+
+
+class OtherLanguage(Fallback):
+    """The texts are in a language that the policy's model is not for."""
+
+    reason = Reason.LANGUAGE
+    outcome = Outcome.SKIPPED
 
 
 class QueryTooLong(Fallback):

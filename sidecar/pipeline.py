@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from sidecar import skips
+from sidecar import languages, skips
 from sidecar.callers import calling_host
 from sidecar.calls import Answer, Clock, RerankCall, Result, SearchCall
 from sidecar.cosines import ORDERING_S, CosineScorer
@@ -118,7 +118,7 @@ class Pipeline:
         try:
             return await self._rank_in_time(task, task.plan)
         except Fallback as fallback:
-            return Ranking.original(count, Outcome.ORIGINAL_ORDER, fallback.reason, str(fallback))
+            return Ranking.original(count, fallback.outcome, fallback.reason, str(fallback))
         except Exception as error:  # noqa: BLE001 - whatever breaks here, the engine's order is still a good answer
             log.exception("reranking_failed", policy=task.plan.policy, error=type(error).__name__)
             return Ranking.original(count, Outcome.ORIGINAL_ORDER, Reason.MODEL_ERROR, "an unforeseen fault")
@@ -181,6 +181,8 @@ class Pipeline:
     ) -> tuple[dict[int, list[str]], PairJob]:
         """Passages by rank, and the pairs to be scored; in a thread."""
         passages = passages_of(task, plan, fetched)
+        if plan.languages:
+            languages.check(task.query, passages.values(), plan.languages)
         return passages, pair_job(model, task.query, list(passages.values()), self._scorer.cache, encode=encode)
 
     async def _cosine_pairs(

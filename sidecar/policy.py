@@ -11,7 +11,7 @@ from math import isfinite
 
 from sidecar.errors import InvalidRequest
 from sidecar.resolution import configured
-from sidecar.settings import Cosine, Fusion, Limits, ModelSettings, PolicySettings, Settings
+from sidecar.settings import BUNDLED, BUNDLED_LANGUAGES, Cosine, Fusion, Limits, ModelSettings, PolicySettings, Settings
 from sidecar.text_settings import TextSettings
 
 
@@ -49,6 +49,7 @@ class Plan:
     cosine: Cosine | None
     limits: Limits
     enabled: bool
+    languages: tuple[str, ...] | None
     order_cache_s: int
     engine_timeout: bool
     version: str
@@ -76,10 +77,18 @@ def plan(settings: Settings, policy: str, overrides: Overrides = AS_CONFIGURED) 
         cosine=chosen.second,
         limits=chosen.limits,
         enabled=chosen.enabled,
+        languages=languages_of(settings, chosen),
         order_cache_s=chosen.order_cache_s,
         engine_timeout=chosen.engine_timeout,
         version=version_of(settings, policy),
     )
+
+
+def languages_of(settings: Settings, policy: PolicySettings) -> tuple[str, ...] | None:
+    """The languages that a policy's model is for; None is any."""
+    if policy.languages != "auto":
+        return policy.languages
+    return BUNDLED_LANGUAGES if settings.models[policy.model].checkpoint == BUNDLED else None
 
 
 def _bounded(field: str, asked: int | None, policy: PolicySettings) -> int:

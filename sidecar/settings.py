@@ -8,9 +8,10 @@ from pydantic import Field, field_validator, model_validator
 
 from sidecar.connector_settings import AnyConnector
 from sidecar.setting_types import BUNDLED as BUNDLED
-from sidecar.setting_types import Checkpoint, Faults, IndexPattern, Keys, Section
+from sidecar.setting_types import Checkpoint, Faults, IndexPattern, Keys, Language, Section
 from sidecar.text_settings import TextSettings
 
+BUNDLED_LANGUAGES = ("en",)
 NEAR = "near"
 """Name of the model that a policy's cosine is of, if it names no other."""
 
@@ -215,6 +216,12 @@ class PolicySettings(Section):
     cosine: Cosine | None = Field(
         Cosine(),
         description="A cheap opinion beside the model's; null: none. With `fusion.method: replace` there is none.",
+    )
+    languages: Literal["auto"] | tuple[Language, ...] | None = Field(
+        "auto",
+        json_schema_extra={"allowed": "auto, null, list of codes (en, de, pt ...)"},
+        description="Languages that the model is for; texts that are surely in another one keep the engine's order "
+        "(SKIPPED, LANGUAGE). null: any; `auto`: English for the bundled model, any for others.",
     )
     order_cache_s: int = Field(
         0, ge=0, le=3600, description="How long later pages follow the order of the first one, in s; 0: each by itself."

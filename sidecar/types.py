@@ -35,6 +35,7 @@ class Reason(IntEnum):
     BEYOND_WINDOW = 11
     QUERY_TOO_LONG = 12
     WINDOW_REFUSED = 13
+    LANGUAGE = 14
 
 
 @dataclass(frozen=True)

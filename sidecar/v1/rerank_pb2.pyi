@@ -115,6 +115,8 @@ class _ReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTyp
     `index.max_result_window` below `rank_window_size`) and was asked again as the app asked; or the search has a
     compound retriever and no `size`.
     """
+    REASON_LANGUAGE: _Reason.ValueType  # 14
+    """The texts are in a language that the policy's model is not for; see a policy's `languages`."""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Why the outcome is not RERANKED."""
@@ -150,6 +152,8 @@ REASON_WINDOW_REFUSED: Reason.ValueType  # 13
 `index.max_result_window` below `rank_window_size`) and was asked again as the app asked; or the search has a
 compound retriever and no `size`.
 """
+REASON_LANGUAGE: Reason.ValueType  # 14
+"""The texts are in a language that the policy's model is not for; see a policy's `languages`."""
 global___Reason = Reason
 
 class _Stage:

@@ -1,0 +1,74 @@
+"""Texts in another language are left alone, and nothing is mistaken for one."""
+
+import pytest
+
+from sidecar.errors import OtherLanguage
+from sidecar.languages import _NO_LANGUAGE, check, identifier, other
+from sidecar.setting_types import LANGUAGES
+from sidecar.settings import Settings
+from sidecar.types import Outcome
+from sidecar.v1 import rerank_pb2 as pb
+from tests.conftest import Serve, settings
+
+ENGLISH = ("en",)
+FOREIGN = {
+    "de": "Welche Apfelsorten lassen sich im Winter am besten im Keller lagern, und wie lange halten sie sich?",
+    "es": "Las manzanas tardías se conservan en un lugar fresco y oscuro hasta la primavera siguiente.",
+    "fr": "Les pommes d'hiver se gardent à la cave jusqu'au printemps si elles sont saines et sèches.",
+    "ru": "Зимние сорта яблок хранят в прохладном подвале до самой весны, перекладывая их соломой.",
+    "zh": "冬季苹果应存放在阴凉通风的地窖中。这样可以保存到第二年春天。并且要经常检查有没有腐烂的果实。",
+    "ja": "冬りんごは涼しい地下室に保存すれば春まで持ちますが、傷んだものはすぐに取り除いてください。",
+}
+
+
+@pytest.mark.parametrize("language", FOREIGN)
+def test_another_language_is_told(language: str) -> None:
+    assert other(FOREIGN[language], ENGLISH).startswith(language)
+    assert other(FOREIGN[language], (language, "zh", "yue", "wuu")) == ""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "iPhone 15 Pro Max 256GB",
+        "SKU-8841-XK / 12V 40Ah AGM / part no. 00123-99 REV.B, SKU-8842-XK, SKU-8843-XK",
+        "Samsung Galaxy S21 Ultra 5G 128GB Phantom Black; Sony WH-1000XM4; Bosch GSR 18V-60 C; Lego 75192",
+        "0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20",
+        "the godfather part ii 1974 al pacino robert de niro crime drama",
+        "def main(arguments: Sequence[str] | None = None) -> None: return parser.parse_args(arguments)",
+        "Nürnberger Bratwurst recipe: how to grill a sausage the way they do it in Franconia",
+    ],
+)
+def test_names_numbers_code_and_loan_words_are_not_mistaken(text: str) -> None:
+    assert other(text, ENGLISH) == ""
+
+
+def test_query_and_first_passages_are_looked_at() -> None:
+    check("apples in winter", [["an english passage about apples and how they are stored over the winter"]], ENGLISH)
+    with pytest.raises(OtherLanguage, match="the texts are in 'de', and the policy's model is for en") as caught:
+        check("Äpfel im Winter", [[FOREIGN["de"]], [FOREIGN["de"]]], ENGLISH)
+    assert caught.value.outcome == Outcome.SKIPPED
+
+
+def test_the_codes_of_the_settings_are_those_of_the_identifier() -> None:
+    assert {str(label) for label in identifier().labels} - {_NO_LANGUAGE} == LANGUAGES
+
+
+@pytest.mark.parametrize("wrong", [["english"], "en", ["EN"]])
+def test_a_code_that_is_none_is_refused(wrong: object) -> None:
+    with pytest.raises(ValueError, match="languages"):
+        Settings.model_validate({"policies": {"p": {"text": {"fields": ["x"]}, "languages": wrong}}})
+
+
+async def test_a_call_in_another_language_is_skipped_and_says_why(serve: Serve) -> None:
+    texts = [FOREIGN["ru"], FOREIGN["ru"][::-1], "яблоки"]
+    async with serve() as (client, _):
+        reply = await client.rerank("яблоки зимой", texts)
+        kept = [result.original_rank for result in reply.results]
+        english = await client.rerank("apples", ["winter apples keep in a cool cellar until the spring", "pears"])
+    assert (reply.outcome, reply.reason, kept) == (pb.OUTCOME_SKIPPED, pb.REASON_LANGUAGE, [0, 1, 2])
+    assert "the policy's model is for en" in reply.meta.detail
+    assert english.outcome == pb.OUTCOME_RERANKED
+    async with serve(configured=settings({"languages": None})) as (client, _):
+        assert (await client.rerank("яблоки зимой", texts)).outcome == pb.OUTCOME_RERANKED
