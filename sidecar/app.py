@@ -17,7 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from connectors.base import Connector
-from sidecar import greeting
+from sidecar import greeting, languages
 from sidecar.advice import tight_budgets
 from sidecar.gate import Gate
 from sidecar.health import Health
