@@ -15,8 +15,8 @@ _WIDTH = 110
 """Columns at most, however wide the terminal is."""
 
 
-def show(query: str, original: Page, final: Page, console: Console | None = None) -> None:
-    """Print the engine's order beside the final one, with moves, scores and where the time went."""
+def show(query: str, original: Page, final: Page, console: Console | None = None, rows: int | None = None) -> None:
+    """Print the engine's order beside the final one, with moves, scores and where the time went; ``rows`` at most."""
     console = console or Console()
     title = Text(f"“{query}”", style="bold")
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, expand=True, padding=0)
@@ -27,7 +27,8 @@ def show(query: str, original: Page, final: Page, console: Console | None = None
     table.add_column("was", justify="right", min_width=3)
     table.add_column("move", justify="right", min_width=4)
     table.add_column("model", justify="right", min_width=5)
-    for place in range(max(len(original.hits), len(final.hits))):
+    table.add_column("cos", justify="right", min_width=3)
+    for place in range(max(len(original.hits), len(final.hits)))[:rows]:
         table.add_row(str(place), *_original(original, place), *_final(final, place))
     console.print(table, width=min(_WIDTH, console.width))
     console.print(verdict(final.message), highlight=False, markup=False)
@@ -41,7 +42,7 @@ def verdict(message: pb.SearchResponse) -> str:
     head = outcome if message.outcome == pb.OUTCOME_RERANKED else f"{outcome} ({reason}: {message.meta.detail})"
     stages = ", ".join(
         f"{name} {getattr(times, f'{name}_ms'):.1f}"
-        for name in ("search", "fetch", "tokenize", "queue", "score", "total")
+        for name in ("search", "fetch", "tokenize", "queue", "score", "cosine", "total")
     )
     return f"{head}; {message.meta.scored} of {message.meta.candidates} candidates scored; ms: {stages}"
 
@@ -62,12 +63,13 @@ def _original(page: Page, place: int) -> tuple[str, str]:
     return title_of(page.hits[place]), f"{score:.2f}"
 
 
-def _final(page: Page, place: int) -> tuple[str | Text, str, Text, str]:
+def _final(page: Page, place: int) -> tuple[str | Text, str, Text, str, str]:
     if place >= len(page.hits):
-        return "", "", Text(), ""
+        return "", "", Text(), "", ""
     result = page.results[place]
     score = f"{result.relevance_score:+.2f}" if result.HasField("relevance_score") else "-"
-    return title_of(page.hits[place]), str(result.original_rank), move(result.original_rank - place), score
+    cosine = f"{result.cosine:.2f}" if result.HasField("cosine") else "-"
+    return title_of(page.hits[place]), str(result.original_rank), move(result.original_rank - place), score, cosine
 
 
 def move(places: int) -> Text:

@@ -21,6 +21,8 @@ from sidecar.v1 import rerank_pb2 as pb
 SHOWN = ("q01", "q15", "q24", "q36")
 """Ambiguity, paraphrase, negation, and a plain query that BM25 already answers well."""
 _SIZE = 10
+_ROWS = 6
+"""Of each page, to be read at a glance; measured is the whole page."""
 
 console = Console()
 
@@ -34,7 +36,7 @@ def demo(query: Annotated[str, typer.Option(help="Ask this instead of the demo's
                 show(query, *_both(client, query), console)
                 return
             for query_id in SHOWN:
-                show(data.queries[query_id], *_both(client, data.queries[query_id]), console)
+                show(data.queries[query_id], *_both(client, data.queries[query_id]), console, _ROWS)
                 console.print()
             _evaluate(client, data)
             _show_fallback(client, data.queries[SHOWN[0]])
@@ -93,7 +95,7 @@ def _quantiles(milliseconds: list[float]) -> str:
 
 def _show_fallback(client: BlockingRerankClient, query: str) -> None:
     console.print("The same query with a budget of 1 ms: late, so exactly the engine's order, and the reply says so.")
-    show(query, *_both(client, query, budget_ms=1), console)
+    show(query, *_both(client, query, budget_ms=1), console, _ROWS)
 
 
 if __name__ == "__main__":
