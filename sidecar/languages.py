@@ -17,6 +17,8 @@ _PASSAGES, _CHARS = 3, 100
 _LEAST_LETTERS = 40
 """Fewer say too little: a part number is in no language."""
 _NO_LANGUAGE = "zxx"
+_PLAINLY_ENGLISH = frozenset(("the", "and", "with", "which", "from", "that", "this", "are", "for"))
+"""Words of no other language; a text that has two of them need not be identified, which takes 0.4 ms."""
 
 
 @cache
@@ -37,6 +39,8 @@ def check(query: str, passages: Iterable[Sequence[str]], known: Collection[str])
 def other(text: str, known: Collection[str]) -> str:
     """The language of a text, a code of ISO 639, where that is surely none of ``known``; else empty."""
     if sum(map(str.isalpha, text)) < _LEAST_LETTERS:
+        return ""
+    if "en" in known and len(_PLAINLY_ENGLISH.intersection(text.lower().split())) > 1:
         return ""
     ranked = [(str(name), float(probability)) for name, probability in identifier().rank(text)]
     ours = sum(probability for name, probability in ranked if name in known or name == _NO_LANGUAGE)
