@@ -250,7 +250,7 @@ class PolicySettings(Section):
 
     @model_validator(mode="after")
     def _cosine_counts(self) -> Self:
-        if "cosine" in self.model_fields_set and self.cosine and self.fusion.method == "replace":
+        if self.cosine not in (None, Cosine()) and self.fusion.method == "replace":
             raise Faults((("cosine",), "needs `fusion.method` linear or rrf; with replace the model alone decides"))
         return self
 

@@ -353,12 +353,22 @@ TEXT = {"fields": ["x"]}
         ({"a": {}}, {"model": "a", "cosine": {"model": "b"}}, "policies.p.cosine.model: 'b' is not defined"),
         ({"a": {"kind": "bi_encoder", "label": 1}}, {"model": "a"}, "label: is for a cross_encoder only"),
         ({"a": {"kind": "bi_encoder", "backend": "onnx"}}, {"model": "a"}, "backend: is for a cross_encoder only"),
-        ({"a": {}}, {"model": "a", "cosine": {}, "fusion": {"method": "replace"}}, "cosine: needs `fusion.method`"),
+        (
+            {"a": {}},
+            {"model": "a", "cosine": {"share": 0.3}, "fusion": {"method": "replace"}},
+            "cosine: needs `fusion.method`",
+        ),
     ],
 )
 def test_models_and_what_they_are_for(models: dict[str, Any], policy: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         Settings.model_validate({"models": models, "policies": {"p": {"text": TEXT, **policy}}})
+
+
+def test_what_is_dumped_can_be_read_again() -> None:
+    for fusion in ("linear", "replace"):
+        one = Settings.model_validate({"policies": {"p": {"text": TEXT, "fusion": {"method": fusion}}}})
+        assert Settings.model_validate(one.model_dump()) == one
 
 
 def test_the_bundled_bi_encoder_is_there_and_loaded_where_a_policy_uses_it() -> None:
