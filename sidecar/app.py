@@ -35,6 +35,7 @@ from sidecar.service import PolicyService, RerankService
 from sidecar.settings import ModelSettings, Settings
 from sidecar.v1 import rerank_pb2 as pb
 from sidecar.v1 import rerank_pb2_grpc as pb_grpc
+from sidecar.watch import Watch
 from sidecar.wiring import connectors_of
 
 LoadModel = Callable[[str, ModelSettings], LoadedModel]
@@ -105,8 +106,11 @@ class App:
                 ("grpc.so_reuseport", 0),  # or a second sidecar would silently share the port
             ],
         )
-        pb_grpc.add_RerankServiceServicer_to_server(RerankService(self._pipeline, self.metrics, limit), server)
-        pb_grpc.add_PolicyServiceServicer_to_server(PolicyService(self._settings, retrieval, self.models), server)
+        watch = Watch(self._settings.policies, self.metrics)
+        pb_grpc.add_RerankServiceServicer_to_server(RerankService(self._pipeline, self.metrics, watch, limit), server)
+        pb_grpc.add_PolicyServiceServicer_to_server(
+            PolicyService(self._settings, retrieval, self.models, watch), server
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)
         own = [service.full_name for service in pb.DESCRIPTOR.services_by_name.values()]
         standard = [health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME]

@@ -29,6 +29,12 @@ class PairJob:
         """Whether every score is there."""
         return all(key in self.known for group in self.groups for key in group)
 
+    @property
+    def truncated_ratio(self) -> float:
+        """Share of the pairs that are as long as the model reads, and so were very likely cut."""
+        longest = self.model.scorer.max_length
+        return sum(pair.tokens >= longest for pair in self.pairs.values()) / len(self.pairs) if self.pairs else 0.0
+
 
 def pair_job(
     model: LoadedModel, query: str, passages: Sequence[Sequence[str]], cache: BoundedCache[float], *, encode: bool

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from sidecar import languages, skips
@@ -151,7 +152,8 @@ class Pipeline:
             scored = await self._scored(job, plan, terms, refusal, least)
             near = await cosines()
         original = [candidate.score for candidate in task.candidates]
-        return ranking_of(original, plan, passages, scored, near, model.scorer.version)
+        ranked = ranking_of(original, plan, passages, scored, near, model.scorer.version)
+        return replace(ranked, truncated_ratio=job.truncated_ratio)
 
     async def _scored(
         self, job: PairJob, plan: Plan, terms: Terms, refusal: Overloaded | ModelError | None, least: int

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from sidecar.calls import Answer, Result
+from sidecar.effect import Summary
 from sidecar.ranking import sigmoid
 from sidecar.types import Ranking
 from sidecar.v1 import rerank_pb2 as pb
@@ -28,6 +29,23 @@ def rerank_response(answer: Answer, request_id: str, *, return_passages: bool) -
         outcome=pb.Outcome.ValueType(answer.ranking.outcome),
         reason=pb.Reason.ValueType(answer.ranking.reason),
         meta=_meta(answer, answer.ranking, request_id),
+    )
+
+
+def policy_status(name: str, seen: Summary) -> pb.PolicyStatus:
+    """How reranking has been doing under one policy."""
+    return pb.PolicyStatus(
+        policy=name,
+        replies=seen.replies,
+        reranked=seen.reranked,
+        reasons=seen.reasons,
+        unmoved_ratio=seen.unmoved,
+        constant_scores_ratio=seen.constant,
+        without_text_ratio=seen.without_text,
+        truncated_ratio=seen.truncated,
+        rank_displacement=seen.displacement,
+        overlap_at_10=seen.overlap,
+        findings=seen.findings(),
     )
 
 
@@ -76,4 +94,5 @@ def _meta(answer: Answer, ranking: Ranking, request_id: str) -> pb.Meta:
         detail=ranking.detail,
         cosine_version=ranking.cosine_version,
         compared=ranking.compared,
+        truncated_ratio=ranking.truncated_ratio,
     )

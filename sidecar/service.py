@@ -8,17 +8,20 @@ from google.protobuf.message import Message
 
 from sidecar import parsing, policy, replies
 from sidecar.calls import Answer, Clock
+from sidecar.effect import WINDOW_S, Effect
 from sidecar.errors import InvalidRequest, ReplyTooLarge
 from sidecar.interceptors import request_id
 from sidecar.loaded import Models
 from sidecar.logs import log
 from sidecar.metrics import Metrics
 from sidecar.pipeline import Pipeline
+from sidecar.resolution import UnknownPolicy
 from sidecar.retrieval import Retrieval
 from sidecar.settings import Settings
 from sidecar.types import Reason
 from sidecar.v1 import rerank_pb2 as pb
 from sidecar.v1 import rerank_pb2_grpc as pb_grpc
+from sidecar.watch import Watch
 
 _FRAME_BYTES = 64
 """What a reply needs beside its own bytes, as a field of another message."""
@@ -39,9 +42,10 @@ def _user(context: Any) -> str | None:
 class RerankService(pb_grpc.RerankServiceServicer):
     """Search, Rerank and SearchProgressive."""
 
-    def __init__(self, pipeline: Pipeline, metrics: Metrics, max_reply_bytes: int) -> None:
+    def __init__(self, pipeline: Pipeline, metrics: Metrics, watch: Watch, max_reply_bytes: int) -> None:
         self._pipeline = pipeline
         self._metrics = metrics
+        self._watch = watch
         self._max_reply_bytes = max_reply_bytes
 
     async def Search(self, request: pb.SearchRequest, context: Any) -> pb.SearchResponse:
@@ -89,6 +93,7 @@ class RerankService(pb_grpc.RerankServiceServicer):
         """Count the call and write its one log line."""
         name, ranking = answer.plan.policy if answer.plan else "", answer.ranking
         self._metrics.requests.labels(method, name, ranking.outcome.name, ranking.reason.name).inc()
+        self._watch.saw(name, Effect.of(ranking, ranking.truncated_ratio))
         log.info(
             "call",
             policy=name,
@@ -101,10 +106,11 @@ class RerankService(pb_grpc.RerankServiceServicer):
 
 
 class PolicyService(pb_grpc.PolicyServiceServicer):
-    """List and Explain."""
+    """List, Explain and Status."""
 
-    def __init__(self, settings: Settings, retrieval: Retrieval, models: Models) -> None:
+    def __init__(self, settings: Settings, retrieval: Retrieval, models: Models, watch: Watch) -> None:
         self._settings = settings
+        self._watch = watch
         self._retrieval = retrieval
         self._models = models
 
@@ -129,6 +135,15 @@ class PolicyService(pb_grpc.PolicyServiceServicer):
             changes=prepared.request.changes,
             skip_reason=pb.Reason.ValueType(skip[0] if skip else Reason.UNSPECIFIED),
         )
+
+    async def Status(self, request: pb.StatusRequest, context: Any) -> pb.StatusResponse:  # noqa: ARG002
+        """See the contract."""
+        policies = self._settings.policies
+        if request.policy and request.policy not in policies:
+            raise UnknownPolicy(f"policy {request.policy!r} is not configured; allowed: {', '.join(policies)}")
+        names = [request.policy] if request.policy else list(policies)
+        found = [replies.policy_status(name, self._watch.summary(name)) for name in names]
+        return pb.StatusResponse(policies=found, window_s=WINDOW_S)
 
     def _policy(self, name: str) -> pb.Policy:
         settings = self._settings.policies[name]

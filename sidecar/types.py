@@ -117,6 +117,8 @@ class Ranking:
     model_version: str = ""
     cosine_version: str = ""
     """The bi-encoder's, where cosines counted."""
+    truncated_ratio: float = 0.0
+    """Share of the passages tokenised for it that are longer than the model reads."""
     remembered: bool = False
 
     @classmethod

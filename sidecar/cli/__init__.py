@@ -5,6 +5,7 @@ import sys
 import typer
 
 from sidecar.cli.check import check
+from sidecar.cli.doctor import doctor
 from sidecar.cli.eval import evaluate
 from sidecar.cli.explain import explain
 from sidecar.cli.export import export
@@ -32,6 +33,7 @@ app.command("eval")(evaluate)
 app.command()(train)
 app.command()(serve)
 app.command()(search)
+app.command()(doctor)
 
 
 def main() -> None:

@@ -583,6 +583,7 @@ class Meta(google.protobuf.message.Message):
     REMEMBERED_FIELD_NUMBER: builtins.int
     COSINE_VERSION_FIELD_NUMBER: builtins.int
     COMPARED_FIELD_NUMBER: builtins.int
+    TRUNCATED_RATIO_FIELD_NUMBER: builtins.int
     request_id: builtins.str
     """Identifies this call in the sidecar's logs; also sent as trailing metadata `x-request-id`, with errors too."""
     policy: builtins.str
@@ -609,6 +610,8 @@ class Meta(google.protobuf.message.Message):
     """Changes whenever the bi-encoder changes; empty when no cosine had a say."""
     compared: builtins.int
     """Candidates whose cosine had a say."""
+    truncated_ratio: builtins.float
+    """Share of the passages tokenised for this call that are longer than the model reads, 0 to 1."""
     @property
     def timings(self) -> global___Timings:
         """Where the time went."""
@@ -629,9 +632,10 @@ class Meta(google.protobuf.message.Message):
         remembered: builtins.bool = ...,
         cosine_version: builtins.str = ...,
         compared: builtins.int = ...,
+        truncated_ratio: builtins.float = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["timings", b"timings"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["candidates", b"candidates", "compared", b"compared", "cosine_version", b"cosine_version", "detail", b"detail", "fusion", b"fusion", "model", b"model", "model_version", b"model_version", "policy", b"policy", "policy_version", b"policy_version", "remembered", b"remembered", "request_id", b"request_id", "scored", b"scored", "timings", b"timings"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["candidates", b"candidates", "compared", b"compared", "cosine_version", b"cosine_version", "detail", b"detail", "fusion", b"fusion", "model", b"model", "model_version", b"model_version", "policy", b"policy", "policy_version", b"policy_version", "remembered", b"remembered", "request_id", b"request_id", "scored", b"scored", "timings", b"timings", "truncated_ratio", b"truncated_ratio"]) -> None: ...
 
 global___Meta = Meta
 
@@ -872,3 +876,123 @@ class ExplainResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["budget_ms", b"budget_ms", "changes", b"changes", "engine_body", b"engine_body", "policy", b"policy", "rank_window_size", b"rank_window_size", "skip_reason", b"skip_reason", "why", b"why"]) -> None: ...
 
 global___ExplainResponse = ExplainResponse
+
+@typing.final
+class StatusRequest(google.protobuf.message.Message):
+    """Which policies."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    POLICY_FIELD_NUMBER: builtins.int
+    policy: builtins.str
+    """Name of one. Default: all."""
+    def __init__(
+        self,
+        *,
+        policy: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["policy", b"policy"]) -> None: ...
+
+global___StatusRequest = StatusRequest
+
+@typing.final
+class StatusResponse(google.protobuf.message.Message):
+    """How reranking has been doing."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    POLICIES_FIELD_NUMBER: builtins.int
+    WINDOW_S_FIELD_NUMBER: builtins.int
+    window_s: builtins.float
+    """Older replies are not counted, in seconds."""
+    @property
+    def policies(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___PolicyStatus]:
+        """In the order of the configuration file."""
+
+    def __init__(
+        self,
+        *,
+        policies: collections.abc.Iterable[global___PolicyStatus] | None = ...,
+        window_s: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["policies", b"policies", "window_s", b"window_s"]) -> None: ...
+
+global___StatusResponse = StatusResponse
+
+@typing.final
+class PolicyStatus(google.protobuf.message.Message):
+    """How it has been doing under one policy. Shares are 0 to 1, and of reranked replies where nothing else is said."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    @typing.final
+    class ReasonsEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.float
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.float = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
+    POLICY_FIELD_NUMBER: builtins.int
+    REPLIES_FIELD_NUMBER: builtins.int
+    RERANKED_FIELD_NUMBER: builtins.int
+    REASONS_FIELD_NUMBER: builtins.int
+    UNMOVED_RATIO_FIELD_NUMBER: builtins.int
+    CONSTANT_SCORES_RATIO_FIELD_NUMBER: builtins.int
+    WITHOUT_TEXT_RATIO_FIELD_NUMBER: builtins.int
+    TRUNCATED_RATIO_FIELD_NUMBER: builtins.int
+    RANK_DISPLACEMENT_FIELD_NUMBER: builtins.int
+    OVERLAP_AT_10_FIELD_NUMBER: builtins.int
+    FINDINGS_FIELD_NUMBER: builtins.int
+    policy: builtins.str
+    """Name of the policy."""
+    replies: builtins.int
+    """Replies of the last `window_s` seconds, at most 1,000."""
+    reranked: builtins.int
+    """Those that the model had a say in (RERANKED, PARTIAL)."""
+    unmoved_ratio: builtins.float
+    """Replies in which no hit changed its place."""
+    constant_scores_ratio: builtins.float
+    """Replies whose scores were all the same."""
+    without_text_ratio: builtins.float
+    """Candidates without text in the policy's fields."""
+    truncated_ratio: builtins.float
+    """Passages that were longer than the model reads."""
+    rank_displacement: builtins.float
+    """Places that a hit moved, on average."""
+    overlap_at_10: builtins.float
+    """The engine's first ten hits that were still among them."""
+    @property
+    def reasons(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.float]:
+        """The others by reason, as shares of all replies."""
+
+    @property
+    def findings(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """What is wrong, a sentence each; empty while there are fewer than 20 replies."""
+
+    def __init__(
+        self,
+        *,
+        policy: builtins.str = ...,
+        replies: builtins.int = ...,
+        reranked: builtins.int = ...,
+        reasons: collections.abc.Mapping[builtins.str, builtins.float] | None = ...,
+        unmoved_ratio: builtins.float = ...,
+        constant_scores_ratio: builtins.float = ...,
+        without_text_ratio: builtins.float = ...,
+        truncated_ratio: builtins.float = ...,
+        rank_displacement: builtins.float = ...,
+        overlap_at_10: builtins.float = ...,
+        findings: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["constant_scores_ratio", b"constant_scores_ratio", "findings", b"findings", "overlap_at_10", b"overlap_at_10", "policy", b"policy", "rank_displacement", b"rank_displacement", "reasons", b"reasons", "replies", b"replies", "reranked", b"reranked", "truncated_ratio", b"truncated_ratio", "unmoved_ratio", b"unmoved_ratio", "without_text_ratio", b"without_text_ratio"]) -> None: ...
+
+global___PolicyStatus = PolicyStatus

@@ -210,6 +210,11 @@ class PolicyServiceStub(object):
                 request_serializer=sidecar_dot_v1_dot_rerank__pb2.ExplainRequest.SerializeToString,
                 response_deserializer=sidecar_dot_v1_dot_rerank__pb2.ExplainResponse.FromString,
                 _registered_method=True)
+        self.Status = channel.unary_unary(
+                '/sidecar.v1.PolicyService/Status',
+                request_serializer=sidecar_dot_v1_dot_rerank__pb2.StatusRequest.SerializeToString,
+                response_deserializer=sidecar_dot_v1_dot_rerank__pb2.StatusResponse.FromString,
+                _registered_method=True)
 
 
 class PolicyServiceServicer(object):
@@ -231,6 +236,13 @@ class PolicyServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Status(self, request, context):
+        """What reranking lately did to the replies of each policy, and what is wrong with that, in words.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PolicyServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -243,6 +255,11 @@ def add_PolicyServiceServicer_to_server(servicer, server):
                     servicer.Explain,
                     request_deserializer=sidecar_dot_v1_dot_rerank__pb2.ExplainRequest.FromString,
                     response_serializer=sidecar_dot_v1_dot_rerank__pb2.ExplainResponse.SerializeToString,
+            ),
+            'Status': grpc.unary_unary_rpc_method_handler(
+                    servicer.Status,
+                    request_deserializer=sidecar_dot_v1_dot_rerank__pb2.StatusRequest.FromString,
+                    response_serializer=sidecar_dot_v1_dot_rerank__pb2.StatusResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -300,6 +317,33 @@ class PolicyService(object):
             '/sidecar.v1.PolicyService/Explain',
             sidecar_dot_v1_dot_rerank__pb2.ExplainRequest.SerializeToString,
             sidecar_dot_v1_dot_rerank__pb2.ExplainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Status(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sidecar.v1.PolicyService/Status',
+            sidecar_dot_v1_dot_rerank__pb2.StatusRequest.SerializeToString,
+            sidecar_dot_v1_dot_rerank__pb2.StatusResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -136,6 +136,12 @@ class PolicyServiceStub:
     the engine may be asked what an index expression stands for, and to make a body of a template.
     """
 
+    Status: grpc.UnaryUnaryMultiCallable[
+        sidecar.v1.rerank_pb2.StatusRequest,
+        sidecar.v1.rerank_pb2.StatusResponse,
+    ]
+    """What reranking lately did to the replies of each policy, and what is wrong with that, in words."""
+
 class PolicyServiceAsyncStub:
     """Tells which policy an index gets, and why."""
 
@@ -152,6 +158,12 @@ class PolicyServiceAsyncStub:
     """The policy, the plan and the rewritten body that a Search with these arguments would use. Searches nothing;
     the engine may be asked what an index expression stands for, and to make a body of a template.
     """
+
+    Status: grpc.aio.UnaryUnaryMultiCallable[
+        sidecar.v1.rerank_pb2.StatusRequest,
+        sidecar.v1.rerank_pb2.StatusResponse,
+    ]
+    """What reranking lately did to the replies of each policy, and what is wrong with that, in words."""
 
 class PolicyServiceServicer(metaclass=abc.ABCMeta):
     """Tells which policy an index gets, and why."""
@@ -173,5 +185,13 @@ class PolicyServiceServicer(metaclass=abc.ABCMeta):
         """The policy, the plan and the rewritten body that a Search with these arguments would use. Searches nothing;
         the engine may be asked what an index expression stands for, and to make a body of a template.
         """
+
+    @abc.abstractmethod
+    def Status(
+        self,
+        request: sidecar.v1.rerank_pb2.StatusRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[sidecar.v1.rerank_pb2.StatusResponse, collections.abc.Awaitable[sidecar.v1.rerank_pb2.StatusResponse]]:
+        """What reranking lately did to the replies of each policy, and what is wrong with that, in words."""
 
 def add_PolicyServiceServicer_to_server(servicer: PolicyServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -24,6 +24,7 @@ PURE = (
     "shares",
     "ranking",
     "verdict",
+    "effect",
     "window",
     "skips",
     "cost",

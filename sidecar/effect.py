@@ -1,0 +1,140 @@
+"""What reranking did to one reply, and what it lately did to a policy's replies: whether it still does anything. Pure.
+
+The worst failure of a reranker is a silent one: calls succeed, the order is the engine's, and nobody notices.
+"""
+
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from sidecar.types import Outcome, Ranking
+
+PAGE = 10
+WINDOW_S = 600.0
+"""What is older says nothing of now."""
+MOST_KEPT = 1000
+"""Replies of one policy that are kept."""
+ENOUGH = 20
+"""With fewer replies nothing is concluded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """One reply of a policy. ``without_text`` and ``truncated`` are shares of its candidates, 0 to 1.
+
+    ``moved`` says whether any hit changed its place, ``displacement`` by how many places on average, ``overlap`` which
+    share of the engine's first :data:`PAGE` is still there; ``constant`` that all scores were the same.
+    """
+
+    reason: str = ""
+    moved: bool = False
+    displacement: float = 0.0
+    overlap: float = 1.0
+    constant: bool = False
+    without_text: float = 0.0
+    truncated: float = 0.0
+
+    @classmethod
+    def of(cls, ranking: Ranking, truncated: float = 0.0) -> "Effect":
+        """What a ranking did to the engine's order."""
+        if ranking.outcome not in (Outcome.RERANKED, Outcome.PARTIAL):
+            return cls(reason=ranking.reason.name)
+        order = ranking.order
+        scores = [place.relevance_score for place in order if place.relevance_score is not None]
+        shifts = [abs(place.rank - new) for new, place in enumerate(order)]
+        page = min(PAGE, len(order))
+        return cls(
+            moved=any(shifts),
+            displacement=sum(shifts) / len(shifts) if shifts else 0.0,
+            overlap=sum(place.rank < page for place in order[:page]) / page if page else 1.0,
+            constant=len(scores) > 1 and min(scores) == max(scores),
+            without_text=1 - len(scores) / len(order) if order and ranking.outcome is Outcome.RERANKED else 0.0,
+            truncated=truncated,
+        )
+
+    @property
+    def reranked(self) -> bool:
+        """Whether the model had a say."""
+        return not self.reason
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A policy's replies of the last :data:`WINDOW_S` seconds. Shares are of ``reranked``, but for ``reasons``, which
+    are of all replies that are no RERANKED or PARTIAL, by reason."""
+
+    replies: int
+    reranked: int
+    reasons: Mapping[str, float]
+    unmoved: float
+    constant: float
+    without_text: float
+    truncated: float
+    displacement: float
+    overlap: float
+
+    @property
+    def fallbacks(self) -> float:
+        """Share of replies that reranking was meant for and did not reach."""
+        return sum(share for reason, share in self.reasons.items() if reason not in _MEANT)
+
+    def findings(self) -> Iterator[str]:
+        """What is wrong, a sentence each; none while there are fewer than :data:`ENOUGH` replies."""
+        if self.replies >= ENOUGH and self.fallbacks > _MOST_FALLBACKS:
+            worst = max((one for one in self.reasons if one not in _MEANT), key=lambda one: self.reasons[one])
+            yield f"{self.fallbacks:.0%} of replies are in the engine's order, most of them for {worst}"
+        if self.reranked < ENOUGH:
+            return
+        for share, most, sentence in (
+            (self.unmoved, _MOST_UNMOVED, "of reranked replies no hit changed its place"),
+            (self.constant, _MOST_CONSTANT, "of reranked replies all scores are the same"),
+            (self.without_text, _MOST_WITHOUT_TEXT, "of candidates have no text in the policy's fields"),
+            (self.truncated, _MOST_TRUNCATED, "of passages are longer than the model reads"),
+        ):
+            if share > most:
+                yield f"in {share:.0%} {sentence}" if "replies" in sentence else f"{share:.0%} {sentence}"
+
+
+_MEANT = frozenset(
+    ("POLICY_DISABLED", "NOT_RELEVANCE_SORTED", "NO_CANDIDATES", "BEYOND_WINDOW", "LANGUAGE", "NO_POLICY")
+)
+"""Reasons for which the engine's order is what was wanted."""
+_MOST_FALLBACKS = 0.5
+_MOST_UNMOVED = 0.95
+_MOST_CONSTANT = 0.5
+_MOST_WITHOUT_TEXT = 0.5
+_MOST_TRUNCATED = 0.8
+
+
+@dataclass
+class Effects:
+    """The last replies of one policy."""
+
+    _kept: deque[tuple[float, Effect]] = field(default_factory=lambda: deque(maxlen=MOST_KEPT))
+
+    def add(self, effect: Effect, now: float) -> None:
+        """One more reply; ``now`` in seconds of a monotonic clock."""
+        self._kept.append((now, effect))
+
+    def summary(self, now: float) -> Summary:
+        """Of those that are not older than :data:`WINDOW_S`."""
+        while self._kept and self._kept[0][0] < now - WINDOW_S:
+            self._kept.popleft()
+        effects = [effect for _, effect in self._kept]
+        reranked = [effect for effect in effects if effect.reranked]
+        reasons = Counter(effect.reason for effect in effects if not effect.reranked)
+        return Summary(
+            len(effects),
+            len(reranked),
+            {reason: count / len(effects) for reason, count in reasons.items()},
+            _mean([not effect.moved for effect in reranked]),
+            _mean([effect.constant for effect in reranked]),
+            _mean([effect.without_text for effect in reranked]),
+            _mean([effect.truncated for effect in reranked]),
+            _mean([effect.displacement for effect in reranked]),
+            _mean([effect.overlap for effect in reranked], empty=1.0),
+        )
+
+
+def _mean(values: Sequence[float], empty: float = 0.0) -> float:
+    return sum(values) / len(values) if values else empty
