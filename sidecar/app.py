@@ -19,6 +19,7 @@ from grpc_reflection.v1alpha import reflection
 from connectors.base import Connector
 from sidecar import greeting, languages
 from sidecar.advice import tight_budgets
+from sidecar.certificates import CertificateError, Certificates
 from sidecar.gate import Gate
 from sidecar.health import Health
 from sidecar.interceptors import Guard
@@ -32,7 +33,7 @@ from sidecar.policy import languages_of
 from sidecar.retrieval import Retrieval
 from sidecar.scheduler import Scheduler
 from sidecar.service import PolicyService, RerankService
-from sidecar.settings import ModelSettings, Settings
+from sidecar.settings import ModelSettings, ServerSettings, Settings
 from sidecar.v1 import rerank_pb2 as pb
 from sidecar.v1 import rerank_pb2_grpc as pb_grpc
 from sidecar.watch import Watch
@@ -126,17 +127,30 @@ class App:
         settings = self._settings.server
         self._open_metrics(settings.metrics_address)
         try:
-            self.port = self._server.add_insecure_port(settings.address)
+            self.port = self._add_port(settings)
+        except CertificateError as error:
+            raise StartError(f"server.tls: {error}") from error
         except RuntimeError as error:
             raise StartError(
                 f"cannot listen on {settings.address}: the port is in use, or the address is not one of this machine"
             ) from error
         await self._health.starting()
         await self._server.start()
-        log.info("listening", address=settings.address, port=self.port, metrics=settings.metrics_address)
+        log.info(
+            "listening",
+            address=settings.address,
+            port=self.port,
+            metrics=settings.metrics_address,
+            tls=settings.tls is not None,
+        )
         self._starting = [self._spawn(self._load_models())]
         for connector in self._connectors.values():
             self._starting.append(self._spawn(self._greet(connector)))
+
+    def _add_port(self, settings: ServerSettings) -> int:
+        if settings.tls is None:
+            return self._server.add_insecure_port(settings.address)
+        return self._server.add_secure_port(settings.address, Certificates(settings.tls).credentials())
 
     async def ready(self) -> None:
         """Wait until every model is loaded or has failed, and every engine has been greeted."""

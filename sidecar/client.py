@@ -12,8 +12,9 @@ A gRPC error (``grpc.RpcError``) means that there is nothing to show; a degraded
 
 import json
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import cached_property
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -122,6 +123,22 @@ def error_details(error: grpc.RpcError) -> ErrorDetails | None:
     return decode((str(key), value) for key, value in trailing)
 
 
+@dataclass(frozen=True)
+class Tls:
+    """How a client connects to a port with ``server.tls``. ``ca_certs`` is a PEM file of the CAs that are trusted, None
+    for gRPC's own; ``client_cert`` and ``client_key`` are PEM files of what is shown where the port asks for it."""
+
+    ca_certs: str | Path | None = None
+    client_cert: str | Path | None = None
+    client_key: str | Path | None = None
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """As gRPC takes them; raises OSError where a file cannot be read."""
+        read = (None if file is None else Path(file).read_bytes() for file in astuple(self))
+        trusted, shown, key = read
+        return grpc.ssl_channel_credentials(trusted, key, shown)
+
+
 def _metadata(authorization: str | None) -> tuple[tuple[str, str], ...]:
     return () if authorization is None else (("authorization", authorization),)
 
@@ -134,9 +151,12 @@ class RerankClient:
     engine. It travels as metadata of the call, so let nobody listen on the way to the sidecar.
     """
 
-    def __init__(self, target: str) -> None:
-        """``target`` is ``host:port``; no connection is made yet."""
-        self._channel = grpc.aio.insecure_channel(target, options=_OPTIONS)
+    def __init__(self, target: str, tls: Tls | None = None) -> None:
+        """``target`` is ``host:port``; no connection is made yet. Without ``tls`` calls travel in plain text."""
+        if tls:
+            self._channel = grpc.aio.secure_channel(target, tls.credentials(), options=_OPTIONS)
+        else:
+            self._channel = grpc.aio.insecure_channel(target, options=_OPTIONS)
         self.stub: pb_grpc.RerankServiceAsyncStub = pb_grpc.RerankServiceStub(self._channel)  # type: ignore[assignment]
         self.policies: pb_grpc.PolicyServiceAsyncStub = pb_grpc.PolicyServiceStub(self._channel)  # type: ignore[assignment]
 
@@ -199,9 +219,12 @@ class RerankClient:
 class BlockingRerankClient:
     """Calls a sidecar from ordinary code; the same methods as :class:`RerankClient`. Safe to share among threads."""
 
-    def __init__(self, target: str) -> None:
-        """``target`` is ``host:port``; no connection is made yet."""
-        self._channel = grpc.insecure_channel(target, options=_OPTIONS)
+    def __init__(self, target: str, tls: Tls | None = None) -> None:
+        """``target`` is ``host:port``; no connection is made yet. Without ``tls`` calls travel in plain text."""
+        if tls:
+            self._channel = grpc.secure_channel(target, tls.credentials(), options=_OPTIONS)
+        else:
+            self._channel = grpc.insecure_channel(target, options=_OPTIONS)
         self.stub = pb_grpc.RerankServiceStub(self._channel)
         self.policies = pb_grpc.PolicyServiceStub(self._channel)
 

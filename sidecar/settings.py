@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from sidecar.connector_settings import AnyConnector
 from sidecar.setting_types import BUNDLED as BUNDLED
-from sidecar.setting_types import Checkpoint, Faults, IndexPattern, Keys, Language, Section
+from sidecar.setting_types import Checkpoint, ExistingFile, Faults, IndexPattern, Keys, Language, Section
 from sidecar.text_settings import TextSettings
 
 BUNDLED_LANGUAGES = ("en",)
@@ -16,10 +16,25 @@ NEAR = "near"
 """Name of the model that a policy's cosine is of, if it names no other."""
 
 
+class TlsSettings(Section):
+    """Certificates of the gRPC port. The files are read again when they change; a broken one changes nothing."""
+
+    cert: ExistingFile = Field(description="The server's certificate, and those that lead to its CA; PEM.")
+    key: ExistingFile = Field(description="Its private key, without a password; PEM.")
+    client_ca: ExistingFile | None = Field(
+        None, description="CAs of the clients that may connect, each with a certificate of its own; null: anyone."
+    )
+
+
 class ServerSettings(Section):
     """The gRPC server."""
 
     address: str = Field("127.0.0.1:50051", description="Where the gRPC server listens, `host:port`.")
+    tls: TlsSettings | None = Field(
+        None,
+        description="TLS on the gRPC port; null: plain text, for which any address but loopback asks for `serve "
+        "--insecure`.",
+    )
     metrics_address: str | None = Field(
         "127.0.0.1:9464", description="Where Prometheus scrapes `/metrics`, `host:port`; null turns it off."
     )

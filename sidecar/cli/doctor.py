@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from sidecar.cli.target import Target, TlsCa, TlsCert, TlsKey, TlsOn, client_of
 from sidecar.cli.terminal import stop
 
 if TYPE_CHECKING:
@@ -22,7 +23,11 @@ def doctor(
     index: Annotated[str, typer.Option(help="Index, alias or pattern.")],
     query: Annotated[list[str] | None, typer.Option(help="A real query of that index, repeatable.")] = None,
     queries: Annotated[Path | None, typer.Option(help="File with a query a line.")] = None,
-    target: Annotated[str, typer.Option(help="The running sidecar, `host:port`.")] = "127.0.0.1:50051",
+    target: Target = "127.0.0.1:50051",
+    tls: TlsOn = False,
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
     connector: Annotated[str, typer.Option(help="Connector; not needed when there is only one.")] = "",
     policy: Annotated[str, typer.Option(help="Policy; default: the one that the index matches.")] = "",
     field: Annotated[list[str] | None, typer.Option(help="Field to match, repeatable; default: all.")] = None,
@@ -37,12 +42,11 @@ def doctor(
         stop("name real queries of the index by --query or --queries")
     import grpc
 
-    from sidecar.client import BlockingRerankClient
     from sidecar.diagnosis import problems
     from sidecar.v1 import rerank_pb2 as pb
 
     console = Console(highlight=False, markup=False, emoji=False)
-    with BlockingRerankClient(target) as client:
+    with client_of(target, tls=tls, ca=tls_ca, cert=tls_cert, key=tls_key) as client:
         try:
             explained = client.policies.Explain(
                 pb.ExplainRequest(connector=connector, index=index, options=pb.Options(policy=policy)),

@@ -6,13 +6,18 @@ from typing import Annotated, Any
 
 import typer
 
+from sidecar.cli.target import Target, TlsCa, TlsCert, TlsKey, TlsOn, client_of
 from sidecar.cli.terminal import stop
 
 
 def search(
     query: Annotated[str, typer.Argument(help="What to search for.")],
     index: Annotated[str, typer.Option(help="Index, alias or pattern.")],
-    target: Annotated[str, typer.Option(help="The running sidecar, `host:port`.")] = "127.0.0.1:50051",
+    target: Target = "127.0.0.1:50051",
+    tls: TlsOn = False,
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
     connector: Annotated[str, typer.Option(help="Connector; not needed when there is only one.")] = "",
     policy: Annotated[str, typer.Option(help="Policy; default: the one that the index matches.")] = "",
     field: Annotated[list[str] | None, typer.Option(help="Field to match, repeatable; default: all.")] = None,
@@ -26,13 +31,12 @@ def search(
 
     import grpc
 
-    from sidecar.client import BlockingRerankClient
     from sidecar.comparison import show
     from sidecar.v1 import rerank_pb2 as pb
 
     request = {"size": size, **(_body(body) if body else _match(query, field or ["*"]))}
     options = pb.Options(policy=policy, budget_ms=budget_ms)
-    with BlockingRerankClient(target) as client:
+    with client_of(target, tls=tls, ca=tls_ca, cert=tls_cert, key=tls_key) as client:
         try:
             pages = list(client.search_progressive(index, query, request, connector=connector, options=options))
         except grpc.RpcError as error:

@@ -1,6 +1,7 @@
 """`rerank-sidecar serve`."""
 
 import asyncio
+import ipaddress
 import os
 import sys
 from typing import Annotated
@@ -15,12 +16,21 @@ from sidecar.settings import ServerSettings, Settings
 def serve(
     file: ConfigurationFile,
     address: Annotated[str, typer.Option(help="Listen here instead of `server.address`.")] = "",
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Serve in plain text on an address that others can reach.")
+    ] = False,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
     """Serve until SIGTERM or Ctrl-C. Logs are JSON lines on stderr, coloured text in a terminal."""
     settings = settings_of(file)
     if address:
         settings = _listening_on(settings, address)
+    if not (insecure or settings.server.tls or is_loopback(settings.server.address)):
+        stop(
+            f"{settings.server.address} can be reached from other machines, and there is no `server.tls`: queries and "
+            "texts would travel in plain text, and anyone could search. Listen on 127.0.0.1, set `server.tls`, or say "
+            "--insecure"
+        )
 
     from sidecar import logs
     from sidecar.app import App, StartError
@@ -38,6 +48,15 @@ def serve(
     except (StartError, WiringError) as error:
         stop(str(error))
     os._exit(0)  # a forward pass that hangs in its thread must not keep the process
+
+
+def is_loopback(address: str) -> bool:
+    """Whether only this machine can reach a `host:port`."""
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or address.startswith("unix:")
 
 
 def _listening_on(settings: Settings, address: str) -> Settings:

@@ -1,0 +1,81 @@
+"""The certificates of the gRPC port, read again when their files change: no restart, and no call lost."""
+
+import ssl
+from pathlib import Path
+from threading import Lock
+
+import grpc
+
+from sidecar.logs import log
+from sidecar.settings import TlsSettings
+
+Stamp = tuple[tuple[int, int], ...]
+"""Of each file when it was changed, in ns, and its size."""
+
+
+class CertificateError(Exception):
+    """A certificate or key cannot be used; the message says which and why."""
+
+
+class Certificates:
+    """What the port shows and trusts. gRPC asks at every handshake, in threads of its own."""
+
+    def __init__(self, settings: TlsSettings) -> None:
+        """Read the files.
+
+        Raises:
+            CertificateError: one of them cannot be used.
+        """
+        self._settings = settings
+        self._files = [file for file in (settings.cert, settings.key, settings.client_ca) if file]
+        self._lock = Lock()
+        self._seen = self._stamp()
+        self._first = self._read()
+
+    def credentials(self) -> grpc.ServerCredentials:
+        """For a secure port."""
+        mutual = self._settings.client_ca is not None
+        credentials: grpc.ServerCredentials = grpc.dynamic_ssl_server_credentials(
+            self._first, self._changed, require_client_authentication=mutual
+        )
+        return credentials
+
+    def _changed(self) -> grpc.ServerCertificateConfiguration | None:
+        """The certificates anew if a file has changed, else None: those in use stay. It never raises."""
+        with self._lock:
+            try:
+                stamp = self._stamp()
+                if stamp == self._seen:
+                    return None
+                self._seen = stamp
+                found = self._read()
+            except (CertificateError, OSError) as error:
+                log.error("certificates_not_replaced", error=str(error))
+                return None
+            log.info("certificates_replaced", cert=str(self._settings.cert))
+            return found
+
+    def _stamp(self) -> Stamp:
+        return tuple((status.st_mtime_ns, status.st_size) for status in map(Path.stat, self._files))
+
+    def _read(self) -> grpc.ServerCertificateConfiguration:
+        settings = self._settings
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.cert, settings.key, password=_refuse)
+        except (ssl.SSLError, OSError, ValueError) as error:
+            reason = getattr(error, "reason", None) or error
+            raise CertificateError(f"{settings.cert} with {settings.key}: {reason}") from error
+        trusted = None
+        if settings.client_ca:
+            try:
+                ssl.create_default_context(cafile=str(settings.client_ca))
+            except (ssl.SSLError, OSError) as error:
+                raise CertificateError(f"{settings.client_ca} holds no CA certificates: {error}") from error
+            trusted = settings.client_ca.read_bytes()
+        pairs = [(settings.key.read_bytes(), settings.cert.read_bytes())]
+        return grpc.ssl_server_certificate_configuration(pairs, root_certificates=trusted)
+
+
+def _refuse() -> str:
+    """Instead of asking in the terminal."""
+    raise ValueError("the key has a password; a server needs one without")

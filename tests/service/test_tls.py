@@ -1,0 +1,179 @@
+"""TLS on the gRPC port: who is let in, and certificates that change while calls run."""
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from sidecar.app import StartError
+from sidecar.cli import app
+from sidecar.cli.serve import is_loopback
+from sidecar.client import RerankClient, Tls
+from sidecar.settings import Settings
+from tests.conftest import SERVER, Serve, settings
+
+runner = CliRunner()
+TEXTS = ["apple pie", "pears"]
+
+
+def openssl(*arguments: str) -> None:
+    subprocess.run(["openssl", *arguments], check=True, capture_output=True)
+
+
+def ca(folder: Path, name: str) -> Path:
+    """A CA of its own: `name.pem` with `name-key.pem`."""
+    cert, key = folder / f"{name}.pem", folder / f"{name}-key.pem"
+    openssl(
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        f"/CN={name}",
+        "-keyout",
+        str(key),
+        "-out",
+        str(cert),
+    )
+    return cert
+
+
+def issued(folder: Path, name: str, by: str, days: str = "2") -> tuple[Path, Path]:
+    """A certificate of a CA for this machine, with its key."""
+    cert, key, request, extra = (folder / f"{name}{end}" for end in (".pem", "-key.pem", ".csr", ".ext"))
+    extra.write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
+    openssl("req", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}", "-keyout", str(key), "-out", str(request))
+    signer = ["-CA", str(folder / f"{by}.pem"), "-CAkey", str(folder / f"{by}-key.pem"), "-CAcreateserial"]
+    openssl("x509", "-req", "-in", str(request), *signer, "-days", days, "-extfile", str(extra), "-out", str(cert))
+    return cert, key
+
+
+@pytest.fixture(scope="module")
+def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pki")
+    for name in ("ca", "other-ca"):
+        ca(folder, name)
+    issued(folder, "server", "ca")
+    issued(folder, "next", "other-ca")
+    issued(folder, "client", "ca")
+    issued(folder, "stranger", "other-ca")
+    return folder
+
+
+def with_tls(folder: Path, **tls: Any) -> Settings:
+    paths = {"cert": folder / "server.pem", "key": folder / "server-key.pem", **tls}
+    return settings(server={**SERVER, "tls": paths})
+
+
+async def outcome(port: int, tls: Tls | None) -> str:
+    """`OK`, or the status of a call."""
+    async with RerankClient(f"localhost:{port}", tls) as client:
+        try:
+            await client.rerank("apple", TEXTS, timeout_s=5)
+        except grpc.aio.AioRpcError as error:
+            return error.code().name
+        return "OK"
+
+
+async def test_a_client_that_trusts_the_ca_is_served_and_plain_text_is_not(serve: Serve, pki: Path) -> None:
+    async with serve(configured=with_tls(pki)) as (_, sidecar):
+        assert await outcome(sidecar.port, Tls(pki / "ca.pem")) == "OK"
+        assert await outcome(sidecar.port, Tls(pki / "other-ca.pem")) == "UNAVAILABLE"
+        assert await outcome(sidecar.port, None) == "UNAVAILABLE"
+
+
+async def test_with_a_client_ca_only_its_clients_are_served(serve: Serve, pki: Path) -> None:
+    def shown(name: str) -> Tls:
+        return Tls(pki / "ca.pem", pki / f"{name}.pem", pki / f"{name}-key.pem")
+
+    async with serve(configured=with_tls(pki, client_ca=pki / "ca.pem")) as (_, sidecar):
+        assert await outcome(sidecar.port, shown("client")) == "OK"
+        assert await outcome(sidecar.port, shown("stranger")) == "UNAVAILABLE"
+        assert await outcome(sidecar.port, Tls(pki / "ca.pem")) == "UNAVAILABLE"
+
+
+async def test_certificates_are_read_again_when_they_change_and_no_call_is_lost(
+    serve: Serve, pki: Path, tmp_path: Path
+) -> None:
+    def install(name: str) -> None:
+        for kind in ("", "-key"):
+            fresh = tmp_path / f"new{kind}"
+            fresh.write_bytes((pki / f"{name}{kind}.pem").read_bytes())
+            fresh.replace(tmp_path / f"server{kind}.pem")
+
+    install("server")
+    async with (
+        serve(configured=with_tls(tmp_path)) as (_, sidecar),
+        RerankClient(f"localhost:{sidecar.port}", Tls(pki / "ca.pem")) as lasting,
+    ):
+        await lasting.rerank("apple", TEXTS)
+        (tmp_path / "server.pem").write_text("no certificate")
+        assert await outcome(sidecar.port, Tls(pki / "ca.pem")) == "OK", "a broken one changes nothing"
+        install("next")
+        assert await outcome(sidecar.port, Tls(pki / "other-ca.pem")) == "OK"
+        assert await outcome(sidecar.port, Tls(pki / "ca.pem")) == "UNAVAILABLE"
+        await lasting.rerank("apple", TEXTS)
+
+
+async def test_files_that_cannot_be_used_stop_the_start_with_their_name(
+    serve: Serve, pki: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(StartError, match=r"server.tls: .*server.pem with .*client-key.pem: KEY_VALUES_MISMATCH"):
+        async with serve(configured=with_tls(pki, key=pki / "client-key.pem")):
+            pass
+    (tmp_path / "ca.pem").write_text("nothing")
+    with pytest.raises(StartError, match=r"ca\.pem holds no CA certificates"):
+        async with serve(configured=with_tls(pki, client_ca=tmp_path / "ca.pem")):
+            pass
+    locked = tmp_path / "locked.pem"
+    openssl("rsa", "-aes256", "-passout", "pass:x", "-in", str(pki / "server-key.pem"), "-out", str(locked))
+    with pytest.raises(StartError, match=r"locked\.pem: the key has a password"):
+        async with serve(configured=with_tls(pki, key=locked)):
+            pass
+
+
+async def test_commands_connect_with_tls(serve: Serve, pki: Path) -> None:
+    async with serve(configured=with_tls(pki)) as (_, sidecar):
+        target = ["--index", "docs", "--target", f"localhost:{sidecar.port}", "--tls-ca", str(pki / "ca.pem")]
+        found = await asyncio.to_thread(runner.invoke, app, ["search", "apple", *target])
+    assert found.exit_code == 0, found.output
+    absent = runner.invoke(app, ["search", "apple", "--index", "docs", "--tls-ca", "/no/such/file"])
+    assert (absent.exit_code, "/no/such/file cannot be read" in absent.output) == (2, True)
+    half = runner.invoke(app, ["search", "apple", "--index", "docs", "--tls-cert", str(pki / "client.pem")])
+    assert "--tls-cert and --tls-key go together" in half.output
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("127.0.0.1:1", True),
+        ("[::1]:1", True),
+        ("localhost:1", True),
+        ("0.0.0.0:1", False),
+        ("[::]:1", False),
+        ("10.0.0.4:1", False),
+        ("search.example:1", False),
+    ],
+)
+def test_which_addresses_only_this_machine_reaches(address: str, expected: bool) -> None:
+    assert is_loopback(address) is expected
+
+
+def test_plain_text_for_others_asks_for_it_in_so_many_words(tmp_path: Path) -> None:
+    file = tmp_path / "sidecar.yaml"
+    server = {"address": "0.0.0.0:0", "metrics_address": None}
+    file.write_text(yaml.safe_dump({"server": server, "policies": {"p": {"text": {"fields": ["x"]}}}}))
+    refused = subprocess.run(
+        [sys.executable, "-m", "sidecar", "serve", str(file)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert refused.returncode == 2
+    assert "0.0.0.0:0 can be reached from other machines, and there is no `server.tls`" in refused.stderr
