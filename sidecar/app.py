@@ -19,6 +19,8 @@ from grpc_reflection.v1alpha import reflection
 from connectors.base import Connector
 from sidecar import greeting, languages
 from sidecar.advice import tight_budgets
+from sidecar.auth_settings import AuthSettings
+from sidecar.authentication import Authentication
 from sidecar.certificates import CertificateError, Certificates
 from sidecar.gate import Gate
 from sidecar.health import Health
@@ -56,6 +58,16 @@ def load_model(name: str, settings: ModelSettings) -> LoadedModel:
     from sidecar.scoring.loader import load
 
     return load(name, settings)
+
+
+def _authentication(settings: AuthSettings | None) -> Authentication:
+    """Raises StartError."""
+    try:
+        return Authentication(settings)
+    except ImportError:
+        raise StartError("server.auth.jwt needs PyJWT: pip install 'rerank-sidecar[jwt]'") from None
+    except (ValueError, OSError) as error:
+        raise StartError(f"server.auth: {error}") from error
 
 
 class App:
@@ -100,7 +112,7 @@ class App:
         )
         limit = settings.max_message_mib * 2**20
         server = grpc.aio.server(
-            interceptors=[Guard(settings.max_concurrent_calls, self.metrics)],
+            interceptors=[Guard(settings.max_concurrent_calls, self.metrics, _authentication(settings.auth))],
             options=[
                 ("grpc.max_receive_message_length", limit),
                 ("grpc.max_send_message_length", limit),

@@ -1,7 +1,22 @@
 """Who calls: what the server itself sees, never what a request says. Kept only while the call is under way."""
 
 from contextvars import ContextVar
+from dataclasses import dataclass
 
+from sidecar.auth_settings import ANYONE, Role
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls: a key's name or a token's subject, and his role. ``name`` is empty where nobody is asked."""
+
+    name: str = ""
+    role: Role = ANYONE
+
+
+NOBODY = Caller()
+calling: ContextVar[Caller] = ContextVar("calling", default=NOBODY)
+"""Who makes the call under way."""
 calling_host: ContextVar[str] = ContextVar("calling_host", default="")
 """The host that the call under way comes from."""
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from connectors.hits import Json
+from sidecar.callers import NOBODY, Caller
 from sidecar.policy import AS_CONFIGURED, Overrides, Plan
 from sidecar.types import Candidate, Ranked, Ranking, Timings
 
@@ -42,6 +43,7 @@ class SearchCall:
     clock: Clock
     template: Json | None = None
     authorization: str | None = None
+    caller: Caller = NOBODY
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,7 @@ class RerankCall:
     narrowing: Narrowing
     clock: Clock
     authorization: str | None = None
+    caller: Caller = NOBODY
 
 
 @dataclass(frozen=True, slots=True)

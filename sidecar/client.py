@@ -139,20 +139,27 @@ class Tls:
         return grpc.ssl_channel_credentials(trusted, key, shown)
 
 
-def _metadata(authorization: str | None) -> tuple[tuple[str, str], ...]:
-    return () if authorization is None else (("authorization", authorization),)
+def _metadata(authorization: str | None, api_key: str | None) -> tuple[tuple[str, str], ...]:
+    """Without a key of the sidecar's own, `authorization` is the end user's, as it always was."""
+    own = () if api_key is None else (("authorization", f"Bearer {api_key}"),)
+    name = "authorization" if api_key is None else "x-engine-authorization"
+    return own if authorization is None else (*own, (name, authorization))
 
 
 class RerankClient:
     """Calls a sidecar from asyncio code.
 
     Every call takes ``timeout_s``, after which it raises DEADLINE_EXCEEDED, and ``authorization``: the end user's own
-    ``Authorization`` header (such as ``Bearer ...``), with which a connector with ``forward_authorization`` asks the
-    engine. It travels as metadata of the call, so let nobody listen on the way to the sidecar.
+    ``Authorization`` header for the engine (such as ``Bearer ...``), with which a connector with
+    ``forward_authorization`` asks it. It travels as metadata of the call: let nobody listen on the way to the sidecar.
     """
 
-    def __init__(self, target: str, tls: Tls | None = None) -> None:
-        """``target`` is ``host:port``; no connection is made yet. Without ``tls`` calls travel in plain text."""
+    def __init__(self, target: str, tls: Tls | None = None, api_key: str | None = None) -> None:
+        """``target`` is ``host:port``; no connection is made yet. Without ``tls`` calls travel in plain text.
+
+        ``api_key`` is a key or a token for a sidecar with ``server.auth``.
+        """
+        self._api_key = api_key
         if tls:
             self._channel = grpc.aio.secure_channel(target, tls.credentials(), options=_OPTIONS)
         else:
@@ -172,7 +179,7 @@ class RerankClient:
     ) -> Page:
         """Search and rerank; further arguments are those of :func:`search_request`."""
         message = search_request(index, query, body, **request)
-        return Page(await self.stub.Search(message, timeout=timeout_s, metadata=_metadata(authorization)))
+        return Page(await self.stub.Search(message, timeout=timeout_s, metadata=self.metadata(authorization)))
 
     async def search_progressive(
         self,
@@ -186,7 +193,7 @@ class RerankClient:
     ) -> AsyncIterator[Page]:
         """The engine's order first, the final one second."""
         message = pb.SearchProgressiveRequest(search=search_request(index, query, body, **request))
-        metadata = _metadata(authorization)
+        metadata = self.metadata(authorization)
         async for answer in self.stub.SearchProgressive(message, timeout=timeout_s, metadata=metadata):
             yield Page(answer.search)
 
@@ -201,7 +208,11 @@ class RerankClient:
     ) -> pb.RerankResponse:
         """Rerank candidates; further arguments are those of :func:`rerank_request`."""
         message = rerank_request(query, candidates, **request)
-        return await self.stub.Rerank(message, timeout=timeout_s, metadata=_metadata(authorization))
+        return await self.stub.Rerank(message, timeout=timeout_s, metadata=self.metadata(authorization))
+
+    def metadata(self, authorization: str | None = None) -> tuple[tuple[str, str], ...]:
+        """What calls of the stubs have to carry where the sidecar asks who calls."""
+        return _metadata(authorization, self._api_key)
 
     async def close(self) -> None:
         """Close the connection."""
@@ -219,8 +230,12 @@ class RerankClient:
 class BlockingRerankClient:
     """Calls a sidecar from ordinary code; the same methods as :class:`RerankClient`. Safe to share among threads."""
 
-    def __init__(self, target: str, tls: Tls | None = None) -> None:
-        """``target`` is ``host:port``; no connection is made yet. Without ``tls`` calls travel in plain text."""
+    def __init__(self, target: str, tls: Tls | None = None, api_key: str | None = None) -> None:
+        """``target`` is ``host:port``; no connection is made yet. Without ``tls`` calls travel in plain text.
+
+        ``api_key`` is a key or a token for a sidecar with ``server.auth``.
+        """
+        self._api_key = api_key
         if tls:
             self._channel = grpc.secure_channel(target, tls.credentials(), options=_OPTIONS)
         else:
@@ -240,7 +255,7 @@ class BlockingRerankClient:
     ) -> Page:
         """Search and rerank; further arguments are those of :func:`search_request`."""
         message = search_request(index, query, body, **request)
-        return Page(self.stub.Search(message, timeout=timeout_s, metadata=_metadata(authorization)))
+        return Page(self.stub.Search(message, timeout=timeout_s, metadata=self.metadata(authorization)))
 
     def search_progressive(
         self,
@@ -254,7 +269,7 @@ class BlockingRerankClient:
     ) -> Iterator[Page]:
         """The engine's order first, the final one second."""
         message = pb.SearchProgressiveRequest(search=search_request(index, query, body, **request))
-        metadata = _metadata(authorization)
+        metadata = self.metadata(authorization)
         for answer in self.stub.SearchProgressive(message, timeout=timeout_s, metadata=metadata):
             yield Page(answer.search)
 
@@ -269,7 +284,11 @@ class BlockingRerankClient:
     ) -> pb.RerankResponse:
         """Rerank candidates; further arguments are those of :func:`rerank_request`."""
         message = rerank_request(query, candidates, **request)
-        return self.stub.Rerank(message, timeout=timeout_s, metadata=_metadata(authorization))
+        return self.stub.Rerank(message, timeout=timeout_s, metadata=self.metadata(authorization))
+
+    def metadata(self, authorization: str | None = None) -> tuple[tuple[str, str], ...]:
+        """What calls of the stubs have to carry where the sidecar asks who calls."""
+        return _metadata(authorization, self._api_key)
 
     def close(self) -> None:
         """Close the connection."""

@@ -1,12 +1,13 @@
 """What a call may do: which connector, which index, under which plan. Decides before a byte goes to the engine."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from connectors.base import Connector
 from connectors.hits import Json
 from sidecar import policy, skips, window
+from sidecar.callers import Caller
 from sidecar.calls import RerankCall, SearchCall
 from sidecar.errors import InvalidRequest, NoAuthorization, NotAllowed, UnknownName
 from sidecar.index_names import is_allowed
@@ -18,6 +19,7 @@ from sidecar.settings import Limits, Settings
 from sidecar.skips import Skip
 from sidecar.text import lacks_text
 from sidecar.types import Candidate
+from sidecar.wildcards import matches
 from sidecar.window import EngineRequest
 
 _NO_LIMITS = Limits()
@@ -71,10 +73,10 @@ class Gate:
         """
         if not call.index:
             raise InvalidRequest("`index` is empty; name the index, alias or pattern to search")
-        name = self._connector_name(call.connector)
+        name = self._connector_name(call)
         if name is None:
             raise InvalidRequest("`connector` is empty, and not exactly one connector is configured")
-        self._allow(name, call.index)
+        self._allow(name, call.index, call.caller)
         return self._with_rights(name, call.authorization)
 
     def names_timeout_s(self, call: SearchCall | RerankCall) -> float:
@@ -99,8 +101,8 @@ class Gate:
         Raises:
             InvalidRequest, NotAllowed: the call is not valid or not allowed.
         """
-        if self._restricts(connector.name):
-            self._check_body(connector.name, call.body)
+        if self._restricts(connector.name, call.caller):
+            self._check_body(connector.name, call.body, call.caller)
         plan, why = self._plan(connector.name, call, known)
         page = window.page_of(call.body, call.params)
         skip = skips.by_policy(plan, why) or (skips.by_search(call, page, plan) if plan else None)
@@ -118,17 +120,17 @@ class Gate:
         Raises:
             InvalidRequest, UnknownName: there is no such connector, or the end user's rights cannot be read.
         """
-        name = self._connector_name(call.connector)
+        name = self._connector_name(call)
         if name is None or (self._forwards(name) and call.authorization is None):
             return name, None
         return name, self._with_rights(name, call.authorization)
 
     def to_be_resolved(self, connector: Connector, call: RerankCall) -> list[str]:
         """Names of candidates' indices which may be aliases: a fetch by id passes an alias's filter by."""
-        if not self._restricts(connector.name):
+        if not self._restricts(connector.name, call.caller):
             return []
         named = {one.ref.index for one in call.candidates if one.ref and one.text is None}
-        return sorted(name for name in named if name and self._is_allowed(connector.name, name))
+        return sorted(name for name in named if name and self._is_allowed(connector.name, name, call.caller))
 
     def access(
         self,
@@ -159,7 +161,7 @@ class Gate:
             if index == "":
                 raise InvalidRequest(f"candidates[{candidate.rank}] has no text, and no `index` says where to fetch it")
             if index in closed:
-                self._allow(connector.name, index)
+                self._allow(connector.name, index, call.caller)
             if index in doubtful and not resolved[index].problem:
                 raise NotAllowed(f"{index!r} is no concrete index: texts are fetched from no other on this connector")
         return Access(plan, why, connector, closed | doubtful)
@@ -186,6 +188,8 @@ class Gate:
         """
         narrowing = call.narrowing
         found = self._resolution(connector, call, known)
+        if found.policy_name and not fits(call.caller.role.policies, found.policy_name):
+            raise NotAllowed(f"policy {found.policy_name!r} is not for the role of {call.caller.name!r}")
         plan = policy.plan(self._settings, found.policy_name, narrowing.overrides) if found.policy_name else None
         limit = (plan.limits if plan else _NO_LIMITS).query_chars
         if len(call.query) > limit:
@@ -205,11 +209,16 @@ class Gate:
         if call.top_n is not None and call.top_n > limit:
             raise InvalidRequest(f"`top_n` is {call.top_n}; allowed: 1..{limit}")
 
-    def _connector_name(self, asked: str) -> str | None:
-        """The configured name: ``asked``, or the only one when nothing is asked; None when that is not clear."""
-        if asked and asked not in self._connectors:
-            raise UnknownName(f"there is no connector {asked!r}; known: {', '.join(self._connectors) or 'none'}")
-        return asked or (next(iter(self._connectors)) if len(self._connectors) == 1 else None)
+    def _connector_name(self, call: SearchCall | RerankCall) -> str | None:
+        """The configured name: the one asked for, or the only one of the caller's when none is; None when that is not
+        clear."""
+        asked, allowed = call.connector, call.caller.role.connectors
+        known = [name for name in self._connectors if fits(allowed, name)]
+        if asked and asked not in known:
+            if asked in self._connectors:
+                raise NotAllowed(f"connector {asked!r} is not for the role of {call.caller.name!r}")
+            raise UnknownName(f"there is no connector {asked!r}; known: {', '.join(known) or 'none'}")
+        return asked or (known[0] if len(known) == 1 else None)
 
     def _with_rights(self, name: str, authorization: str | None) -> Connector:
         """The connector as itself or, where it forwards, as the end user; never as itself for want of a user."""
@@ -226,29 +235,38 @@ class Gate:
     def _forwards(self, name: str) -> bool:
         return bool(getattr(self._settings.connectors[name], "forward_authorization", False))
 
-    def _restricts(self, name: str) -> bool:
-        return tuple(self._settings.connectors[name].allow_indices) != ("*",)
+    def _restricts(self, name: str, caller: Caller) -> bool:
+        everything = ("*",)
+        return tuple(self._settings.connectors[name].allow_indices) != everything or caller.role.indices != everything
 
-    def _check_body(self, connector: str, body: Json) -> None:
+    def _check_body(self, connector: str, body: Json, caller: Caller) -> None:
         """Where not every index is allowed, the body may not read another one past the URL."""
         if "pit" in body:
-            raise NotAllowed("a point in time hides which index it reads: this connector allows only some indices")
+            raise NotAllowed("a point in time hides which index it reads: only some indices are allowed here")
         if hides_a_query(body):
-            raise NotAllowed("a `wrapper` query hides what it reads: this connector allows only some indices")
+            raise NotAllowed("a `wrapper` query hides what it reads: only some indices are allowed here")
         for index in named_indices(body):
-            self._allow(connector, index)
+            self._allow(connector, index, caller)
 
     def _closed(self, connector: Connector, call: RerankCall) -> frozenset[str]:
         named = {candidate.ref.index for candidate in call.candidates if candidate.ref}
-        return frozenset(index for index in named if not self._is_allowed(connector.name, index))
+        return frozenset(index for index in named if not self._is_allowed(connector.name, index, call.caller))
 
-    def _is_allowed(self, connector: str, index: str) -> bool:
-        return is_allowed(self._settings.connectors[connector].allow_indices, index)
+    def _is_allowed(self, connector: str, index: str, caller: Caller) -> bool:
+        allowed = self._settings.connectors[connector].allow_indices, caller.role.indices
+        return all(is_allowed(patterns, index) for patterns in allowed)
 
-    def _allow(self, connector: str, index: str) -> None:
-        if not self._is_allowed(connector, index):
+    def _allow(self, connector: str, index: str, caller: Caller) -> None:
+        if not self._is_allowed(connector, index, caller):
             shown = index if len(index) <= _SHOWN_CHARS else f"{index[:_SHOWN_CHARS]}..."
-            raise NotAllowed(f"index {shown!r} is not allowed on connector {connector!r}")
+            mine = is_allowed(self._settings.connectors[connector].allow_indices, index)
+            whose = f"for the role of {caller.name!r}" if mine else "allowed"
+            raise NotAllowed(f"index {shown!r} is not {whose} on connector {connector!r}")
+
+
+def fits(patterns: Iterable[str], name: str) -> bool:
+    """Whether a name is one of these, `*` being any text."""
+    return any(matches(pattern, name) for pattern in patterns)
 
 
 def _request(call: SearchCall, plan: Plan | None, size: int | None, time_left_s: float) -> EngineRequest:

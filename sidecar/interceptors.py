@@ -14,7 +14,8 @@ from structlog.contextvars import bound_contextvars
 
 from connectors import errors as engine
 from sidecar import error_details, errors
-from sidecar.callers import calling_host, host_of
+from sidecar.authentication import Authentication
+from sidecar.callers import calling, calling_host, host_of
 from sidecar.logs import log
 from sidecar.metrics import Metrics
 
@@ -51,8 +52,9 @@ def status_of(error: Exception) -> grpc.StatusCode | None:
 class Guard(grpc.aio.ServerInterceptor):
     """Surrounds the calls of this package; health and reflection pass untouched, so that they work under any load."""
 
-    def __init__(self, max_concurrent_calls: int, metrics: Metrics) -> None:
+    def __init__(self, max_concurrent_calls: int, metrics: Metrics, authentication: Authentication) -> None:
         self._max_calls = max_concurrent_calls
+        self._authentication = authentication
         self._calls = 0
         self._metrics = metrics
 
@@ -99,7 +101,9 @@ class Guard(grpc.aio.ServerInterceptor):
         with bound_contextvars(request_id=request_id.get(), method=name):
             try:
                 self._check_room()
-                yield
+                calling.set(await self._authentication.caller(context.invocation_metadata() or ()))
+                with bound_contextvars(**({"caller": calling.get().name} if calling.get().name else {})):
+                    yield
             except (asyncio.CancelledError, GeneratorExit):
                 self._failed(name, "CANCELLED", started)
                 raise

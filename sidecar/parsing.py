@@ -7,6 +7,7 @@ from google.protobuf.message import Message
 
 from connectors.errors import MalformedAnswer
 from connectors.hits import DocumentRef, Hit, Json, hit_of
+from sidecar.callers import NOBODY, Caller
 from sidecar.calls import Clock, Narrowing, RerankCall, SearchCall
 from sidecar.errors import InvalidRequest
 from sidecar.json_text import json_object
@@ -20,7 +21,9 @@ MAX_CANDIDATES = 100_000
 """More than any policy may allow; refused before they are looked at."""
 
 
-def search_call(request: pb.SearchRequest, clock: Clock, authorization: str | None = None) -> SearchCall:
+def search_call(
+    request: pb.SearchRequest, clock: Clock, authorization: str | None = None, caller: Caller = NOBODY
+) -> SearchCall:
     """A Search request as a call. Raises :class:`InvalidRequest`."""
     return SearchCall(
         connector=request.connector,
@@ -32,10 +35,13 @@ def search_call(request: pb.SearchRequest, clock: Clock, authorization: str | No
         clock=clock,
         template=_template(request),
         authorization=authorization,
+        caller=caller,
     )
 
 
-def explained_call(request: pb.ExplainRequest, clock: Clock, authorization: str | None = None) -> SearchCall:
+def explained_call(
+    request: pb.ExplainRequest, clock: Clock, authorization: str | None = None, caller: Caller = NOBODY
+) -> SearchCall:
     """An Explain request as the search that it asks about. Raises :class:`InvalidRequest`."""
     return SearchCall(
         connector=request.connector,
@@ -47,6 +53,7 @@ def explained_call(request: pb.ExplainRequest, clock: Clock, authorization: str 
         clock=clock,
         template=_template(request),
         authorization=authorization,
+        caller=caller,
     )
 
 
@@ -58,7 +65,9 @@ def _template(request: pb.SearchRequest | pb.ExplainRequest) -> Json | None:
     return json_object(request.template, "template")
 
 
-def rerank_call(request: pb.RerankRequest, clock: Clock, authorization: str | None = None) -> RerankCall:
+def rerank_call(
+    request: pb.RerankRequest, clock: Clock, authorization: str | None = None, caller: Caller = NOBODY
+) -> RerankCall:
     """A Rerank request as a call. Raises :class:`InvalidRequest`."""
     top_n = _given(request, "top_n")
     if top_n is not None and top_n < 1:
@@ -74,6 +83,7 @@ def rerank_call(request: pb.RerankRequest, clock: Clock, authorization: str | No
         narrowing=narrowing(request.options),
         clock=clock,
         authorization=authorization,
+        caller=caller,
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from sidecar import languages, skips
-from sidecar.callers import calling_host
+from sidecar.callers import calling, calling_host
 from sidecar.calls import Answer, Clock, RerankCall, Result, SearchCall
 from sidecar.cosines import ORDERING_S, CosineScorer
 from sidecar.deadline import Deadline
@@ -134,7 +134,7 @@ class Pipeline:
             raise BudgetExhausted("the budget ended before the scores were there") from None
 
     async def _rank_by_model(self, task: Task, plan: Plan, model: LoadedModel) -> Ranking:
-        caller = (calling_host.get(), plan.policy)
+        caller = (calling.get().name or calling_host.get(), plan.policy)
         least = min(plan.min_rank_window_size or len(task.candidates), len(task.candidates))
         missing = missing_of(task, plan)
         if not plan.orders_rest and (missing or not self._scorer.keeps):

@@ -7,9 +7,11 @@ from typing import Any
 from google.protobuf.message import Message
 
 from sidecar import parsing, policy, replies
+from sidecar.callers import calling
 from sidecar.calls import Answer, Clock
 from sidecar.effect import WINDOW_S, Effect
 from sidecar.errors import InvalidRequest, ReplyTooLarge
+from sidecar.gate import fits
 from sidecar.interceptors import request_id
 from sidecar.loaded import Models
 from sidecar.logs import log
@@ -32,11 +34,17 @@ def _clock(context: Any) -> Clock:
 
 
 def _user(context: Any) -> str | None:
-    """The end user's own `authorization`, as the call carries it; used only by connectors that forward it."""
-    found = [value for key, value in context.invocation_metadata() or () if key == "authorization"]
-    if len(found) > 1:
-        raise InvalidRequest("the call has more than one metadata `authorization`; send one")
-    return found[0] if found and isinstance(found[0], str) else None
+    """The end user's own credentials for the engine, as the call carries them; used only by connectors that forward
+    them. Where `authorization` tells the sidecar who calls, they are in `x-engine-authorization`."""
+    names = ("x-engine-authorization",) if calling.get().name else ("x-engine-authorization", "authorization")
+    metadata = list(context.invocation_metadata() or ())
+    for name in names:
+        found = [value for key, value in metadata if key == name]
+        if len(found) > 1:
+            raise InvalidRequest(f"the call has more than one metadata `{name}`; send one")
+        if found:
+            return found[0] if isinstance(found[0], str) else None
+    return None
 
 
 class RerankService(pb_grpc.RerankServiceServicer):
@@ -50,7 +58,9 @@ class RerankService(pb_grpc.RerankServiceServicer):
 
     async def Search(self, request: pb.SearchRequest, context: Any) -> pb.SearchResponse:
         """See the contract."""
-        answer = await self._pipeline.search(parsing.search_call(request, _clock(context), _user(context)))
+        answer = await self._pipeline.search(
+            parsing.search_call(request, _clock(context), _user(context), calling.get())
+        )
         reply = replies.search_response(answer, request_id.get(), return_passages=request.options.return_passages)
         self._check_size(reply)
         self._report("Search", answer)
@@ -58,7 +68,9 @@ class RerankService(pb_grpc.RerankServiceServicer):
 
     async def Rerank(self, request: pb.RerankRequest, context: Any) -> pb.RerankResponse:
         """See the contract."""
-        answer = await self._pipeline.rerank(parsing.rerank_call(request, _clock(context), _user(context)))
+        answer = await self._pipeline.rerank(
+            parsing.rerank_call(request, _clock(context), _user(context), calling.get())
+        )
         reply = replies.rerank_response(answer, request_id.get(), return_passages=request.options.return_passages)
         self._check_size(reply)
         self._report("Rerank", answer)
@@ -69,7 +81,7 @@ class RerankService(pb_grpc.RerankServiceServicer):
     ) -> AsyncIterator[pb.SearchProgressiveResponse]:
         """See the contract."""
         passages = request.search.options.return_passages
-        call = parsing.search_call(request.search, _clock(context), _user(context))
+        call = parsing.search_call(request.search, _clock(context), _user(context), calling.get())
         retrieved = await self._pipeline.retrieve(call)
         original = replies.search_response(retrieved.original(), request_id.get(), return_passages=passages)
         self._check_size(original)
@@ -116,15 +128,18 @@ class PolicyService(pb_grpc.PolicyServiceServicer):
 
     async def List(self, request: pb.ListRequest, context: Any) -> pb.ListResponse:  # noqa: ARG002
         """See the contract."""
+        role, default = calling.get().role, self._settings.default_policy or ""
         return pb.ListResponse(
-            policies=[self._policy(name) for name in self._settings.policies],
-            default_policy=self._settings.default_policy or "",
-            connectors=list(self._settings.connectors),
+            policies=[self._policy(name) for name in self._settings.policies if fits(role.policies, name)],
+            default_policy=default if fits(role.policies, default) else "",
+            connectors=[name for name in self._settings.connectors if fits(role.connectors, name)],
         )
 
     async def Explain(self, request: pb.ExplainRequest, context: Any) -> pb.ExplainResponse:
         """See the contract."""
-        prepared = await self._retrieval.prepare(parsing.explained_call(request, _clock(context), _user(context)))
+        prepared = await self._retrieval.prepare(
+            parsing.explained_call(request, _clock(context), _user(context), calling.get())
+        )
         plan, skip = prepared.plan, prepared.skip
         return pb.ExplainResponse(
             policy=self._policy(plan.policy) if plan else None,
@@ -138,7 +153,7 @@ class PolicyService(pb_grpc.PolicyServiceServicer):
 
     async def Status(self, request: pb.StatusRequest, context: Any) -> pb.StatusResponse:  # noqa: ARG002
         """See the contract."""
-        policies = self._settings.policies
+        policies = [name for name in self._settings.policies if fits(calling.get().role.policies, name)]
         if request.policy and request.policy not in policies:
             raise UnknownPolicy(f"policy {request.policy!r} is not configured; allowed: {', '.join(policies)}")
         names = [request.policy] if request.policy else list(policies)

@@ -6,6 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from sidecar.auth_settings import AuthSettings
 from sidecar.connector_settings import AnyConnector
 from sidecar.setting_types import BUNDLED as BUNDLED
 from sidecar.setting_types import Checkpoint, ExistingFile, Faults, IndexPattern, Keys, Language, Section
@@ -35,6 +36,7 @@ class ServerSettings(Section):
         description="TLS on the gRPC port; null: plain text, for which any address but loopback asks for `serve "
         "--insecure`.",
     )
+    auth: AuthSettings | None = Field(None, description="Who may call; null: whoever reaches the port.")
     metrics_address: str | None = Field(
         "127.0.0.1:9464", description="Where Prometheus scrapes `/metrics`, `host:port`; null turns it off."
     )

@@ -10,6 +10,7 @@ from sidecar.cli.eval import evaluate
 from sidecar.cli.explain import explain
 from sidecar.cli.export import export
 from sidecar.cli.init import init
+from sidecar.cli.key import key
 from sidecar.cli.reference import settings
 from sidecar.cli.search import search
 from sidecar.cli.serve import serve
@@ -34,6 +35,7 @@ app.command()(train)
 app.command()(serve)
 app.command()(search)
 app.command()(doctor)
+app.command()(key)
 
 
 def main() -> None:

@@ -51,11 +51,14 @@ def doctor(
             explained = client.policies.Explain(
                 pb.ExplainRequest(connector=connector, index=index, options=pb.Options(policy=policy)),
                 timeout=_TIMEOUT_S,
+                metadata=client.metadata(),
             )
             console.print(f"policy: {explained.policy.name or 'none'} ({explained.why})")
             asked = [_asked(client, index, one, field or ["*"], size, connector, policy) for one in asking]
             status = (
-                client.policies.Status(pb.StatusRequest(policy=explained.policy.name), timeout=_TIMEOUT_S).policies
+                client.policies.Status(
+                    pb.StatusRequest(policy=explained.policy.name), timeout=_TIMEOUT_S, metadata=client.metadata()
+                ).policies
                 if explained.policy.name
                 else []
             )

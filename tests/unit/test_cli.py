@@ -55,7 +55,8 @@ def test_init_into_a_folder_that_is_not_there(tmp_path: Path) -> None:
 def test_the_options_commented_out_in_the_starter_are_valid_too(starter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ENGINE_PASSWORD", "secret")
     monkeypatch.setenv("CLIENT_KEY_PASSWORD", "secret")
-    for file in ("engine-ca.pem", "client.pem", "client-key.pem"):
+    own = ("server.pem", "server-key.pem", "keys.txt", "jwks.json")
+    for file in ("engine-ca.pem", "client.pem", "client-key.pem", *own):
         (starter.parent / file).touch()
     instead = "api_key|bearer_token|cloud_id|aws|certificate_fingerprints|nested"  # of the ones beside them
     text = re.sub(rf"^( +)# (?!{instead})", r"\1", starter.read_text(), flags=re.MULTILINE)

@@ -1,0 +1,169 @@
+"""Who may call, and what for: nothing reaches the engine that a caller's role does not allow."""
+
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from connectors.memory import MemoryConnector
+from sidecar import api_keys
+from sidecar.client import RerankClient
+from sidecar.settings import Settings
+from sidecar.v1 import rerank_pb2 as pb
+from tests.conftest import DOCUMENTS, SERVER, Serve, settings
+
+BODY = {"query": {"match": {"body": "apple"}}}
+ROLES = {
+    "articles": {"indices": ["articles-*"], "policies": ["default"], "connectors": ["main"]},
+    "elsewhere": {"connectors": ["other"]},
+    "nothing": {"policies": ["none"]},
+    "all": {},
+}
+
+
+class Spied(MemoryConnector):
+    """Counts what reaches it."""
+
+    asked = 0
+
+    async def search(self, *arguments: Any, **options: Any) -> Any:
+        self.asked += 1
+        return await super().search(*arguments, **options)
+
+
+@pytest.fixture
+def keys(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """A key of each role."""
+    made = {role: api_keys.made(f"{role}-app", role) for role in ROLES}
+    monkeypatch.setenv("KEYS", "\n".join(kept.line for _, kept in made.values()))
+    return {role: key for role, (key, _) in made.items()}
+
+
+def guarded(policy: dict[str, Any] | None = None) -> Settings:
+    return settings(policy, server={**SERVER, "auth": {"keys_env": "KEYS", "roles": ROLES}})
+
+
+def engine() -> Spied:
+    return Spied("main", {"articles-1": DOCUMENTS, "secret": DOCUMENTS})
+
+
+async def status(call: Callable[[], Any]) -> str:
+    try:
+        await call()
+    except grpc.aio.AioRpcError as error:
+        return f"{error.code().name}: {error.details()}"
+    return "OK"
+
+
+async def test_without_a_key_nothing_is_answered_but_health(serve: Serve, keys: dict[str, str]) -> None:
+    spied = engine()
+    async with serve(configured=guarded(), connector=spied) as (client, sidecar):
+        for call in (
+            lambda: client.search("articles-1", "apple", BODY),
+            lambda: client.rerank("apple", ["a", "b"]),
+            lambda: client.policies.List(pb.ListRequest()),
+            lambda: client.policies.Status(pb.StatusRequest()),
+        ):
+            assert (await status(call)).startswith("UNAUTHENTICATED: send one metadata `authorization: Bearer KEY`")
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{sidecar.port}") as channel:
+            health = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+    assert health.status == health_pb2.HealthCheckResponse.SERVING
+    assert spied.asked == 0
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        "secret",
+        "*",
+        "_all",
+        "articles-1,secret",
+        "articles-1,-articles-1,secret",
+        "arti*",
+        "<articles-{now/d}>",
+        "<secret>",
+        "other:articles-1",
+        "articles-1/_search?x=secret",
+        "articles-1%2Csecret",
+        "articles-1%2fsecret",
+        " articles-1",
+        "articles-1,",
+        "ARTICLES-1",
+        "",
+    ],
+)
+async def test_no_spelling_slips_past_a_role(serve: Serve, keys: dict[str, str], index: str) -> None:
+    spied = engine()
+    async with (
+        serve(configured=guarded(), connector=spied) as (_, sidecar),
+        RerankClient(f"127.0.0.1:{sidecar.port}", api_key=keys["articles"]) as client,
+    ):
+        told = await status(lambda: client.search(index, "apple", BODY))
+        assert told.startswith(("PERMISSION_DENIED", "INVALID_ARGUMENT", "NOT_FOUND")), told
+        if spied.asked:
+            assert "NOT_FOUND" in told, "the engine has no such index, and it is within the role"
+            assert index.startswith("articles-")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"query": {"terms": {"_id": {"index": "secret", "id": "1", "path": "ids"}}}},
+        {"query": {"more_like_this": {"like": [{"_index": "secret", "_id": "1"}]}}},
+        {"query": {"geo_shape": {"location": {"indexed_shape": {"index": "secret", "id": "1", "path": "x"}}}}},
+        {"query": {"wrapper": {"query": "eyJtYXRjaF9hbGwiOnt9fQ=="}}},
+        {"pit": {"id": "abc"}},
+    ],
+)
+async def test_no_body_reads_another_index(serve: Serve, keys: dict[str, str], body: dict[str, Any]) -> None:
+    spied = engine()
+    async with (
+        serve(configured=guarded(), connector=spied) as (_, sidecar),
+        RerankClient(f"127.0.0.1:{sidecar.port}", api_key=keys["articles"]) as client,
+    ):
+        assert (await status(lambda: client.search("articles-1", "apple", body))).startswith("PERMISSION_DENIED")
+    assert spied.asked == 0
+
+
+async def test_a_role_has_its_indices_connectors_and_policies(serve: Serve, keys: dict[str, str]) -> None:
+    async with serve(configured=guarded(), connector=engine()) as (_, sidecar):
+
+        def of(role: str) -> RerankClient:
+            return RerankClient(f"127.0.0.1:{sidecar.port}", api_key=keys[role])
+
+        async with (
+            of("articles") as articles,
+            of("elsewhere") as elsewhere,
+            of("nothing") as nothing,
+            of("all") as every,
+        ):
+            assert await status(lambda: articles.search("articles-1", "apple", BODY)) == "OK"
+            assert await status(lambda: articles.search("articles-*", "apple", BODY)) == "OK"
+            assert await status(lambda: every.search("secret", "apple", BODY)) == "OK"
+            refused = await status(lambda: articles.search("secret", "apple", BODY))
+            assert (
+                refused == "PERMISSION_DENIED: index 'secret' is not for the role of 'articles-app' on connector 'main'"
+            )
+            told = await status(lambda: elsewhere.search("articles-1", "apple", BODY, connector="main"))
+            assert told == "PERMISSION_DENIED: connector 'main' is not for the role of 'elsewhere-app'"
+            assert (await status(lambda: elsewhere.search("articles-1", "apple", BODY))).startswith("INVALID_ARGUMENT")
+            told = await status(lambda: nothing.search("articles-1", "apple", BODY))
+            assert told == "PERMISSION_DENIED: policy 'default' is not for the role of 'nothing-app'"
+            listed = await nothing.policies.List(pb.ListRequest(), metadata=nothing.metadata())
+            assert (list(listed.policies), listed.default_policy) == ([], "")
+            listed = await elsewhere.policies.List(pb.ListRequest(), metadata=elsewhere.metadata())
+            assert list(listed.connectors) == []
+
+
+async def test_documents_are_fetched_from_the_roles_indices_only(serve: Serve, keys: dict[str, str]) -> None:
+    async with (
+        serve(configured=guarded(), connector=engine()) as (_, sidecar),
+        RerankClient(f"127.0.0.1:{sidecar.port}", api_key=keys["articles"]) as client,
+    ):
+        inside = [pb.Candidate(id="d0", index="articles-1"), pb.Candidate(id="d1", index="articles-1")]
+        assert await status(lambda: client.rerank("apple", inside, index="articles-1")) == "OK"
+        outside = [*inside, pb.Candidate(id="d2", index="secret")]
+        told = await status(lambda: client.rerank("apple", outside, index="articles-1"))
+        assert told.startswith("PERMISSION_DENIED: index 'secret'")
