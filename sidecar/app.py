@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import asdict
+from pathlib import Path
 from wsgiref.simple_server import WSGIServer
 
 import grpc
@@ -22,9 +23,11 @@ from sidecar.advice import tight_budgets
 from sidecar.auth_settings import AuthSettings
 from sidecar.authentication import Authentication
 from sidecar.certificates import CertificateError, Certificates
+from sidecar.changes import Changes, taken_over
 from sidecar.gate import Gate
 from sidecar.health import Health
 from sidecar.interceptors import Guard
+from sidecar.live import Current, Live, Switches
 from sidecar.loaded import LoadedModel, Models
 from sidecar.logs import log
 from sidecar.metrics import Metrics
@@ -32,6 +35,7 @@ from sidecar.names import Names
 from sidecar.orders import Orders
 from sidecar.pipeline import Pipeline
 from sidecar.policy import languages_of
+from sidecar.reloading import Refused, Reloader
 from sidecar.retrieval import Retrieval
 from sidecar.scheduler import Scheduler
 from sidecar.service import PolicyService, RerankService
@@ -39,7 +43,7 @@ from sidecar.settings import ModelSettings, ServerSettings, Settings
 from sidecar.v1 import rerank_pb2 as pb
 from sidecar.v1 import rerank_pb2_grpc as pb_grpc
 from sidecar.watch import Watch
-from sidecar.wiring import connectors_of
+from sidecar.wiring import WiringError, connectors_of
 
 LoadModel = Callable[[str, ModelSettings], LoadedModel]
 _HEALTH_EVERY_S = 0.5
@@ -80,49 +84,111 @@ class App:
         load: LoadModel = load_model,
         connectors: Mapping[str, Connector] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        file: Path | None = None,
     ) -> None:
+        """``file`` is watched: a change of it is taken over while calls are served."""
         self.metrics = Metrics()
         weights = {name: model.device_weight for name, model in settings.loaded_models.items()}
         self.scheduler = Scheduler(settings.server.max_queued_pairs, self.metrics, clock, weights)
         self.models = Models(list(settings.loaded_models), self.metrics)
         self.port = 0
-        self._settings = settings
         self._load = load
-        self._connectors = connectors_of(settings, self.metrics) if connectors is None else connectors
+        self._given = connectors
+        self._switches = Switches()
+        self._current = Current(self._live(settings, connectors_of(settings, self.metrics, given=connectors)))
+        self._watch = Watch(settings.policies, self.metrics)
+        self._reloader = Reloader(file, self.apply, self.metrics) if file else None
         self._health = Health()
         self._server = self._build_server()
         self._metrics_server: WSGIServer | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._starting: list[asyncio.Task[None]] = []
 
+    @property
+    def _settings(self) -> Settings:
+        return self._current.live.settings
+
+    def _live(
+        self, settings: Settings, connectors: Mapping[str, Connector], authentication: Authentication | None = None
+    ) -> Live:
+        """All that follows from settings; raises StartError."""
+        names = Names(settings.server.names_ttl_s)
+        gate = Gate(settings, connectors, self._switches.is_off)
+        retrieval = Retrieval(gate, names, reserve_s=settings.server.reserve_ms / 1e3)
+        return Live(settings, connectors, names, retrieval, authentication or _authentication(settings.server.auth))
+
+    async def apply(self, settings: Settings) -> None:
+        """Take a configuration over: new models warm up first, then all is exchanged at once, and what is no longer
+        used is closed when the calls that may have it are over.
+
+        Raises:
+            Refused: a model, a connector or a key of it cannot be used; nothing has changed.
+        """
+        old = self._current.live
+        changes, new = Changes.of(old.settings, settings), taken_over(old.settings, settings)
+        models = [await self._loaded_anew(name, new.loaded_models[name]) for name in changes.load]
+        if any(languages_of(new, policy) for policy in new.policies.values()):
+            await asyncio.to_thread(languages.identifier)
+        try:
+            fresh = connectors_of(new, self.metrics, only=changes.build, given=self._given)
+            kept = {name: one for name, one in old.connectors.items() if name not in changes.close}
+            known = old.authentication if new.server.auth == old.settings.server.auth else None
+            live = self._live(new, {**kept, **fresh}, known)
+        except (WiringError, StartError) as error:
+            raise Refused(str(error)) from error
+        self._current.live = live
+        for model in models:
+            self.models.put(model)
+        for name in changes.drop:
+            self.models.drop(name)
+        self.scheduler.weigh({name: model.device_weight for name, model in new.loaded_models.items()})
+        self._watch.follow(new.policies)
+        log.info("configuration_applied", **{key: list(names) for key, names in vars(changes).items() if names})
+        for name in fresh:
+            self._spawn(self._greet(fresh[name]))
+        self._spawn(self._close_later(old, changes))
+
+    async def _loaded_anew(self, name: str, settings: ModelSettings) -> LoadedModel:
+        """A model that warms up beside those that serve, not in the device's thread, which they need."""
+        try:
+            return await asyncio.to_thread(self._load, name, settings)
+        except Exception as error:
+            raise Refused(f"models.{name}: {error}") from error
+
+    async def _close_later(self, old: Live, changes: Changes) -> None:
+        longest_s = max((policy.budget_ms for policy in old.settings.policies.values()), default=0) / 1e3
+        await asyncio.sleep(longest_s + old.settings.server.shutdown_grace_s)
+        await old.names.close()
+        for name in changes.close:
+            await old.connectors[name].close()
+
     def _build_server(self) -> grpc.aio.Server:
         settings = self._settings.server
-        reserve_s = settings.reserve_ms / 1e3
-        self._names = Names(settings.names_ttl_s)
-        retrieval = Retrieval(Gate(self._settings, self._connectors), self._names, reserve_s=reserve_s)
         orders = Orders(settings.order_cache_mib * 2**20)
         self._pipeline = Pipeline(
-            retrieval,
+            lambda: self._current.live.retrieval,
             self.models,
             self.scheduler,
             self.metrics,
             orders,
-            reserve_s=reserve_s,
+            reserve_s=settings.reserve_ms / 1e3,
             score_cache_bytes=settings.score_cache_mib * 2**20,
         )
         limit = settings.max_message_mib * 2**20
         server = grpc.aio.server(
-            interceptors=[Guard(settings.max_concurrent_calls, self.metrics, _authentication(settings.auth))],
+            interceptors=[
+                Guard(settings.max_concurrent_calls, self.metrics, lambda: self._current.live.authentication)
+            ],
             options=[
                 ("grpc.max_receive_message_length", limit),
                 ("grpc.max_send_message_length", limit),
                 ("grpc.so_reuseport", 0),  # or a second sidecar would silently share the port
             ],
         )
-        watch = Watch(self._settings.policies, self.metrics)
+        watch = self._watch
         pb_grpc.add_RerankServiceServicer_to_server(RerankService(self._pipeline, self.metrics, watch, limit), server)
         pb_grpc.add_PolicyServiceServicer_to_server(
-            PolicyService(self._settings, retrieval, self.models, watch), server
+            PolicyService(self._current, self._switches, self.models, watch), server
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)
         own = [service.full_name for service in pb.DESCRIPTOR.services_by_name.values()]
@@ -156,7 +222,7 @@ class App:
             tls=settings.tls is not None,
         )
         self._starting = [self._spawn(self._load_models())]
-        for connector in self._connectors.values():
+        for connector in self._current.live.connectors.values():
             self._starting.append(self._spawn(self._greet(connector)))
 
     def _add_port(self, settings: ServerSettings) -> int:
@@ -176,8 +242,8 @@ class App:
             task.cancel()
         self.scheduler.stop()
         self._pipeline.close()
-        await self._names.close()
-        for connector in self._connectors.values():
+        await self._current.live.names.close()
+        for connector in self._current.live.connectors.values():
             await connector.close()
         if self._metrics_server:
             self._metrics_server.shutdown()
@@ -200,6 +266,8 @@ class App:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, on_signal)
+        if self._reloader:
+            loop.add_signal_handler(signal.SIGHUP, self._reloader.ask)
         await self.start()
         self._spawn(self._settle(on_ready))
         await stopping.wait()
@@ -212,6 +280,8 @@ class App:
         await self.ready()
         gc.collect()
         gc.freeze()
+        if self._reloader:
+            self._spawn(self._reloader.watch())
         on_ready()
 
     def _open_metrics(self, address: str | None) -> None:

@@ -18,6 +18,7 @@ class Role(Section):
     calls_per_s: float | None = Field(
         None, gt=0, le=1_000_000, description="Calls of one caller in a second, lately; more are RESOURCE_EXHAUSTED."
     )
+    admin: bool = Field(False, description="Whether callers may switch reranking off and on (`PolicyService.Switch`).")
 
 
 ANYONE = Role()

@@ -1,6 +1,6 @@
 """What a call may do: which connector, which index, under which plan. Decides before a byte goes to the engine."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
@@ -60,8 +60,15 @@ class Access:
 class Gate:
     """Checks calls against the configuration. All methods are quick and touch nothing but it."""
 
-    def __init__(self, settings: Settings, connectors: Mapping[str, Connector]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        connectors: Mapping[str, Connector],
+        is_off: Callable[[str], bool] = lambda _: False,
+    ) -> None:
+        """``is_off`` tells whether a policy is switched off by hand."""
         self._settings = settings
+        self._is_off = is_off
         self._connectors = connectors
         self._resolver = Resolver(settings)
 
@@ -191,6 +198,8 @@ class Gate:
         if found.policy_name and not fits(call.caller.role.policies, found.policy_name):
             raise NotAllowed(f"policy {found.policy_name!r} is not for the role of {call.caller.name!r}")
         plan = policy.plan(self._settings, found.policy_name, narrowing.overrides) if found.policy_name else None
+        if plan and self._is_off(plan.policy):
+            plan = replace(plan, enabled=False)
         limit = (plan.limits if plan else _NO_LIMITS).query_chars
         if len(call.query) > limit:
             raise InvalidRequest(f"`query` has {len(call.query)} characters, at most {limit} are allowed")

@@ -52,7 +52,9 @@ def status_of(error: Exception) -> grpc.StatusCode | None:
 class Guard(grpc.aio.ServerInterceptor):
     """Surrounds the calls of this package; health and reflection pass untouched, so that they work under any load."""
 
-    def __init__(self, max_concurrent_calls: int, metrics: Metrics, authentication: Authentication) -> None:
+    def __init__(
+        self, max_concurrent_calls: int, metrics: Metrics, authentication: Callable[[], Authentication]
+    ) -> None:
         self._max_calls = max_concurrent_calls
         self._authentication = authentication
         self._calls = 0
@@ -101,7 +103,7 @@ class Guard(grpc.aio.ServerInterceptor):
         with bound_contextvars(request_id=request_id.get(), method=name):
             try:
                 self._check_room()
-                calling.set(await self._authentication.caller(context.invocation_metadata() or ()))
+                calling.set(await self._authentication().caller(context.invocation_metadata() or ()))
                 with bound_contextvars(**({"caller": calling.get().name} if calling.get().name else {})):
                     yield
             except (asyncio.CancelledError, GeneratorExit):

@@ -72,13 +72,18 @@ class Models:
         self._states[name] = why
         self._metrics.model_ready.labels(name).set(0)
 
+    def drop(self, name: str) -> None:
+        """A model is no longer configured; calls that have it keep it until they end."""
+        self._states.pop(name, None)
+        self._metrics.end(name)
+
     def get(self, name: str) -> LoadedModel:
         """The model, ready.
 
         Raises:
             ModelNotReady: it is loading or has failed; the message says which.
         """
-        state = self._states[name]
+        state = self._states.get(name, "it is not configured any more")
         if isinstance(state, str):
             raise ModelNotReady(f"model {name!r} is not ready: {state}")
         return state

@@ -35,6 +35,10 @@ class CacheCollector(Collector):
         """Tell of a cache from now on; it takes the place of one under the same names."""
         self._caches[cache, model] = counts
 
+    def forget(self, model: str) -> None:
+        """Tell no more of a model's caches."""
+        self._caches = {names: counts for names, counts in self._caches.items() if names[1] != model or not model}
+
     def collect(self) -> Iterator[Metric]:
         """The metrics now."""
         lookups = CounterMetricFamily(
@@ -103,6 +107,13 @@ class Metrics:
             "sidecar_connector_requests", "Calls to search engines.", ("engine", "operation", "outcome")
         )
         self.model_ready = gauge("sidecar_model_ready", "1 when a model is loaded and warm, else 0.", ("model",))
+        self.reloads = counter(
+            "sidecar_configuration_reloads", "Changed configurations, taken over or refused.", ("outcome",)
+        )
+        self.configuration_current = gauge(
+            "sidecar_configuration_current", "1 while the file's last change is served, 0 when it was refused."
+        )
+        self.configuration_current.set(1)
         self._caches = CacheCollector()
         self.registry.register(self._caches)
 
@@ -110,12 +121,22 @@ class Metrics:
         """Tell of a cache: ``tokens`` or ``vectors`` of a model, or ``scores`` of all, with an empty ``model``."""
         self._caches.watch(cache, model, counts)
 
+    def configured(self, *, ok: bool) -> None:
+        """A changed configuration was taken over, or refused."""
+        self.reloads.labels("applied" if ok else "refused").inc()
+        self.configuration_current.set(int(ok))
+
     def begin(self, model: str) -> None:
         """Show a model's counters from the start: a rate of what is not there yet is no rate of 0."""
         self.model_ready.labels(model).set(0)
         self.device_seconds.labels(model)
         self.wasted_device_seconds.labels(model)
         self.failed_passes.labels(model)
+
+    def end(self, model: str) -> None:
+        """Show no more whether a model is ready: it is not configured."""
+        self.model_ready.remove(model)
+        self._caches.forget(model)
 
     def observe_forward(self, model: str, tokens: float, predicted_s: float, actual_s: float) -> None:
         """Record one forward pass that gave scores."""

@@ -39,7 +39,7 @@ class Pipeline:
 
     def __init__(
         self,
-        retrieval: Retrieval,
+        retrieval: Callable[[], Retrieval],
         models: Models,
         scheduler: Scheduler,
         metrics: Metrics,
@@ -78,7 +78,7 @@ class Pipeline:
         """The first half of :meth:`search`: the engine's hits, in its own order."""
         watch = Stopwatch(call.clock.received_at, self._metrics)
         with watch.stage("search"):
-            prepared, hits = await self._retrieval.search(call)
+            prepared, hits = await self._retrieval().search(call)
         plan, request = prepared.plan, prepared.request
         carried = carries(prepared.call.body, call.params, plan.text) if plan else Carried.UNKNOWN
         candidates = [candidate_of(hit, rank, carried) for rank, hit in enumerate(hits.hits[: request.window])]
@@ -98,7 +98,7 @@ class Pipeline:
             RequestError: the call is not valid or not allowed.
         """
         watch = Stopwatch(call.clock.received_at, self._metrics)
-        access = await self._retrieval.access(call)
+        access = await self._retrieval().access(call)
         plan, connector = access.plan, access.connector
         considered = call.candidates[: plan.rank_window_size] if plan else call.candidates
         skip = skips.by_policy(plan, access.why) or skips.by_count(considered)

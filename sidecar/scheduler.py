@@ -72,6 +72,11 @@ class Scheduler:
         """Whether what is on the device is overdue by more than :data:`STALLED_AFTER_S`."""
         return self._device.busy and self._clock() > self._device.free_at + STALLED_AFTER_S
 
+    def weigh(self, weights: Mapping[str, float]) -> None:
+        """Share the device by other weights from now on."""
+        with self._device.lock:
+            self._queue.shares.weigh(weights)
+
     @property
     def idle(self) -> bool:
         """Whether the device has nothing to do, and nobody waits for it."""

@@ -10,15 +10,15 @@ from sidecar import parsing, policy, replies
 from sidecar.callers import calling
 from sidecar.calls import Answer, Clock
 from sidecar.effect import WINDOW_S, Effect
-from sidecar.errors import InvalidRequest, ReplyTooLarge
+from sidecar.errors import InvalidRequest, NotAllowed, ReplyTooLarge
 from sidecar.gate import fits
 from sidecar.interceptors import request_id
+from sidecar.live import Current, Switches
 from sidecar.loaded import Models
 from sidecar.logs import log
 from sidecar.metrics import Metrics
 from sidecar.pipeline import Pipeline
 from sidecar.resolution import UnknownPolicy
-from sidecar.retrieval import Retrieval
 from sidecar.settings import Settings
 from sidecar.types import Reason
 from sidecar.v1 import rerank_pb2 as pb
@@ -118,13 +118,17 @@ class RerankService(pb_grpc.RerankServiceServicer):
 
 
 class PolicyService(pb_grpc.PolicyServiceServicer):
-    """List, Explain and Status."""
+    """List, Explain, Status and Switch."""
 
-    def __init__(self, settings: Settings, retrieval: Retrieval, models: Models, watch: Watch) -> None:
-        self._settings = settings
+    def __init__(self, current: Current, switches: Switches, models: Models, watch: Watch) -> None:
+        self._current = current
+        self._switches = switches
         self._watch = watch
-        self._retrieval = retrieval
         self._models = models
+
+    @property
+    def _settings(self) -> Settings:
+        return self._current.live.settings
 
     async def List(self, request: pb.ListRequest, context: Any) -> pb.ListResponse:  # noqa: ARG002
         """See the contract."""
@@ -137,7 +141,7 @@ class PolicyService(pb_grpc.PolicyServiceServicer):
 
     async def Explain(self, request: pb.ExplainRequest, context: Any) -> pb.ExplainResponse:
         """See the contract."""
-        prepared = await self._retrieval.prepare(
+        prepared = await self._current.live.retrieval.prepare(
             parsing.explained_call(request, _clock(context), _user(context), calling.get())
         )
         plan, skip = prepared.plan, prepared.skip
@@ -159,6 +163,16 @@ class PolicyService(pb_grpc.PolicyServiceServicer):
         names = [request.policy] if request.policy else list(policies)
         found = [replies.policy_status(name, self._watch.summary(name)) for name in names]
         return pb.StatusResponse(policies=found, window_s=WINDOW_S)
+
+    async def Switch(self, request: pb.SwitchRequest, context: Any) -> pb.SwitchResponse:  # noqa: ARG002
+        """See the contract."""
+        if not calling.get().role.admin:
+            raise NotAllowed("switching is for roles with `admin: true`, of a sidecar with `server.auth`")
+        if request.policy and request.policy not in self._settings.policies:
+            raise UnknownPolicy(f"policy {request.policy!r} is not configured")
+        self._switches.turn(request.policy, on=request.on)
+        log.warning("reranking_switched", policy=request.policy or "all", on=request.on)
+        return pb.SwitchResponse(all_off=self._switches.all_off, off=sorted(self._switches.off))
 
     def _policy(self, name: str) -> pb.Policy:
         settings = self._settings.policies[name]

@@ -24,6 +24,10 @@ class Shares:
         self._used_at = 0.0
         self._last_s: dict[str, float] = {}
 
+    def weigh(self, weights: Mapping[str, float]) -> None:
+        """Take other weights; what each model has used stays."""
+        self._weights = dict(weights)
+
     def ratio(self, other: str, model: str) -> float:
         """Seconds that ``other`` gets for each second of ``model`` while both have work."""
         return self._weight(other) / self._weight(model)

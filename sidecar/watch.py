@@ -26,6 +26,10 @@ class Watch(Collector):
         self._told: dict[str, tuple[tuple[str, ...], float]] = {}
         metrics.registry.register(self)
 
+    def follow(self, policies: Iterable[str]) -> None:
+        """Watch these policies from now on; what is known of them stays."""
+        self._effects = {policy: self._effects.get(policy, Effects()) for policy in policies}
+
     def saw(self, policy: str, effect: Effect) -> None:
         """One more reply of a policy."""
         now = self._clock()
@@ -37,7 +41,7 @@ class Watch(Collector):
 
     def summary(self, policy: str) -> Summary:
         """Of a policy's last replies."""
-        return self._effects[policy].summary(self._clock())
+        return self._effects.get(policy, Effects()).summary(self._clock())
 
     def collect(self) -> Iterator[Metric]:
         """The shares now, for Prometheus."""

@@ -1,5 +1,7 @@
 """From settings to connectors. Imports a search client only when it is configured."""
 
+from collections.abc import Collection, Mapping
+
 from connectors.base import Connector
 from sidecar.connector_settings import AnyConnector, ElasticsearchSettings, MemorySettings
 from sidecar.metrics import Metrics
@@ -11,14 +13,24 @@ class WiringError(Exception):
     """A connector cannot be built; the message names it and says why."""
 
 
-def connectors_of(settings: Settings, metrics: Metrics) -> dict[str, Connector]:
-    """All configured connectors by name; none is connected yet.
+def connectors_of(
+    settings: Settings,
+    metrics: Metrics,
+    *,
+    only: Collection[str] | None = None,
+    given: Mapping[str, Connector] | None = None,
+) -> dict[str, Connector]:
+    """All configured connectors by name, or some of them; none is connected yet. Those ``given`` are taken as they are.
 
     Raises:
         WiringError: a file cannot be read, options exclude each other, or a library is not installed.
     """
+    if given is not None:
+        return {name: one for name, one in given.items() if only is None or name in only}
     built: dict[str, Connector] = {}
     for name, one in settings.connectors.items():
+        if only is not None and name not in only:
+            continue
         try:
             built[name] = ObservedConnector(_build(name, one), one.type, metrics)
         except (ValueError, OSError) as error:

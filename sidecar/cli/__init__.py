@@ -5,6 +5,7 @@ import sys
 import typer
 
 from sidecar.cli.check import check
+from sidecar.cli.diff import diff
 from sidecar.cli.doctor import doctor
 from sidecar.cli.eval import evaluate
 from sidecar.cli.explain import explain
@@ -28,6 +29,7 @@ app = typer.Typer(
 app.command()(init)
 app.command()(check)
 app.command()(explain)
+app.command()(diff)
 app.command()(settings)
 app.command()(export)
 app.command("eval")(evaluate)

@@ -41,7 +41,7 @@ def serve(
     logs.configure(log_level, pretty=sys.stderr.isatty())
 
     async def run() -> None:
-        await App(settings).run()
+        await App(settings, file=file).run()
 
     try:
         asyncio.run(run())

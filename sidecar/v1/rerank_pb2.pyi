@@ -996,3 +996,49 @@ class PolicyStatus(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["constant_scores_ratio", b"constant_scores_ratio", "findings", b"findings", "overlap_at_10", b"overlap_at_10", "policy", b"policy", "rank_displacement", b"rank_displacement", "reasons", b"reasons", "replies", b"replies", "reranked", b"reranked", "truncated_ratio", b"truncated_ratio", "unmoved_ratio", b"unmoved_ratio", "without_text_ratio", b"without_text_ratio"]) -> None: ...
 
 global___PolicyStatus = PolicyStatus
+
+@typing.final
+class SwitchRequest(google.protobuf.message.Message):
+    """What to switch."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    POLICY_FIELD_NUMBER: builtins.int
+    ON_FIELD_NUMBER: builtins.int
+    policy: builtins.str
+    """Name of a policy. Default: all."""
+    on: builtins.bool
+    """Whether it reranks, if its configuration says so. Default: it does not."""
+    def __init__(
+        self,
+        *,
+        policy: builtins.str = ...,
+        on: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["on", b"on", "policy", b"policy"]) -> None: ...
+
+global___SwitchRequest = SwitchRequest
+
+@typing.final
+class SwitchResponse(google.protobuf.message.Message):
+    """What is switched off now."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ALL_OFF_FIELD_NUMBER: builtins.int
+    OFF_FIELD_NUMBER: builtins.int
+    all_off: builtins.bool
+    """Whether all policies are."""
+    @property
+    def off(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Names of those that are by themselves."""
+
+    def __init__(
+        self,
+        *,
+        all_off: builtins.bool = ...,
+        off: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["all_off", b"all_off", "off", b"off"]) -> None: ...
+
+global___SwitchResponse = SwitchResponse

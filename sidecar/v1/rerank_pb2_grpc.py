@@ -215,6 +215,11 @@ class PolicyServiceStub(object):
                 request_serializer=sidecar_dot_v1_dot_rerank__pb2.StatusRequest.SerializeToString,
                 response_deserializer=sidecar_dot_v1_dot_rerank__pb2.StatusResponse.FromString,
                 _registered_method=True)
+        self.Switch = channel.unary_unary(
+                '/sidecar.v1.PolicyService/Switch',
+                request_serializer=sidecar_dot_v1_dot_rerank__pb2.SwitchRequest.SerializeToString,
+                response_deserializer=sidecar_dot_v1_dot_rerank__pb2.SwitchResponse.FromString,
+                _registered_method=True)
 
 
 class PolicyServiceServicer(object):
@@ -243,6 +248,14 @@ class PolicyServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Switch(self, request, context):
+        """Switches reranking off at once, or on again, for one policy or for all, until the sidecar is restarted. For roles with
+        `admin: true`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PolicyServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -260,6 +273,11 @@ def add_PolicyServiceServicer_to_server(servicer, server):
                     servicer.Status,
                     request_deserializer=sidecar_dot_v1_dot_rerank__pb2.StatusRequest.FromString,
                     response_serializer=sidecar_dot_v1_dot_rerank__pb2.StatusResponse.SerializeToString,
+            ),
+            'Switch': grpc.unary_unary_rpc_method_handler(
+                    servicer.Switch,
+                    request_deserializer=sidecar_dot_v1_dot_rerank__pb2.SwitchRequest.FromString,
+                    response_serializer=sidecar_dot_v1_dot_rerank__pb2.SwitchResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -344,6 +362,33 @@ class PolicyService(object):
             '/sidecar.v1.PolicyService/Status',
             sidecar_dot_v1_dot_rerank__pb2.StatusRequest.SerializeToString,
             sidecar_dot_v1_dot_rerank__pb2.StatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Switch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sidecar.v1.PolicyService/Switch',
+            sidecar_dot_v1_dot_rerank__pb2.SwitchRequest.SerializeToString,
+            sidecar_dot_v1_dot_rerank__pb2.SwitchResponse.FromString,
             options,
             channel_credentials,
             insecure,

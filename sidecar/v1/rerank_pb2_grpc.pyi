@@ -142,6 +142,14 @@ class PolicyServiceStub:
     ]
     """What reranking lately did to the replies of each policy, and what is wrong with that, in words."""
 
+    Switch: grpc.UnaryUnaryMultiCallable[
+        sidecar.v1.rerank_pb2.SwitchRequest,
+        sidecar.v1.rerank_pb2.SwitchResponse,
+    ]
+    """Switches reranking off at once, or on again, for one policy or for all, until the sidecar is restarted. For roles with
+    `admin: true`.
+    """
+
 class PolicyServiceAsyncStub:
     """Tells which policy an index gets, and why."""
 
@@ -164,6 +172,14 @@ class PolicyServiceAsyncStub:
         sidecar.v1.rerank_pb2.StatusResponse,
     ]
     """What reranking lately did to the replies of each policy, and what is wrong with that, in words."""
+
+    Switch: grpc.aio.UnaryUnaryMultiCallable[
+        sidecar.v1.rerank_pb2.SwitchRequest,
+        sidecar.v1.rerank_pb2.SwitchResponse,
+    ]
+    """Switches reranking off at once, or on again, for one policy or for all, until the sidecar is restarted. For roles with
+    `admin: true`.
+    """
 
 class PolicyServiceServicer(metaclass=abc.ABCMeta):
     """Tells which policy an index gets, and why."""
@@ -193,5 +209,15 @@ class PolicyServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[sidecar.v1.rerank_pb2.StatusResponse, collections.abc.Awaitable[sidecar.v1.rerank_pb2.StatusResponse]]:
         """What reranking lately did to the replies of each policy, and what is wrong with that, in words."""
+
+    @abc.abstractmethod
+    def Switch(
+        self,
+        request: sidecar.v1.rerank_pb2.SwitchRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[sidecar.v1.rerank_pb2.SwitchResponse, collections.abc.Awaitable[sidecar.v1.rerank_pb2.SwitchResponse]]:
+        """Switches reranking off at once, or on again, for one policy or for all, until the sidecar is restarted. For roles with
+        `admin: true`.
+        """
 
 def add_PolicyServiceServicer_to_server(servicer: PolicyServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -25,6 +25,7 @@ PURE = (
     "ranking",
     "verdict",
     "effect",
+    "changes",
     "window",
     "skips",
     "cost",

@@ -1,0 +1,76 @@
+"""What differs between two configurations: what taking the new one over has to do, and what people want to know.
+
+Pure.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sidecar.settings import Settings
+
+LIVE_SERVER_KEYS = frozenset(("auth", "names_ttl_s"))
+"""Of `server`: what can change while the port is open."""
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Names of models to load and to drop, and of connectors to build and to close: what is the same stays as it is.
+
+    ``needs_restart`` are keys of the file whose change is not taken over.
+    """
+
+    load: tuple[str, ...]
+    drop: tuple[str, ...]
+    build: tuple[str, ...]
+    close: tuple[str, ...]
+    needs_restart: tuple[str, ...]
+
+    @classmethod
+    def of(cls, old: Settings, new: Settings) -> "Changes":
+        """From the configuration that is served to another one."""
+        models, wanted = old.loaded_models, new.loaded_models
+        fixed = [
+            f"server.{key}"
+            for key in type(old.server).model_fields
+            if key not in LIVE_SERVER_KEYS and getattr(old.server, key) != getattr(new.server, key)
+        ]
+        return cls(
+            tuple(name for name, one in wanted.items() if models.get(name) != one),
+            tuple(name for name in models if name not in wanted),
+            tuple(name for name, one in new.connectors.items() if old.connectors.get(name) != one),
+            tuple(name for name, one in old.connectors.items() if new.connectors.get(name) != one),
+            tuple(fixed),
+        )
+
+
+def taken_over(old: Settings, new: Settings) -> Settings:
+    """The new configuration with what cannot change while the port is open as it was."""
+    live = {key: getattr(new.server, key) for key in LIVE_SERVER_KEYS}
+    return new.model_copy(update={"server": old.server.model_copy(update=live)})
+
+
+def differences(old: Settings, new: Settings) -> Iterator[str]:
+    """A line for each value that differs, by its path; of secrets it is said only that they differ."""
+    before, after = (_flat(one.model_dump(mode="json")) for one in (old, new))
+    for path in sorted({*before, *after}):
+        if path not in before:
+            yield f"+ {path}: {after[path]!r}"
+        elif path not in after:
+            yield f"- {path}: {before[path]!r}"
+        elif before[path] != after[path]:
+            yield f"~ {path}: {before[path]!r} -> {after[path]!r}"
+    for name in sorted({*old.connectors} & {*new.connectors}):
+        if old.connectors[name] != new.connectors[name] and not any(
+            path.startswith(f"connectors.{name}.") and before.get(path) != after.get(path) for path in {*before, *after}
+        ):
+            yield f"~ connectors.{name}: a secret"
+
+
+def _flat(tree: Any, path: str = "") -> dict[str, Any]:
+    if isinstance(tree, Mapping) and tree:
+        found: dict[str, Any] = {}
+        for key, value in tree.items():
+            found |= _flat(value, f"{path}.{key}" if path else str(key))
+        return found
+    return {path: tree}

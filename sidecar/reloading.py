@@ -1,0 +1,67 @@
+"""Takes a changed configuration file over while calls are served; a file that cannot be used changes nothing."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+
+from sidecar.configuration import ConfigurationError, load
+from sidecar.logs import log
+from sidecar.metrics import Metrics
+from sidecar.settings import Settings
+
+LOOK_EVERY_S = 1.0
+Stamp = tuple[int, int, int] | None
+"""Inode, size and time of change of a file; None where there is none."""
+
+
+class Refused(Exception):
+    """A configuration is valid and cannot be taken over; the message says why."""
+
+
+class Reloader:
+    """Watches a file. ``apply`` takes new settings over, or raises :class:`Refused` and changes nothing."""
+
+    def __init__(self, file: Path, apply: Callable[[Settings], Awaitable[None]], metrics: Metrics) -> None:
+        self._file = file
+        self._apply = apply
+        self._metrics = metrics
+        self._asked = asyncio.Event()
+        self._stamp = _stamp(file)
+
+    def ask(self) -> None:
+        """Read the file again now, changed or not, as on SIGHUP."""
+        self._asked.set()
+
+    async def watch(self) -> None:
+        """Look at the file until cancelled. Changes that come while one is being taken over are seen afterwards."""
+        while True:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._asked.wait(), LOOK_EVERY_S)
+            stamp = _stamp(self._file)
+            if self._asked.is_set() or stamp != self._stamp:
+                self._asked.clear()
+                self._stamp = stamp
+                await self.reload()
+
+    async def reload(self) -> bool:
+        """Take the file over as it is now; whether that went well."""
+        try:
+            await self._apply(await asyncio.to_thread(load, self._file))
+        except (ConfigurationError, Refused) as error:
+            log.error("configuration_refused", faults=str(error).splitlines())
+        except Exception as error:  # noqa: BLE001 - whatever it is, what was served goes on being served
+            log.exception("configuration_refused", faults=[f"an unforeseen fault: {type(error).__name__}"])
+        else:
+            self._metrics.configured(ok=True)
+            return True
+        self._metrics.configured(ok=False)
+        return False
+
+
+def _stamp(file: Path) -> Stamp:
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns

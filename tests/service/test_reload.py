@@ -1,0 +1,305 @@
+"""The configuration changes while calls are served: exchanged whole, or not at all; no call is lost or late."""
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from connectors.memory import MemoryConnector
+from sidecar import api_keys, configuration
+from sidecar.app import App
+from sidecar.changes import Changes, differences
+from sidecar.cli import app as command
+from sidecar.client import RerankClient
+from sidecar.cost import CostModel
+from sidecar.loaded import LoadedModel
+from sidecar.scoring.fake import WordOverlapScorer
+from sidecar.settings import ModelSettings, Settings
+from sidecar.v1 import rerank_pb2 as pb
+from tests.calls import until
+from tests.conftest import DOCUMENTS, SERVER, Serve, settings
+
+BODY = {"query": {"match": {"body": "apple"}}}
+QUERY = "apple winter"
+
+
+def tree(**policy: Any) -> dict[str, Any]:
+    return {
+        "server": {**SERVER, "shutdown_grace_s": 0},
+        "connectors": {"main": {"type": "memory", "indices": {"docs": "docs.jsonl"}}},
+        "policies": {
+            "default": {
+                "match": [{"index": "*"}],
+                "text": {"fields": ["title", "body"]},
+                "budget_ms": 2000,
+                "fusion": {"method": "replace"},
+                **policy,
+            }
+        },
+    }
+
+
+def write(file: Path, content: dict[str, Any] | str) -> None:
+    """At once, as an editor or a mounted volume does."""
+    (file.parent / "docs.jsonl").write_text('{"_id": "1", "title": "apple"}')
+    fresh = file.with_suffix(".new")
+    fresh.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+    fresh.replace(file)
+
+
+class Loads:
+    """Loads fake models, and says which."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.broken: set[str] = set()
+
+    def __call__(self, name: str, model: ModelSettings) -> LoadedModel:
+        self.names.append(name)
+        if name in self.broken:
+            raise ValueError("no such checkpoint")
+        return LoadedModel.of(name, WordOverlapScorer(version=f"v{len(self.names)}"), CostModel(1e-4), model)
+
+
+@asynccontextmanager
+async def served(file: Path, loads: Loads | None = None) -> AsyncIterator[tuple[RerankClient, App]]:
+    """A sidecar that watches a file, as `rerank-sidecar serve` does."""
+    loads = loads or Loads()
+    app = App(
+        configuration.load(file),
+        load=loads,
+        connectors={"main": MemoryConnector("main", {"docs": DOCUMENTS})},
+        file=file,
+    )
+    await app.start()
+    await app.ready()
+    assert app._reloader
+    watching = asyncio.create_task(app._reloader.watch())
+    try:
+        async with RerankClient(f"127.0.0.1:{app.port}") as client:
+            yield client, app
+    finally:
+        watching.cancel()
+        await app.stop()
+
+
+def value(app: App, name: str, **labels: str) -> float:
+    return app.metrics.registry.get_sample_value(f"sidecar_configuration_{name}", labels) or 0.0
+
+
+async def reloaded(app: App, file: Path, content: dict[str, Any] | str, outcome: str = "applied") -> None:
+    """Write a file and wait until it was looked at."""
+    before = value(app, "reloads_total", outcome=outcome)
+    write(file, content)
+    assert app._reloader
+    app._reloader.ask()
+    await until(lambda: value(app, "reloads_total", outcome=outcome) > before)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "sidecar.yaml"
+    write(path, tree())
+    return path
+
+
+async def test_a_changed_policy_serves_the_next_call_and_models_stay(file: Path) -> None:
+    loads = Loads()
+    async with served(file, loads) as (client, app):
+        first = await client.search("docs", QUERY, BODY)
+        await reloaded(app, file, tree(rank_window_size=2))
+        second = await client.search("docs", QUERY, BODY)
+        assert (first.message.meta.candidates, second.message.meta.candidates) == (5, 2)
+        assert first.message.meta.policy_version != second.message.meta.policy_version
+        assert loads.names == ["default"]
+        listed = await client.policies.List(pb.ListRequest())
+        assert '"rank_window_size":2' in listed.policies[0].settings
+
+
+async def test_without_being_asked_a_change_is_seen_within_seconds(file: Path) -> None:
+    async with served(file) as (client, _):
+        write(file, tree(enabled=False))
+        started = time.monotonic()
+        while (await client.search("docs", QUERY, BODY)).reason != "POLICY_DISABLED":
+            await asyncio.sleep(0.05)
+            assert time.monotonic() < started + 5
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "policies: [",
+        "",
+        {**tree(), "polices": {}},
+        tree(budget_ms=-1),
+        tree(model="absent"),
+        {**tree(), "connectors": {"main": {"type": "memory", "indices": {"docs": "no-such-file"}}}},
+    ],
+)
+async def test_a_broken_file_changes_nothing_and_shows(file: Path, broken: Any) -> None:
+    async with served(file) as (client, app):
+        before = await client.search("docs", QUERY, BODY)
+        await reloaded(app, file, broken, "refused")
+        after = await client.search("docs", QUERY, BODY)
+        assert before.message.meta.policy_version == after.message.meta.policy_version
+        assert value(app, "current") == 0.0
+        await reloaded(app, file, tree())
+        assert value(app, "current") == 1.0
+
+
+async def test_a_file_that_is_gone_changes_nothing(file: Path) -> None:
+    async with served(file) as (client, app):
+        file.unlink()  # noqa: ASYNC240
+        await until(lambda: value(app, "reloads_total", outcome="refused") == 1)
+        assert (await client.search("docs", QUERY, BODY)).outcome == "RERANKED"
+
+
+async def test_a_new_model_warms_up_before_it_serves_and_a_broken_one_is_refused(file: Path) -> None:
+    loads = Loads()
+    async with served(file, loads) as (client, app):
+        two = {**tree(model="second"), "models": {"second": {"max_length": 99}}}
+        loads.broken = {"second"}
+        await reloaded(app, file, two, "refused")
+        page = await client.search("docs", QUERY, BODY)
+        assert (page.outcome, page.message.meta.model) == ("RERANKED", "default")
+        loads.broken = set()
+        await reloaded(app, file, two)
+        page = await client.search("docs", QUERY, BODY)
+        assert (page.outcome, page.message.meta.model) == ("RERANKED", "second")
+        assert loads.names == ["default", "second", "second"]
+        ready = app.metrics.registry.get_sample_value
+        assert ready("sidecar_model_ready", {"model": "second"}) == 1.0
+        assert ready("sidecar_model_ready", {"model": "default"}) is None
+        changed = {**two, "models": {"second": {"max_length": 98}}}
+        await reloaded(app, file, changed)
+        assert loads.names[-1] == "second"
+        assert (await client.search("docs", QUERY, BODY)).message.meta.model_version == "v4"
+
+
+async def test_what_needs_a_restart_is_said_and_the_rest_is_taken_over(file: Path) -> None:
+    async with served(file) as (client, app):
+        changed = tree(rank_window_size=3)
+        changed["server"] = {**changed["server"], "max_queued_pairs": 99_999}
+        await reloaded(app, file, changed)
+        assert (await client.search("docs", QUERY, BODY)).message.meta.candidates == 3
+        assert app._settings.server.max_queued_pairs == 4096
+
+
+async def test_keys_and_roles_change_while_calls_are_served(file: Path, tmp_path: Path) -> None:
+    key, kept = api_keys.made("app", "search")
+    keys = tmp_path / "keys.txt"
+    keys.write_text(kept.line)
+    async with served(file) as (client, app):
+        guarded = tree()
+        guarded["server"] = {**guarded["server"], "auth": {"keys_file": str(keys), "roles": {"search": {}}}}
+        await reloaded(app, file, guarded)
+        with pytest.raises(grpc.aio.AioRpcError, match="UNAUTHENTICATED"):
+            await client.search("docs", QUERY, BODY)
+        async with RerankClient(f"127.0.0.1:{app.port}", api_key=key) as known:
+            assert (await known.search("docs", QUERY, BODY)).outcome == "RERANKED"
+
+
+async def test_a_hundred_rewrites_a_third_of_them_broken_cost_no_call(file: Path) -> None:
+    """Each call is answered in its budget, by one whole configuration or another."""
+    rng = random.Random(0)
+    windows: set[int] = set()
+    async with served(file) as (client, app):
+        stopping = False
+
+        async def calls() -> int:
+            count = 0
+            while not stopping:
+                started = time.monotonic()
+                page = await client.search("docs", QUERY, BODY)
+                assert time.monotonic() - started < 2.0
+                assert page.outcome == "RERANKED"
+                windows.add(page.message.meta.candidates)
+                count += 1
+            return count
+
+        callers = [asyncio.create_task(calls()) for _ in range(4)]
+        for number in range(100):
+            if number % 3 == 2:
+                await reloaded(
+                    app, file, rng.choice(["policies: {", tree(budget_ms="soon"), {"policies": {}}]), "refused"
+                )
+            else:
+                await reloaded(app, file, tree(rank_window_size=2 + number % 4))
+        stopping = True
+        counts = await asyncio.gather(*callers)
+    assert sum(counts) > 100
+    assert windows == {2, 3, 4, 5}
+
+
+async def test_reranking_is_switched_off_at_once_by_an_admin_alone(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = {role: api_keys.made(role, role) for role in ("admin", "search")}
+    monkeypatch.setenv("KEYS", "\n".join(kept.line for _, kept in made.values()))
+    auth = {"keys_env": "KEYS", "roles": {"admin": {"admin": True}, "search": {}}}
+    async with serve(configured=settings(server={**SERVER, "auth": auth})) as (_, sidecar):
+        admin, other = (
+            RerankClient(f"127.0.0.1:{sidecar.port}", api_key=made[role][0]) for role in ("admin", "search")
+        )
+        async with admin, other:
+            with pytest.raises(grpc.aio.AioRpcError, match="PERMISSION_DENIED"):
+                await other.policies.Switch(pb.SwitchRequest(), metadata=other.metadata())
+            for policy in ("", "default"):
+                off = await admin.policies.Switch(pb.SwitchRequest(policy=policy), metadata=admin.metadata())
+                assert (off.all_off, list(off.off)) == (not policy, [policy] if policy else [])
+                page = await other.search("docs", QUERY, BODY)
+                assert (page.outcome, page.reason) == ("SKIPPED", "POLICY_DISABLED")
+                await admin.policies.Switch(pb.SwitchRequest(policy=policy, on=True), metadata=admin.metadata())
+                assert (await other.search("docs", QUERY, BODY)).outcome == "RERANKED"
+            with pytest.raises(grpc.aio.AioRpcError, match="policy 'absent' is not configured"):
+                await admin.policies.Switch(pb.SwitchRequest(policy="absent"), metadata=admin.metadata())
+
+
+async def test_without_auth_nobody_may_switch(serve: Serve) -> None:
+    async with serve() as (client, _):
+        with pytest.raises(grpc.aio.AioRpcError, match="PERMISSION_DENIED"):
+            await client.policies.Switch(pb.SwitchRequest())
+
+
+def test_what_a_change_takes_is_told_before(tmp_path: Path) -> None:
+    old, new = tmp_path / "old.yaml", tmp_path / "new.yaml"
+    changed = tree(rank_window_size=7, match=[{"index": "news"}])
+    changed["models"] = {"default": {"max_length": 64}}
+    changed["server"]["address"] = "127.0.0.1:7"
+    write(old, tree())
+    write(new, changed)
+    result = CliRunner().invoke(command, ["diff", str(old), str(new), "--index", "docs"])
+    assert result.exit_code == 0, result.output
+    for line in (
+        "~ policies.default.rank_window_size: 100 -> 7",
+        "~ models.default.max_length: None -> 64",
+        "loads model: default",
+        "needs a restart: server.address",
+        "-> not reranked",
+    ):
+        assert line in result.output
+    same = CliRunner().invoke(command, ["diff", str(old), str(old)])
+    assert same.output == "nothing differs\n"
+
+
+def test_a_secret_that_differs_is_not_shown() -> None:
+    def one(password: str) -> Settings:
+        engine = {
+            "type": "opensearch",
+            "hosts": ["http://x:9200"],
+            "basic_auth": {"username": "u", "password": password},
+        }
+        return settings(connectors={"main": engine})
+
+    lines = list(differences(one("old-secret"), one("new-secret")))
+    assert lines == ["~ connectors.main: a secret"]
+    assert Changes.of(one("a"), one("b")).build == ("main",)
+    assert Changes.of(one("a"), one("a")) == Changes((), (), (), (), ())
