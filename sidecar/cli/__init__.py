@@ -10,6 +10,7 @@ from sidecar.cli.doctor import doctor
 from sidecar.cli.eval import evaluate
 from sidecar.cli.explain import explain
 from sidecar.cli.export import export
+from sidecar.cli.health import health
 from sidecar.cli.init import init
 from sidecar.cli.key import key
 from sidecar.cli.reference import settings
@@ -37,6 +38,7 @@ app.command()(train)
 app.command()(serve)
 app.command()(search)
 app.command()(doctor)
+app.command()(health)
 app.command()(key)
 
 

@@ -9,7 +9,9 @@ import typer
 from sidecar.cli.terminal import stop
 
 if TYPE_CHECKING:
-    from sidecar.client import BlockingRerankClient
+    import grpc
+
+    from sidecar.client import BlockingRerankClient, Tls
 
 Target = Annotated[str, typer.Option(help="The running sidecar, `host:port`.")]
 TlsOn = Annotated[bool, typer.Option("--tls", help="Connect with TLS; implied by the other --tls options.")]
@@ -24,12 +26,28 @@ def client_of(
     target: str, *, tls: bool, ca: Path | None, cert: Path | None, key: Path | None
 ) -> "BlockingRerankClient":
     """A client, with the key of :data:`KEY_VARIABLE` if it is set; ends the command where a file cannot be read."""
-    from sidecar.client import BlockingRerankClient, Tls
+    from sidecar.client import BlockingRerankClient
+
+    try:
+        return BlockingRerankClient(target, _tls(tls, ca, cert, key), os.environ.get(KEY_VARIABLE))
+    except OSError as error:
+        stop(f"{error.filename} cannot be read: {error.strerror}")
+
+
+def channel_of(target: str, *, tls: bool, ca: Path | None, cert: Path | None, key: Path | None) -> "grpc.Channel":
+    """A bare channel; ends the command where a file cannot be read, or a key is missing."""
+    import grpc
+
+    try:
+        secure = _tls(tls, ca, cert, key)
+        return grpc.secure_channel(target, secure.credentials()) if secure else grpc.insecure_channel(target)
+    except OSError as error:
+        stop(f"{error.filename} cannot be read: {error.strerror}")
+
+
+def _tls(tls: bool, ca: Path | None, cert: Path | None, key: Path | None) -> "Tls | None":
+    from sidecar.client import Tls
 
     if (cert is None) != (key is None):
         stop("--tls-cert and --tls-key go together")
-    secure = tls or ca is not None or cert is not None
-    try:
-        return BlockingRerankClient(target, Tls(ca, cert, key) if secure else None, os.environ.get(KEY_VARIABLE))
-    except OSError as error:
-        stop(f"{error.filename} cannot be read: {error.strerror}")
+    return Tls(ca, cert, key) if tls or ca is not None or cert is not None else None
