@@ -16,6 +16,8 @@ class Narrowing:
     policy: str | None = None
     overrides: Overrides = AS_CONFIGURED
     pinned_ids: frozenset[str] = frozenset()
+    key: str = ""
+    """What decides on the arm of a policy that is being tried; empty: the query."""
 
 
 @dataclass(frozen=True, slots=True)

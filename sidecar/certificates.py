@@ -7,7 +7,7 @@ from threading import Lock
 import grpc
 
 from sidecar.logs import log
-from sidecar.settings import TlsSettings
+from sidecar.server_settings import TlsSettings
 
 Stamp = tuple[tuple[int, int], ...]
 """Of each file when it was changed, in ns, and its size."""

@@ -47,14 +47,10 @@ class _Begun:
 class CosineScorer:
     """Compares queries with documents, through the scheduler like any other scoring."""
 
-    def __init__(self, scheduler: Scheduler, encode: Encode) -> None:
+    def __init__(self, scheduler: Scheduler, encode: Encode, spare_time: SpareTime) -> None:
         self._scheduler = scheduler
         self._encode = encode
-        self._spare_time = SpareTime(scheduler)
-
-    def close(self) -> None:
-        """Forget what would have been read in spare time."""
-        self._spare_time.close()
+        self._spare_time = spare_time
 
     @asynccontextmanager
     async def beside(

@@ -96,7 +96,16 @@ class Summary:
 
 
 _MEANT = frozenset(
-    ("POLICY_DISABLED", "NOT_RELEVANCE_SORTED", "NO_CANDIDATES", "BEYOND_WINDOW", "LANGUAGE", "NO_POLICY")
+    (
+        "POLICY_DISABLED",
+        "NOT_RELEVANCE_SORTED",
+        "NO_CANDIDATES",
+        "BEYOND_WINDOW",
+        "LANGUAGE",
+        "NO_POLICY",
+        "HELD_OUT",
+        "SHADOW",
+    )
 )
 """Reasons for which the engine's order is what was wanted."""
 _MOST_FALLBACKS = 0.5

@@ -197,7 +197,8 @@ class Gate:
         found = self._resolution(connector, call, known)
         if found.policy_name and not fits(call.caller.role.policies, found.policy_name):
             raise NotAllowed(f"policy {found.policy_name!r} is not for the role of {call.caller.name!r}")
-        plan = policy.plan(self._settings, found.policy_name, narrowing.overrides) if found.policy_name else None
+        key = narrowing.key or call.query
+        plan = policy.plan(self._settings, found.policy_name, narrowing.overrides, key) if found.policy_name else None
         if plan and self._is_off(plan.policy):
             plan = replace(plan, enabled=False)
         limit = (plan.limits if plan else _NO_LIMITS).query_chars

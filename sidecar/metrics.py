@@ -11,6 +11,8 @@ from prometheus_client.registry import Collector
 _STAGE_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0)
 _TOKEN_BUCKETS = tuple(2**power for power in range(6, 21))
 _RATIO_BUCKETS = (0.25, 0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 4.0)
+_PLACES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+_SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
 class CacheCounts(Protocol):
@@ -107,6 +109,14 @@ class Metrics:
             "sidecar_connector_requests", "Calls to search engines.", ("engine", "operation", "outcome")
         )
         self.model_ready = gauge("sidecar_model_ready", "1 when a model is loaded and warm, else 0.", ("model",))
+        policy, ends = ("policy",), ("policy", "end")
+        self.shadows = counter("sidecar_shadow_calls", "Calls ranked in the shadow, dropped, or failed.", ends)
+        self.shadow_displacement = histogram(
+            "sidecar_shadow_displacement", "Places that a hit would have moved.", policy, buckets=_PLACES
+        )
+        self.shadow_overlap = histogram(
+            "sidecar_shadow_overlap_at_10", "Share of the first ten that would have stayed.", policy, buckets=_SHARES
+        )
         self.reloads = counter(
             "sidecar_configuration_reloads", "Changed configurations, taken over or refused.", ("outcome",)
         )

@@ -17,6 +17,7 @@ from sidecar.types import Candidate
 from sidecar.v1 import rerank_pb2 as pb
 
 MAX_PINNED_IDS = 10_000
+MAX_KEY_CHARS = 256
 MAX_CANDIDATES = 100_000
 """More than any policy may allow; refused before they are looked at."""
 
@@ -96,7 +97,9 @@ def narrowing(options: pb.Options) -> Narrowing:
     )
     if len(options.pinned_ids) > MAX_PINNED_IDS:
         raise InvalidRequest(f"there are {len(options.pinned_ids)} `pinned_ids`; at most {MAX_PINNED_IDS} are allowed")
-    return Narrowing(options.policy or None, overrides, frozenset(options.pinned_ids))
+    if len(options.key) > MAX_KEY_CHARS:
+        raise InvalidRequest(f"`options.key` has {len(options.key)} characters; at most {MAX_KEY_CHARS} are allowed")
+    return Narrowing(options.policy or None, overrides, frozenset(options.pinned_ids), options.key)
 
 
 def _query(query: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from sidecar import languages, skips
 from sidecar.callers import calling, calling_host
 from sidecar.calls import Answer, Clock, RerankCall, Result, SearchCall
-from sidecar.cosines import ORDERING_S, CosineScorer
+from sidecar.cosines import NONE, ORDERING_S, CosineScorer
 from sidecar.deadline import Deadline
 from sidecar.documents import Fetched, fetch, missing_of, passages_of
 from sidecar.errors import BudgetExhausted, Fallback, ModelError, Overloaded
@@ -21,9 +21,12 @@ from sidecar.pair_job import PairJob, pair_job
 from sidecar.pair_scores import PairScorer, PairScores, Terms
 from sidecar.policy import Plan
 from sidecar.retrieval import Retrieval
+from sidecar.rollout import Arm, interleaved
 from sidecar.scheduler import Scheduler
 from sidecar.scoring.base import Pair
+from sidecar.shadow import Shadow
 from sidecar.source_filter import carries
+from sidecar.spare_time import SpareTime
 from sidecar.task import Retrieved, Task, candidate_of
 from sidecar.timing import Stopwatch
 from sidecar.types import Carried, Outcome, Ranked, Ranking, Reason
@@ -57,12 +60,15 @@ class Pipeline:
         self._scorer = PairScorer(scheduler, score_cache_bytes)
         metrics.watch_cache("scores", "", self._scorer.cache)
         self._turns = asyncio.Semaphore(_TOKENIZER_THREADS)
-        self._cosines = CosineScorer(scheduler, self._cosine_pairs)
+        self._spare_time = SpareTime(scheduler)
+        self._cosines = CosineScorer(scheduler, self._cosine_pairs, self._spare_time)
+        self._shadow = Shadow(self._rank_in_spare_time, metrics)
         self._tokenizers = ThreadPoolExecutor(_TOKENIZER_THREADS, thread_name_prefix="tokenizer")
 
     def close(self) -> None:
         """Let go of the tokenizer's threads, and of what waits for spare time."""
-        self._cosines.close()
+        self._shadow.close()
+        self._spare_time.close()
         self._tokenizers.shutdown(wait=False, cancel_futures=True)
 
     async def search(self, call: SearchCall) -> Answer:
@@ -84,12 +90,14 @@ class Pipeline:
         candidates = [candidate_of(hit, rank, carried) for rank, hit in enumerate(hits.hits[: request.window])]
         skip = prepared.skip or skips.by_hits(candidates)
         deadline = self._deadline(call.clock, plan)
-        task = Task(call.query, candidates, call.narrowing.pinned_ids, plan, skip, prepared.connector, deadline, watch)
+        pinned, key = call.narrowing.pinned_ids, call.narrowing.key or call.query
+        task = Task(call.query, candidates, pinned, plan, skip, prepared.connector, deadline, watch, key=key)
         return Retrieved(task, hits, request.page, request.first_rank)
 
     async def finish(self, retrieved: Retrieved) -> Answer:
         """The second half of :meth:`search`: the hits in their final order. Fails only by being cancelled."""
-        return retrieved.answer(await self._orders.agreed(retrieved, lambda: self._rank(retrieved.task)))
+        ranking = await self._orders.agreed(retrieved, lambda: self._rank(retrieved.task))
+        return retrieved.answer(tried(ranking, retrieved.task.plan, retrieved.task.key))
 
     async def rerank(self, call: RerankCall) -> Answer:
         """Rerank the caller's own candidates.
@@ -104,8 +112,9 @@ class Pipeline:
         skip = skips.by_policy(plan, access.why) or skips.by_count(considered)
         deadline = self._deadline(call.clock, plan)
         pinned, closed = call.narrowing.pinned_ids, access.closed_indices
-        task = Task(call.query, considered, pinned, plan, skip, connector, deadline, watch, closed)
-        ranked = await self._rank(task)
+        key = call.narrowing.key or call.query
+        task = Task(call.query, considered, pinned, plan, skip, connector, deadline, watch, closed, key)
+        ranked = tried(await self._rank(task), plan, task.key)
         places = [*ranked.order, *(Ranked(rank) for rank in range(len(considered), len(call.candidates)))]
         kept = [place for place in places if task.keeps(place)][: call.top_n]
         results = [Result(call.candidates[place.rank], place) for place in kept]
@@ -116,6 +125,9 @@ class Pipeline:
         count = len(task.candidates)
         if task.skip or task.plan is None:
             return Ranking.original(count, Outcome.SKIPPED, *(task.skip or (Reason.NO_POLICY, "")))
+        if task.plan.arm is Arm.SHADOW:
+            self._shadow.follow(task, task.plan)
+            return Ranking.original(count, Outcome.SKIPPED, Reason.SHADOW, "the new order is only counted")
         try:
             return await self._rank_in_time(task, task.plan)
         except Fallback as fallback:
@@ -154,6 +166,20 @@ class Pipeline:
         original = [candidate.score for candidate in task.candidates]
         ranked = ranking_of(original, plan, passages, scored, near, model.scorer.version)
         return replace(ranked, truncated_ratio=job.truncated_ratio)
+
+    async def _rank_in_spare_time(self, task: Task, plan: Plan, deadline: Deadline) -> Ranking | None:
+        """The order by model and engine, made of what the device has left; None where somebody else wants it."""
+        model = self._models.get(plan.model)
+        aside = replace(task, deadline=deadline)
+        fetched = await fetch(aside, plan, missing_of(aside, plan))
+        passages, job = await self._off_loop(self._prepared, aside, plan, fetched, model, True)
+        scores = await self._spare_time.scores(model, list(job.pairs.values()), deadline)
+        if scores is None:
+            return None
+        found = {**job.known, **dict(zip(job.pairs, scores, strict=True))}
+        flat = [found[key] for group in job.groups for key in group]
+        original = [candidate.score for candidate in task.candidates]
+        return ranking_of(original, plan, passages, PairScores(flat, len(passages)), NONE, model.scorer.version)
 
     async def _scored(
         self, job: PairJob, plan: Plan, terms: Terms, refusal: Overloaded | ModelError | None, least: int
@@ -213,3 +239,12 @@ def _told(work: Callable[..., T], *arguments: Any) -> T:
         raise
     except BaseException as error:
         raise ModelError(f"the tokenizer raised {type(error).__name__}") from error
+
+
+def tried(ranking: Ranking, plan: Plan | None, key: str) -> Ranking:
+    """A ranking with the arm that the call is in, where its policy is being tried, and drawn from both orders if so."""
+    if plan is None or not plan.tried:
+        return ranking
+    if plan.arm is Arm.INTERLEAVED and ranking.scored:
+        ranking = replace(ranking, order=interleaved(ranking.order, key))
+    return replace(ranking, arm=plan.arm.value)

@@ -11,6 +11,7 @@ from math import isfinite
 
 from sidecar.errors import InvalidRequest
 from sidecar.resolution import configured
+from sidecar.rollout import Arm, arm_of
 from sidecar.settings import BUNDLED, BUNDLED_LANGUAGES, Cosine, Fusion, Limits, ModelSettings, PolicySettings, Settings
 from sidecar.text_settings import TextSettings
 
@@ -49,6 +50,9 @@ class Plan:
     cosine: Cosine | None
     limits: Limits
     enabled: bool
+    arm: Arm
+    tried: bool
+    """Whether calls differ in their arms, or are not in the new order alone."""
     languages: tuple[str, ...] | None
     order_cache_s: int
     engine_timeout: bool
@@ -60,8 +64,12 @@ class Plan:
         return self.cosine is not None and self.cosine.order_rest
 
 
-def plan(settings: Settings, policy: str, overrides: Overrides = AS_CONFIGURED) -> Plan:
-    """The plan of a request under the named policy. Raises UnknownPolicy and InvalidOverride."""
+def plan(settings: Settings, policy: str, overrides: Overrides = AS_CONFIGURED, key: str = "") -> Plan:
+    """The plan of a request under the named policy, whose arm ``key`` decides.
+
+    Raises:
+        UnknownPolicy, InvalidOverride: there is no such policy, or the request asks for more than it allows.
+    """
     chosen = configured(settings, policy)
     window = _bounded("rank_window_size", overrides.rank_window_size, chosen)
     smallest = chosen.min_rank_window_size
@@ -76,7 +84,9 @@ def plan(settings: Settings, policy: str, overrides: Overrides = AS_CONFIGURED) 
         fusion=chosen.fusion,
         cosine=chosen.second,
         limits=chosen.limits,
-        enabled=chosen.enabled,
+        enabled=chosen.enabled and chosen.mode != "off",
+        arm=arm_of(policy, chosen.mode, chosen.percent, key),
+        tried=chosen.mode in ("shadow", "interleave") or chosen.percent < 100,
         languages=languages_of(settings, chosen),
         order_cache_s=chosen.order_cache_s,
         engine_timeout=chosen.engine_timeout,

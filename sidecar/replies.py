@@ -70,6 +70,7 @@ def _result(result: Result, return_passages: bool) -> pb.Result:
         normalized_score=None if score is None else sigmoid(score),
         passage=result.ranked.passage if return_passages else "",
         cosine=result.ranked.cosine,
+        team=result.ranked.team,
     )
 
 
@@ -95,4 +96,5 @@ def _meta(answer: Answer, ranking: Ranking, request_id: str) -> pb.Meta:
         cosine_version=ranking.cosine_version,
         compared=ranking.compared,
         truncated_ratio=ranking.truncated_ratio,
+        arm=ranking.arm,
     )

@@ -6,81 +6,15 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from sidecar.auth_settings import AuthSettings
 from sidecar.connector_settings import AnyConnector
+from sidecar.server_settings import ServerSettings as ServerSettings
 from sidecar.setting_types import BUNDLED as BUNDLED
-from sidecar.setting_types import Checkpoint, ExistingFile, Faults, IndexPattern, Keys, Language, Section
+from sidecar.setting_types import Checkpoint, Faults, IndexPattern, Keys, Language, Section
 from sidecar.text_settings import TextSettings
 
 BUNDLED_LANGUAGES = ("en",)
 NEAR = "near"
 """Name of the model that a policy's cosine is of, if it names no other."""
-
-
-class TlsSettings(Section):
-    """Certificates of the gRPC port. The files are read again when they change; a broken one changes nothing."""
-
-    cert: ExistingFile = Field(description="The server's certificate, and those that lead to its CA; PEM.")
-    key: ExistingFile = Field(description="Its private key, without a password; PEM.")
-    client_ca: ExistingFile | None = Field(
-        None, description="CAs of the clients that may connect, each with a certificate of its own; null: anyone."
-    )
-
-
-class ServerSettings(Section):
-    """The gRPC server."""
-
-    address: str = Field("127.0.0.1:50051", description="Where the gRPC server listens, `host:port`.")
-    tls: TlsSettings | None = Field(
-        None,
-        description="TLS on the gRPC port; null: plain text, for which any address but loopback asks for `serve "
-        "--insecure`.",
-    )
-    auth: AuthSettings | None = Field(None, description="Who may call; null: whoever reaches the port.")
-    metrics_address: str | None = Field(
-        "127.0.0.1:9464", description="Where Prometheus scrapes `/metrics`, `host:port`; null turns it off."
-    )
-    max_message_mib: int = Field(64, ge=1, le=1024, description="Largest message received or sent, in MiB.")
-    max_concurrent_calls: int = Field(
-        512, ge=1, le=100_000, description="Calls served at once; one more is answered RESOURCE_EXHAUSTED."
-    )
-    max_queued_pairs: int = Field(
-        4096,
-        ge=1,
-        le=1_000_000,
-        description="Pairs waiting at most; a job that would exceed it is refused (OVERLOADED).",
-    )
-    reserve_ms: int = Field(
-        15, ge=0, le=1000, description="Kept of every deadline for building and sending the reply, in ms."
-    )
-    order_cache_mib: int = Field(
-        64, ge=1, le=16_384, description="Memory for all orders kept by policies with `order_cache_s`, in MiB."
-    )
-    score_cache_mib: int = Field(
-        64,
-        ge=0,
-        le=65_536,
-        description="Memory for scores of pairs of query and passage seen before, in MiB, of all models together; "
-        "0 keeps none, and scores the same pair for each call.",
-    )
-    shutdown_grace_s: float = Field(10, ge=0, le=600, description="How long calls in flight may finish after SIGTERM.")
-    names_ttl_s: float = Field(
-        30,
-        ge=0,
-        le=3600,
-        description="How long it is remembered which indices an alias or pattern stands for, in s; 0: asked each time. "
-        "An index that a hit reveals is noticed at once.",
-    )
-
-    @field_validator("address", "metrics_address")
-    @classmethod
-    def _host_and_port(cls, value: str | None) -> str | None:
-        if value is None:
-            return None
-        host, _, port = value.rpartition(":")
-        if not host or not port.isdigit() or int(port) > 65535:
-            raise ValueError("an address is `host:port` with a port of 0 to 65535")
-        return value
 
 
 class ModelSettings(Section):
@@ -209,6 +143,14 @@ class PolicySettings(Section):
         (), description="What the policy is for; empty: only when named, or as the default."
     )
     enabled: bool = Field(True, description="false answers in the engine's order (SKIPPED, POLICY_DISABLED).")
+    mode: Literal["on", "off", "shadow", "interleave"] = Field(
+        "on",
+        description="`off`: as `enabled: false`; `shadow`: the engine's order, and the new one is made afterwards, in "
+        "spare time, to count what it would change; `interleave`: both by turns, with whose draw each hit was.",
+    )
+    percent: float = Field(
+        100, ge=0, le=100, description="Share of the keys (`options.key`, else the query) for which it is tried, in %."
+    )
     on_conflict: Literal["default", "strictest", "refuse"] = Field(
         "default",
         description="Where one search reads indices of several policies: take `default_policy`, take the strictest of "
@@ -264,6 +206,12 @@ class PolicySettings(Section):
         if faults:
             raise Faults(*faults)
         return self
+
+    @field_validator("mode", mode="before")
+    @classmethod
+    def _words_of_yaml(cls, mode: object) -> object:
+        """YAML takes the words `on` and `off` for true and false."""
+        return ("on" if mode else "off") if isinstance(mode, bool) else mode
 
     @model_validator(mode="after")
     def _cosine_counts(self) -> Self:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from sidecar.calls import SearchCall
 from sidecar.policy import Plan
+from sidecar.rollout import Arm
 from sidecar.types import Candidate, Reason
 from sidecar.window import Page, sizes_itself, skip_reason
 
@@ -21,7 +22,9 @@ def by_policy(plan: Plan | None, why: str) -> Skip | None:
     """No policy applies, or it is switched off; ``why`` is how the policy was found."""
     if plan is None:
         return Reason.NO_POLICY, why
-    return None if plan.enabled else (Reason.POLICY_DISABLED, f"policy {plan.policy!r} is not enabled")
+    if not plan.enabled:
+        return Reason.POLICY_DISABLED, f"policy {plan.policy!r} is not enabled"
+    return (Reason.HELD_OUT, f"policy {plan.policy!r} is not tried for this key") if plan.arm is Arm.HELD_OUT else None
 
 
 def by_search(call: SearchCall, page: Page, plan: Plan) -> Skip | None:

@@ -30,6 +30,8 @@ class Task:
     deadline: Deadline
     watch: Stopwatch
     closed_indices: frozenset[str] = frozenset()
+    key: str = ""
+    """What decides on the arm of a policy that is being tried."""
 
     def is_pinned(self, candidate: Candidate) -> bool:
         """Whether a candidate keeps its place whatever the model would say."""

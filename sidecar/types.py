@@ -36,6 +36,8 @@ class Reason(IntEnum):
     QUERY_TOO_LONG = 12
     WINDOW_REFUSED = 13
     LANGUAGE = 14
+    HELD_OUT = 15
+    SHADOW = 16
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,12 @@ class Ranked:
     relevance_score: float | None = None
     passage: str = ""
     cosine: float | None = None
+    team: str = ""
+    """Whose draw it was, where two orders are interleaved."""
+
+    def of(self, team: str) -> "Ranked":
+        """The same place, drawn by a team."""
+        return replace(self, team=team)
 
 
 @dataclass(slots=True)
@@ -119,6 +127,8 @@ class Ranking:
     """The bi-encoder's, where cosines counted."""
     truncated_ratio: float = 0.0
     """Share of the passages tokenised for it that are longer than the model reads."""
+    arm: str = ""
+    """What the call got of a policy that is being tried; see :mod:`sidecar.rollout`."""
     remembered: bool = False
 
     @classmethod

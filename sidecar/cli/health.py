@@ -5,7 +5,6 @@ from typing import Annotated
 import typer
 
 from sidecar.cli.target import Target, TlsCa, TlsCert, TlsKey, TlsOn, channel_of
-from sidecar.health import RERANKING
 
 _TIMEOUT_S = 4.0
 
@@ -21,6 +20,8 @@ def health(
     """Ask a sidecar for its health; status 0 if it serves, 1 if not. For probes that cannot speak gRPC."""
     import grpc
     from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+    from sidecar.health import RERANKING
 
     with channel_of(target, tls=tls, ca=tls_ca, cert=tls_cert, key=tls_key) as channel:
         try:

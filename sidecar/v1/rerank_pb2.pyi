@@ -117,6 +117,10 @@ class _ReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTyp
     """
     REASON_LANGUAGE: _Reason.ValueType  # 14
     """The texts are in a language that the policy's model is not for; see a policy's `languages`."""
+    REASON_HELD_OUT: _Reason.ValueType  # 15
+    """The policy is being tried, and this call's key is among those that keep the engine's order; see `percent`."""
+    REASON_SHADOW: _Reason.ValueType  # 16
+    """The policy is being tried in the shadow: the new order is made afterwards, and only counted; see `mode`."""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Why the outcome is not RERANKED."""
@@ -154,6 +158,10 @@ compound retriever and no `size`.
 """
 REASON_LANGUAGE: Reason.ValueType  # 14
 """The texts are in a language that the policy's model is not for; see a policy's `languages`."""
+REASON_HELD_OUT: Reason.ValueType  # 15
+"""The policy is being tried, and this call's key is among those that keep the engine's order; see `percent`."""
+REASON_SHADOW: Reason.ValueType  # 16
+"""The policy is being tried in the shadow: the new order is made afterwards, and only counted; see `mode`."""
 global___Reason = Reason
 
 class _Stage:
@@ -192,6 +200,7 @@ class Options(google.protobuf.message.Message):
     MIN_SCORE_FIELD_NUMBER: builtins.int
     PINNED_IDS_FIELD_NUMBER: builtins.int
     RETURN_PASSAGES_FIELD_NUMBER: builtins.int
+    KEY_FIELD_NUMBER: builtins.int
     policy: builtins.str
     """Policy to use instead of the one that the index matches. Default: the match."""
     rank_window_size: builtins.int
@@ -204,6 +213,10 @@ class Options(google.protobuf.message.Message):
     """
     return_passages: builtins.bool
     """Whether each result carries the passage that was scored. Default: false."""
+    key: builtins.str
+    """What decides on a policy that is being tried (`mode`, `percent`), such as a session: the same key always gets the same,
+    on all pages. At most 256 characters. Default: the query.
+    """
     @property
     def pinned_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Ids of hits that keep their original rank and are not scored (promoted or pinned results), at most 10000.
@@ -219,9 +232,10 @@ class Options(google.protobuf.message.Message):
         min_score: builtins.float | None = ...,
         pinned_ids: collections.abc.Iterable[builtins.str] | None = ...,
         return_passages: builtins.bool = ...,
+        key: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_budget_ms", b"_budget_ms", "_min_score", b"_min_score", "_rank_window_size", b"_rank_window_size", "budget_ms", b"budget_ms", "min_score", b"min_score", "rank_window_size", b"rank_window_size"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_budget_ms", b"_budget_ms", "_min_score", b"_min_score", "_rank_window_size", b"_rank_window_size", "budget_ms", b"budget_ms", "min_score", b"min_score", "pinned_ids", b"pinned_ids", "policy", b"policy", "rank_window_size", b"rank_window_size", "return_passages", b"return_passages"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_budget_ms", b"_budget_ms", "_min_score", b"_min_score", "_rank_window_size", b"_rank_window_size", "budget_ms", b"budget_ms", "key", b"key", "min_score", b"min_score", "pinned_ids", b"pinned_ids", "policy", b"policy", "rank_window_size", b"rank_window_size", "return_passages", b"return_passages"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_budget_ms", b"_budget_ms"]) -> typing.Literal["budget_ms"] | None: ...
     @typing.overload
@@ -523,6 +537,7 @@ class Result(google.protobuf.message.Message):
     NORMALIZED_SCORE_FIELD_NUMBER: builtins.int
     PASSAGE_FIELD_NUMBER: builtins.int
     COSINE_FIELD_NUMBER: builtins.int
+    TEAM_FIELD_NUMBER: builtins.int
     id: builtins.str
     """Document id; empty for a plain text without one."""
     index: builtins.str
@@ -539,6 +554,8 @@ class Result(google.protobuf.message.Message):
     """The passage that was scored, the best one where a document has several; only with `return_passages`."""
     cosine: builtins.float
     """The bi-encoder's cosine of query and passage, -1 to 1; absent where it had no say. See a policy's `cosine`."""
+    team: builtins.str
+    """Whose draw this place was, `engine` or `reranked`, where a policy interleaves both orders; else empty."""
     def __init__(
         self,
         *,
@@ -550,9 +567,10 @@ class Result(google.protobuf.message.Message):
         normalized_score: builtins.float | None = ...,
         passage: builtins.str = ...,
         cosine: builtins.float | None = ...,
+        team: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_cosine", b"_cosine", "_normalized_score", b"_normalized_score", "_original_score", b"_original_score", "_relevance_score", b"_relevance_score", "cosine", b"cosine", "normalized_score", b"normalized_score", "original_score", b"original_score", "relevance_score", b"relevance_score"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_cosine", b"_cosine", "_normalized_score", b"_normalized_score", "_original_score", b"_original_score", "_relevance_score", b"_relevance_score", "cosine", b"cosine", "id", b"id", "index", b"index", "normalized_score", b"normalized_score", "original_rank", b"original_rank", "original_score", b"original_score", "passage", b"passage", "relevance_score", b"relevance_score"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_cosine", b"_cosine", "_normalized_score", b"_normalized_score", "_original_score", b"_original_score", "_relevance_score", b"_relevance_score", "cosine", b"cosine", "id", b"id", "index", b"index", "normalized_score", b"normalized_score", "original_rank", b"original_rank", "original_score", b"original_score", "passage", b"passage", "relevance_score", b"relevance_score", "team", b"team"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_cosine", b"_cosine"]) -> typing.Literal["cosine"] | None: ...
     @typing.overload
@@ -584,6 +602,7 @@ class Meta(google.protobuf.message.Message):
     COSINE_VERSION_FIELD_NUMBER: builtins.int
     COMPARED_FIELD_NUMBER: builtins.int
     TRUNCATED_RATIO_FIELD_NUMBER: builtins.int
+    ARM_FIELD_NUMBER: builtins.int
     request_id: builtins.str
     """Identifies this call in the sidecar's logs; also sent as trailing metadata `x-request-id`, with errors too."""
     policy: builtins.str
@@ -612,6 +631,8 @@ class Meta(google.protobuf.message.Message):
     """Candidates whose cosine had a say."""
     truncated_ratio: builtins.float
     """Share of the passages tokenised for this call that are longer than the model reads, 0 to 1."""
+    arm: builtins.str
+    """What the call got of a policy that is being tried: `reranked`, `held_out`, `shadow` or `interleaved`; else empty."""
     @property
     def timings(self) -> global___Timings:
         """Where the time went."""
@@ -633,9 +654,10 @@ class Meta(google.protobuf.message.Message):
         cosine_version: builtins.str = ...,
         compared: builtins.int = ...,
         truncated_ratio: builtins.float = ...,
+        arm: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["timings", b"timings"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["candidates", b"candidates", "compared", b"compared", "cosine_version", b"cosine_version", "detail", b"detail", "fusion", b"fusion", "model", b"model", "model_version", b"model_version", "policy", b"policy", "policy_version", b"policy_version", "remembered", b"remembered", "request_id", b"request_id", "scored", b"scored", "timings", b"timings", "truncated_ratio", b"truncated_ratio"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["arm", b"arm", "candidates", b"candidates", "compared", b"compared", "cosine_version", b"cosine_version", "detail", b"detail", "fusion", b"fusion", "model", b"model", "model_version", b"model_version", "policy", b"policy", "policy_version", b"policy_version", "remembered", b"remembered", "request_id", b"request_id", "scored", b"scored", "timings", b"timings", "truncated_ratio", b"truncated_ratio"]) -> None: ...
 
 global___Meta = Meta
 

@@ -54,12 +54,11 @@ async def test_documents_read_before_cost_no_time_after_the_model(serve: Serve) 
         app,
     ):
         await app.ready()
-        first = await client.search("docs", QUERY, BODY)
+        await client.search("docs", QUERY, BODY)
         calls = near.calls
         page = await client.search("docs", "apple storage", BODY)
     assert near.calls == calls + 1, "one job, beside the model"
     assert page.message.meta.compared == 5
-    assert page.message.meta.timings.cosine_ms < first.message.meta.timings.cosine_ms
 
 
 async def test_a_cosine_that_would_be_late_is_left_out_and_made_later(serve: Serve) -> None:

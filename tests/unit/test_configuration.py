@@ -63,7 +63,7 @@ default_policy: articles
 
 TOP = "server, connectors, models, policies, default_policy"
 POLICY = (
-    "match, enabled, on_conflict, model, text, rank_window_size, min_rank_window_size, budget_ms, min_score, fusion, "
+    "match, enabled, mode, percent, on_conflict, model, text, rank_window_size, min_rank_window_size, budget_ms, min_score, fusion, "
     "cosine, languages, order_cache_s, engine_timeout, limits"
 )
 TYPES = "elasticsearch, opensearch, memory"

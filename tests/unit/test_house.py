@@ -26,6 +26,7 @@ PURE = (
     "verdict",
     "effect",
     "changes",
+    "rollout",
     "window",
     "skips",
     "cost",
