@@ -312,7 +312,8 @@ class App:
 
     @property
     def _can_rerank(self) -> bool:
-        return self.models.all_ready and self.scheduler.alive and not self.scheduler.stalled
+        scheduler = self.scheduler
+        return self.models.all_ready and scheduler.alive and not scheduler.stalled and not scheduler.failing
 
     async def _load_one(self, name: str, settings: ModelSettings) -> LoadedModel | None:
         loop = asyncio.get_running_loop()

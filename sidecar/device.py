@@ -8,6 +8,7 @@ thread then waits for the scores, so that it is known when a pass was over.
 
 import math
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from operator import itemgetter
 import numpy as np
 
 from sidecar.batching import Batch
+from sidecar.breaker import Breaker
 from sidecar.errors import BudgetExhausted, ModelError
 from sidecar.job_queue import Queue
 from sidecar.logs import log
@@ -68,6 +70,8 @@ class Device:
         self._flights: tuple[Flight, ...] = ()
         self._landed_at = 0.0
         self._complained_at: dict[str, float] = {}
+        self.breakers: defaultdict[str, Breaker] = defaultdict(Breaker)
+        """Of each model's passes; whoever touches them holds :attr:`lock`."""
 
     @property
     def busy(self) -> bool:
@@ -188,6 +192,8 @@ class Device:
         that what it raises may be told in its own words."""
         self._metrics.failed_passes.labels(model).inc()
         now = self._clock()
+        with self.lock:
+            self.breakers[model].failed(now)
         if now >= self._complained_at.get(model, -math.inf) + _COMPLAIN_EVERY_S:
             self._complained_at[model] = now
             cause = str(error.__cause__ or "").strip().split("\n")[0][:_CAUSE_CHARS]
@@ -197,6 +203,7 @@ class Device:
         """Learn how long it took."""
         model = batch.pairs[0][0].key.model
         with self.lock:
+            self.breakers[batch.model].went_well()
             self._queue.rescale(batch.model, model.cost.observe(len(batch.pairs), batch.length, took_s))
         self._metrics.observe_forward(batch.model, len(batch.pairs) * batch.length, batch.predicted_s, took_s)
 

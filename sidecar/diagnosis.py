@@ -17,6 +17,7 @@ _HINTS = {
     "BUDGET_EXHAUSTED": "a larger `budget_ms`, a smaller `rank_window_size`, or a faster search",
     "MODEL_NOT_READY": "the model is loading, or could not be loaded: the sidecar's log says why",
     "MODEL_ERROR": "the sidecar's log has `forward_failed` with the cause",
+    "CIRCUIT_OPEN": "the model's passes fail; the sidecar's log has `forward_failed` with the cause",
     "NON_FINITE_SCORE": "the checkpoint gives NaN in this number type: try `dtype: float32`",
     "TEXT_UNAVAILABLE": "none of the policy's fields holds text: see `text.fields`",
     "POLICY_DISABLED": "the policy says `enabled: false`",

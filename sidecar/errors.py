@@ -14,6 +14,7 @@
         ├── Overloaded            would not have finished in time, or the queue is full
         ├── ModelNotReady         loading, warming up, or failed to load
         ├── ModelError            raised, returned the wrong count, or is stuck
+        ├── CircuitOpen           its last passes have all failed: it is left alone for a while
         ├── NonFiniteScore        NaN or infinity among the scores
         ├── TextUnavailable       no candidate has text
         ├── QueryTooLong          no room for a passage beside the query
@@ -94,6 +95,12 @@ class ModelError(Fallback):
     """The model raised, returned the wrong number of scores, or is stuck."""
 
     reason = Reason.MODEL_ERROR
+
+
+class CircuitOpen(Fallback):
+    """The model's last passes have all failed; it is tried once in a while."""
+
+    reason = Reason.CIRCUIT_OPEN
 
 
 class NonFiniteScore(Fallback):

@@ -12,7 +12,7 @@ from sidecar.calls import Answer, Clock, RerankCall, Result, SearchCall
 from sidecar.cosines import NONE, ORDERING_S, CosineScorer
 from sidecar.deadline import Deadline
 from sidecar.documents import Fetched, fetch, missing_of, passages_of
-from sidecar.errors import BudgetExhausted, Fallback, ModelError, Overloaded
+from sidecar.errors import BudgetExhausted, CircuitOpen, Fallback, ModelError, Overloaded
 from sidecar.loaded import LoadedModel, Models
 from sidecar.logs import log
 from sidecar.metrics import Metrics
@@ -182,7 +182,7 @@ class Pipeline:
         return ranking_of(original, plan, passages, PairScores(flat, len(passages)), NONE, model.scorer.version)
 
     async def _scored(
-        self, job: PairJob, plan: Plan, terms: Terms, refusal: Overloaded | ModelError | None, least: int
+        self, job: PairJob, plan: Plan, terms: Terms, refusal: Overloaded | ModelError | CircuitOpen | None, least: int
     ) -> PairScores:
         """The model's scores; none where they come too late and the rest is ordered without."""
         try:

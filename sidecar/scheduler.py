@@ -15,7 +15,7 @@ from sidecar import admission
 from sidecar.batching import Job
 from sidecar.deadline import Deadline
 from sidecar.device import Device
-from sidecar.errors import ModelError, Overloaded
+from sidecar.errors import CircuitOpen, ModelError, Overloaded
 from sidecar.job_queue import Queue
 from sidecar.loaded import LoadedModel
 from sidecar.metrics import Metrics
@@ -93,9 +93,15 @@ class Scheduler:
         if refusal := self.refusal(model, deadline, caller, documents):
             self.refuse(refusal, documents)
 
+    @property
+    def failing(self) -> list[str]:
+        """Models whose last passes have all failed."""
+        with self._device.lock:
+            return [model for model, breaker in self._device.breakers.items() if breaker.is_open]
+
     def refusal(
         self, model: LoadedModel, deadline: Deadline, caller: tuple[str, ...] = (), documents: int = 0
-    ) -> Overloaded | ModelError | None:
+    ) -> Overloaded | ModelError | CircuitOpen | None:
         """Why what comes now will not be served in time, told before anything is done for it: tokens, too, take the
         time of a CPU.
 
@@ -105,11 +111,14 @@ class Scheduler:
         if broken := self._broken():
             return broken
         with self._device.lock:
+            breaker = self._device.breakers[model.name]
+            if breaker.is_open and not breaker.would_allow(self._clock()):
+                return _open(model)
             self._device.shed_late()
             late = self._would_be_late(model, deadline, caller, documents)
         return Overloaded("the jobs before it take longer than its budget") if late else None
 
-    def refuse(self, refusal: Overloaded | ModelError, documents: int) -> NoReturn:
+    def refuse(self, refusal: Overloaded | ModelError | CircuitOpen, documents: int) -> NoReturn:
         """Raise a refusal, which counts as so many pairs that never reach the device."""
         if isinstance(refusal, Overloaded):
             self._metrics.shed_pairs.labels("refused").inc(documents)
@@ -156,12 +165,15 @@ class Scheduler:
             ValueError: there is not one pair.
             Overloaded: the job would be late, or too many pairs wait.
             ModelError: the device is stuck, or its thread has ended.
+            CircuitOpen: the model's last passes have all failed, and it is not tried just now.
         """
         if not any(groups):
             raise ValueError("a job has at least one pair")
         with self._device.lock:
             if broken := self._broken():
                 raise broken
+            if not self._device.breakers[model.name].allows(self._clock()):
+                raise _open(model)
             self._device.shed_late()
             submitted = self._admit(model, groups, deadline, min_groups, caller)
             self._unanswered.add(submitted.job)
@@ -264,6 +276,10 @@ class Scheduler:
 
     def _count(self) -> None:
         self._metrics.queue_pairs.set(self._queue.pairs)
+
+
+def _open(model: LoadedModel) -> CircuitOpen:
+    return CircuitOpen(f"the last passes of model {model.name!r} have all failed: it is tried once a second")
 
 
 def _kind(model: LoadedModel, caller: tuple[str, ...]) -> tuple[str, str]:

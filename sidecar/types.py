@@ -38,6 +38,7 @@ class Reason(IntEnum):
     LANGUAGE = 14
     HELD_OUT = 15
     SHADOW = 16
+    CIRCUIT_OPEN = 17
 
 
 @dataclass(frozen=True)

@@ -121,6 +121,8 @@ class _ReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTyp
     """The policy is being tried, and this call's key is among those that keep the engine's order; see `percent`."""
     REASON_SHADOW: _Reason.ValueType  # 16
     """The policy is being tried in the shadow: the new order is made afterwards, and only counted; see `mode`."""
+    REASON_CIRCUIT_OPEN: _Reason.ValueType  # 17
+    """The model's last passes have all failed: it is left alone, and tried once a second."""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Why the outcome is not RERANKED."""
@@ -162,6 +164,8 @@ REASON_HELD_OUT: Reason.ValueType  # 15
 """The policy is being tried, and this call's key is among those that keep the engine's order; see `percent`."""
 REASON_SHADOW: Reason.ValueType  # 16
 """The policy is being tried in the shadow: the new order is made afterwards, and only counted; see `mode`."""
+REASON_CIRCUIT_OPEN: Reason.ValueType  # 17
+"""The model's last passes have all failed: it is left alone, and tried once a second."""
 global___Reason = Reason
 
 class _Stage:

@@ -27,6 +27,7 @@ PURE = (
     "effect",
     "changes",
     "rollout",
+    "breaker",
     "window",
     "skips",
     "cost",
