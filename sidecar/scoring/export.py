@@ -123,7 +123,8 @@ def _files_of(settings: ModelSettings) -> Path:
 
 def _copy(source: Path, folder: Path) -> None:
     for file in source.iterdir():
-        if file.is_file() and file.suffix not in _LEFT_BEHIND and not file.name.startswith("."):
+        left = file.suffix in _LEFT_BEHIND or file.name == checkpoint.ENCODER or file.name.startswith(".")
+        if file.is_file() and not left:
             shutil.copyfile(file, folder / file.name)
 
 

@@ -58,7 +58,8 @@ async def test_200_calls_while_every_third_batch_raises(serve: Serve) -> None:
         assert queued_pairs(app) == 0
     assert_nothing_lost(replies)
     outcomes = Counter((got.outcome, got.reason) for got in replies)
-    assert set(outcomes) <= {("RERANKED", "UNSPECIFIED"), ("ORIGINAL_ORDER", "MODEL_ERROR")}
+    reasons = [("ORIGINAL_ORDER", reason) for reason in ("MODEL_ERROR", "CIRCUIT_OPEN")]
+    assert set(outcomes) <= {("RERANKED", "UNSPECIFIED"), *reasons}
     assert outcomes["RERANKED", "UNSPECIFIED"] > CALLS / 2  # a batch that raises is tried again call by call
     assert scorer.calls >= 3
 
@@ -201,4 +202,5 @@ async def test_two_models_share_the_device_and_never_their_batches(serve: Serve)
             assert (got.outcome, got.meta.model_version) == ("RERANKED", "good")
             assert got.results[0].original_rank == call % PASSAGES
         else:
-            assert (got.outcome, got.reason) == ("ORIGINAL_ORDER", "MODEL_ERROR")
+            assert got.outcome == "ORIGINAL_ORDER"
+            assert got.reason in ("MODEL_ERROR", "CIRCUIT_OPEN")

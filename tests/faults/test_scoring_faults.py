@@ -19,6 +19,7 @@ import torch
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from sidecar.app import App
+from sidecar.breaker import TRY_EVERY_S
 from sidecar.cost import CostModel
 from sidecar.deadline import Deadline
 from sidecar.errors import BudgetExhausted, ModelError, Overloaded
@@ -174,6 +175,8 @@ async def test_a_model_that_always_raises_fails_every_job_and_is_well_when_it_no
     setattr(owner, name, broken)
     assert all(isinstance(end, ModelError) for end in await together(scheduler, model, jobs))
     setattr(owner, name, sound)
+    await asyncio.sleep(TRY_EVERY_S)
+    assert [end.groups for end in await together(scheduler, model, jobs[:1])] == [3], "the one that is tried"
     assert [end.groups for end in await together(scheduler, model, jobs)] == [3] * 5
 
 

@@ -88,13 +88,9 @@ async def test_status_tells_how_a_policy_has_been_doing(serve: Serve) -> None:
             await client.search("docs", "apple", {"query": {"match": {"body": "apple"}}})
         found = await client.policies.Status(pb.StatusRequest())
         (status,) = found.policies
-        assert (status.policy, status.replies, status.reranked, dict(status.reasons)) == (
-            "default",
-            25,
-            0,
-            {"MODEL_ERROR": 1.0},
-        )
-        assert list(status.findings) == ["100% of replies are in the engine's order, most of them for MODEL_ERROR"]
+        assert (status.policy, status.replies, status.reranked) == ("default", 25, 0)
+        assert dict(status.reasons) == {"MODEL_ERROR": 0.2, "CIRCUIT_OPEN": 0.8}
+        assert list(status.findings) == ["100% of replies are in the engine's order, most of them for CIRCUIT_OPEN"]
         with pytest.raises(grpc.aio.AioRpcError, match="policy 'none' is not configured; allowed: default"):
             await client.policies.Status(pb.StatusRequest(policy="none"))
 

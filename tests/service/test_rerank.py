@@ -148,7 +148,7 @@ async def test_a_long_document_is_as_good_as_its_best_passage(serve: Serve) -> N
 
 
 async def test_fusion_needs_a_score_of_every_candidate(serve: Serve) -> None:
-    configured = settings({"fusion": {"method": "linear", "model_weight": 0.0}})
+    configured = settings({"fusion": {"method": "linear", "model_weight": 0.0}, "cosine": None})
     with_scores = [pb.Candidate(text=text, score=float(9 - rank)) for rank, text in enumerate(TEXTS)]
     async with serve(configured=configured) as (client, _):
         got = reply(await client.rerank(QUERY, with_scores))
