@@ -1,6 +1,6 @@
 """`rerank-sidecar health`."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -26,7 +26,8 @@ def health(
     with channel_of(target, tls=tls, ca=tls_ca, cert=tls_cert, key=tls_key) as channel:
         try:
             asked = health_pb2.HealthCheckRequest(service=RERANKING if reranking else "")
-            answer = health_pb2_grpc.HealthStub(channel).Check(asked, timeout=_TIMEOUT_S)
+            stub: Any = health_pb2_grpc.HealthStub(channel)
+            answer = stub.Check(asked, timeout=_TIMEOUT_S)
         except grpc.RpcError as error:
             typer.echo(f"{error.code().name}: {error.details()}", err=True)
             raise typer.Exit(1) from None

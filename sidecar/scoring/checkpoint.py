@@ -20,8 +20,8 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
+from transformers.utils.hub import cached_file
 
 from sidecar.scoring import compact
 from sidecar.settings import BUNDLED, ModelSettings

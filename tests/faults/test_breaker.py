@@ -37,7 +37,8 @@ def test_it_opens_after_failures_in_a_row_and_lets_one_try_in_a_while() -> None:
 
 async def health(port: int) -> Any:
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=RERANKING))
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        answer = await stub.Check(health_pb2.HealthCheckRequest(service=RERANKING))
     return answer.status
 
 

@@ -68,7 +68,8 @@ async def test_without_a_key_nothing_is_answered_but_health(serve: Serve, keys: 
         ):
             assert (await status(call)).startswith("UNAUTHENTICATED: send one metadata `authorization: Bearer KEY`")
         async with grpc.aio.insecure_channel(f"127.0.0.1:{sidecar.port}") as channel:
-            health = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+            stub: Any = health_pb2_grpc.HealthStub(channel)
+            health = await stub.Check(health_pb2.HealthCheckRequest())
     assert health.status == health_pb2.HealthCheckResponse.SERVING
     assert spied.asked == 0
 

@@ -226,11 +226,10 @@ async def test_a_hundred_rewrites_a_third_of_them_broken_cost_no_call(file: Path
             return count
 
         callers = [asyncio.create_task(calls()) for _ in range(4)]
+        broken: list[Any] = ["policies: {", tree(budget_ms="soon"), {"policies": {}}]
         for number in range(100):
             if number % 3 == 2:
-                await reloaded(
-                    app, file, rng.choice(["policies: {", tree(budget_ms="soon"), {"policies": {}}]), "refused"
-                )
+                await reloaded(app, file, rng.choice(broken), "refused")
             else:
                 await reloaded(app, file, tree(rank_window_size=2 + number % 4))
         stopping = True

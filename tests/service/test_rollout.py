@@ -59,7 +59,7 @@ async def test_in_the_shadow_calls_have_the_engines_order_and_what_would_change_
 
 async def test_the_shadow_never_delays_or_crowds_out_a_call(serve: Serve) -> None:
     """A scorer of 50 ms a call, live and shadow calls on one device: live ones take no longer than alone."""
-    policies = {
+    policies: dict[str, dict[str, Any]] = {
         "live": {"match": [{"index": "live"}]},
         "tried": {"match": [{"index": "tried"}], "mode": "shadow"},
     }

@@ -166,7 +166,8 @@ def test_any_other_token_is_not(issuer: Issuer, changes: dict[str, Any], message
 
 
 def test_an_unsigned_token_is_not(issuer: Issuer) -> None:
-    unsigned = jwt.encode({"iss": "https://id", "aud": "search", "sub": "ann", "exp": time.time() + 60}, None, "none")
+    claims = {"iss": "https://id", "aud": "search", "sub": "ann", "exp": time.time() + 60}
+    unsigned = jwt.encode(claims, "", "none")
     with pytest.raises(NoAuthorization, match="the token is not valid"):
         who(with_tokens(issuer), f"Bearer {unsigned}")
 
