@@ -32,7 +32,7 @@ format: .venv/ready
 proto: .venv-proto/ready  ## generate sidecar/v1 from the contract
 	$(call generate,.)
 
-bench: .venv/ready  ## speed on this machine, 8 to 12 minutes; results in build/bench
+bench: .venv/ready  ## speed on this machine, 15 to 18 minutes; results in build/bench
 	$(BIN)/python -m tests.bench
 
 soak: .venv/ready  ## memory over 100,000 calls, about ten minutes on two cores

@@ -22,7 +22,7 @@ LIMITS_S = {
     "load": 360.0,
     "single_call": 240.0,
     "small": 60.0,
-    "repeated_call": 180.0,
+    "repeated_call": 330.0,
     "mixed_load": 240.0,
 }
 """The benches of `make bench`, and how long each may take at most."""
