@@ -35,10 +35,11 @@ _NO_IDS = np.empty(0, np.int32)
 
 @dataclass(eq=False, slots=True)
 class Question:
-    """A query that all pairs of a job share; the first pass that needs its vector makes it."""
+    """A query that all pairs of a job share; the first pass that needs its vector makes it, and keeps it."""
 
     input_ids: NDArray[np.int32]
-    vector: Vector | None = None
+    vector: NDArray[np.floating] | None = None
+    kept_as: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,16 +89,15 @@ class BiEncoder:
 
     def encode(self, query: str, passages: Sequence[str]) -> list[Pair]:
         """One :class:`TextPair` for each passage; those whose vector is kept are not read."""
-        keys = [self._key(passage) for passage in passages]
+        keys = [self._key(text) for text in (query, *passages)]
         kept = self.vector_cache.find(keys)
         fresh = [place for place, vector in enumerate(kept) if vector is None]
-        asked, *ids = self._texts.encode([query, *(passages[place] for place in fresh)])
-        read = dict(zip(fresh, ids, strict=True))
-        question = Question(asked)
-        return [
-            TextPair(read.get(place, _NO_IDS), None, question, key, vector)
-            for place, (key, vector) in enumerate(zip(keys, kept, strict=True))
-        ]
+        texts = [query, *passages]
+        read = dict(zip(fresh, self._texts.encode([texts[place] for place in fresh]), strict=True))
+        ids = [read.get(place, _NO_IDS) for place in range(len(texts))]
+        question = Question(ids[0], kept[0], keys[0])
+        found = zip(ids[1:], keys[1:], kept[1:], strict=True)
+        return [TextPair(one, None, question, key, vector) for one, key, vector in found]
 
     def _key(self, passage: str) -> bytes:
         """Of all that is ever looked at of a passage; empty where no vector is kept."""
@@ -130,9 +130,11 @@ class BiEncoder:
         for question, vector in zip(asking, made, strict=False):
             question.vector = vector
         fresh = dict(zip(reading, made[len(asking) :], strict=True))
-        self.vector_cache.keep(
-            {own[place].kept_as: vector.astype(np.float16) for place, vector in fresh.items() if own[place].kept_as}
-        )
+        new: list[tuple[Question | TextPair, Vector]] = [
+            *zip(asking, made, strict=False),
+            *((own[place], vector) for place, vector in fresh.items()),
+        ]
+        self.vector_cache.keep({one.kept_as: vector.astype(np.float16) for one, vector in new if one.kept_as})
         return np.array(
             [_cosine(one.question, fresh.get(place, one.vector)) for place, one in enumerate(own)], np.float32
         )
@@ -181,4 +183,4 @@ def _text_pair(pair: Pair) -> TextPair:
 def _cosine(question: Question | None, vector: NDArray[np.floating] | None) -> float:
     if question is None or question.vector is None or vector is None:
         return float("nan")
-    return float(question.vector @ vector.astype(np.float32))
+    return float(question.vector.astype(np.float32) @ vector.astype(np.float32))
