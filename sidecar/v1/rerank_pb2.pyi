@@ -9,18 +9,21 @@ a degraded answer is data, not an error. An error status means that there is not
   INVALID_ARGUMENT    empty query, body that is no JSON object, unknown policy, value over a limit; or the engine
                       rejected the body (its own reason is in the message)
   NOT_FOUND           unknown connector, or the engine has no such index
-  PERMISSION_DENIED   the connector does not allow this index, or the engine forbids it
-  UNAUTHENTICATED     the engine rejected the credentials; or the connector has `forward_authorization` and the call
-                      carries no metadata `authorization`
+  PERMISSION_DENIED   the connector or the caller's role does not allow this, or the engine forbids it
+  UNAUTHENTICATED     the sidecar asks who calls (`server.auth`) and the call shows no valid `authorization: Bearer KEY`;
+                      the engine rejected the credentials; or the connector has `forward_authorization` and the call
+                      carries no credentials of the end user
   UNAVAILABLE         the engine could not be reached or answered nonsense: try again later
   DEADLINE_EXCEEDED   the engine's search did not end in time
   FAILED_PRECONDITION the engine refused for a reason that is none of these; its own words are in the message
-  RESOURCE_EXHAUSTED  more calls at once than `server.max_concurrent_calls`, or a message over `server.max_message_mib`
+  RESOURCE_EXHAUSTED  more calls than the caller's role may make in a second, more at once than
+                      `server.max_concurrent_calls`, or a message over `server.max_message_mib`
                       (a request over it has no request id: it is refused before it is read)
   INTERNAL            a fault of the sidecar; the message holds the request id of the log line and nothing else
 
 Errors carry google.rpc.ErrorInfo (reason, domain, metadata) and, where trying again may help, google.rpc.RetryInfo.
-A connector with `forward_authorization` asks the engine with the call's metadata `authorization`.
+A connector with `forward_authorization` asks the engine with the call's metadata `x-engine-authorization`; without
+`server.auth` also with `authorization`.
 
 Ranks are 0-based. Times are milliseconds. JSON travels as text, since google.protobuf.Struct would turn
 64-bit integers into doubles.
@@ -53,8 +56,9 @@ class _OutcomeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTy
     OUTCOME_RERANKED: _Outcome.ValueType  # 1
     """All candidates of the window that have text were scored, and the results are in the new order."""
     OUTCOME_PARTIAL: _Outcome.ValueType  # 2
-    """Under load (reason OVERLOADED) only the first candidates were scored and ordered; the rest follows in the engine's
-    order.
+    """Only the first candidates were scored and ordered, or none (reason OVERLOADED, BUDGET_EXHAUSTED); the rest follows in
+    the engine's order, or by cosine and engine where the policy's `cosine.order_rest` says so: results have what they
+    were ordered by.
     """
     OUTCOME_ORIGINAL_ORDER: _Outcome.ValueType  # 3
     """Reranking was tried and failed or was late: exactly the engine's own order. `reason` says why."""
@@ -69,8 +73,9 @@ OUTCOME_UNSPECIFIED: Outcome.ValueType  # 0
 OUTCOME_RERANKED: Outcome.ValueType  # 1
 """All candidates of the window that have text were scored, and the results are in the new order."""
 OUTCOME_PARTIAL: Outcome.ValueType  # 2
-"""Under load (reason OVERLOADED) only the first candidates were scored and ordered; the rest follows in the engine's
-order.
+"""Only the first candidates were scored and ordered, or none (reason OVERLOADED, BUDGET_EXHAUSTED); the rest follows in
+the engine's order, or by cosine and engine where the policy's `cosine.order_rest` says so: results have what they
+were ordered by.
 """
 OUTCOME_ORIGINAL_ORDER: Outcome.ValueType  # 3
 """Reranking was tried and failed or was late: exactly the engine's own order. `reason` says why."""

@@ -9,18 +9,21 @@ a degraded answer is data, not an error. An error status means that there is not
   INVALID_ARGUMENT    empty query, body that is no JSON object, unknown policy, value over a limit; or the engine
                       rejected the body (its own reason is in the message)
   NOT_FOUND           unknown connector, or the engine has no such index
-  PERMISSION_DENIED   the connector does not allow this index, or the engine forbids it
-  UNAUTHENTICATED     the engine rejected the credentials; or the connector has `forward_authorization` and the call
-                      carries no metadata `authorization`
+  PERMISSION_DENIED   the connector or the caller's role does not allow this, or the engine forbids it
+  UNAUTHENTICATED     the sidecar asks who calls (`server.auth`) and the call shows no valid `authorization: Bearer KEY`;
+                      the engine rejected the credentials; or the connector has `forward_authorization` and the call
+                      carries no credentials of the end user
   UNAVAILABLE         the engine could not be reached or answered nonsense: try again later
   DEADLINE_EXCEEDED   the engine's search did not end in time
   FAILED_PRECONDITION the engine refused for a reason that is none of these; its own words are in the message
-  RESOURCE_EXHAUSTED  more calls at once than `server.max_concurrent_calls`, or a message over `server.max_message_mib`
+  RESOURCE_EXHAUSTED  more calls than the caller's role may make in a second, more at once than
+                      `server.max_concurrent_calls`, or a message over `server.max_message_mib`
                       (a request over it has no request id: it is refused before it is read)
   INTERNAL            a fault of the sidecar; the message holds the request id of the log line and nothing else
 
 Errors carry google.rpc.ErrorInfo (reason, domain, metadata) and, where trying again may help, google.rpc.RetryInfo.
-A connector with `forward_authorization` asks the engine with the call's metadata `authorization`.
+A connector with `forward_authorization` asks the engine with the call's metadata `x-engine-authorization`; without
+`server.auth` also with `authorization`.
 
 Ranks are 0-based. Times are milliseconds. JSON travels as text, since google.protobuf.Struct would turn
 64-bit integers into doubles.
