@@ -1,0 +1,198 @@
+"""Hostile callers: whatever they send, the sidecar answers with a status that blames them, and serves on."""
+
+import asyncio
+import gc
+import resource
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sidecar.app import App
+from sidecar.client import RerankClient
+from sidecar.v1 import rerank_pb2 as pb
+from tests.calls import PATIENCE_S, raw_channel
+from tests.conftest import Serve
+from tests.conftest import settings as configured
+
+METHODS = {
+    "/sidecar.v1.RerankService/Search": pb.SearchRequest,
+    "/sidecar.v1.RerankService/Rerank": pb.RerankRequest,
+    "/sidecar.v1.PolicyService/List": pb.ListRequest,
+    "/sidecar.v1.PolicyService/Explain": pb.ExplainRequest,
+    "/sidecar.v1.PolicyService/Status": pb.StatusRequest,
+    "/sidecar.v1.PolicyService/Switch": pb.SwitchRequest,
+}
+THEIRS = {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "PERMISSION_DENIED", "FAILED_PRECONDITION", "RESOURCE_EXHAUSTED"}
+BODY = {"query": {"match": {"body": "apple"}}}
+MIB = 2**20
+
+
+def plain(value: bytes) -> bytes:
+    return value
+
+
+async def ends(channel: grpc.aio.Channel, method: str, frame: bytes, **options: Any) -> str:
+    """The status of a call with these bytes as its request."""
+    call = channel.unary_unary(method, request_serializer=plain, response_deserializer=plain)
+    try:
+        await call(frame, timeout=PATIENCE_S, **options)
+    except grpc.aio.AioRpcError as error:
+        return error.code().name
+    return "OK"
+
+
+@asynccontextmanager
+async def attacked(serve: Serve, **server: Any) -> AsyncIterator[tuple[grpc.aio.Channel, App]]:
+    """A sidecar that still serves afterwards."""
+    own = {"address": "127.0.0.1:0", "metrics_address": None, "shutdown_grace_s": 1, **server}
+    async with serve(configured=configured(server=own)) as (client, app):
+        async with raw_channel(app) as channel:
+            yield channel, app
+        assert (await client.search("docs", "apple", BODY)).outcome == "RERANKED"
+
+
+def run(serve: Serve, frames: list[tuple[str, bytes]]) -> list[str]:
+    async def all_of_them() -> list[str]:
+        async with attacked(serve) as (channel, _):
+            return [await ends(channel, method, frame) for method, frame in frames]
+
+    return asyncio.run(all_of_them())
+
+
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(st.lists(st.tuples(st.sampled_from(sorted(METHODS)), st.binary(max_size=300)), min_size=20, max_size=40))
+def test_random_bytes_are_the_callers_fault(serve: Serve, frames: list[tuple[str, bytes]]) -> None:
+    assert set(run(serve, frames)) <= THEIRS
+
+
+TEXT = st.text(max_size=40)
+ODD = [
+    "{}",
+    "[]",
+    "null",
+    '{"size": -1}',
+    '{"from": 1e999}',
+    '{"query": {"match_all": {}}}',
+    '{"size": "x"}',
+    "{" * 500,
+]
+JSON = st.one_of(TEXT, st.sampled_from(ODD))
+OPTIONS = st.builds(
+    pb.Options,
+    policy=st.sampled_from(["", "default", "none"]) | TEXT,
+    rank_window_size=st.none() | st.integers(-(2**31), 2**31 - 1),
+    budget_ms=st.none() | st.integers(-(2**31), 2**31 - 1),
+    min_score=st.none() | st.floats(),
+    pinned_ids=st.lists(TEXT, max_size=3),
+    return_passages=st.booleans(),
+    key=TEXT,
+)
+NAMES = ["docs", "*", "_all", "docs,docs", "-docs", "<docs-{now/d}>", "a:b", "../x", "docs%2F_search"]
+INDEX = st.one_of(TEXT, st.sampled_from(NAMES))
+CONNECTOR = st.sampled_from(["", "main", "other"])
+CANDIDATES = st.lists(
+    st.builds(
+        pb.Candidate,
+        id=TEXT,
+        index=st.sampled_from(["", "docs", "x"]),
+        routing=TEXT,
+        score=st.none() | st.floats(),
+        text=st.none() | TEXT,
+        hit=st.just("") | JSON,
+    ),
+    max_size=4,
+)
+MESSAGES: dict[str, Any] = {
+    "/sidecar.v1.RerankService/Search": st.builds(
+        pb.SearchRequest,
+        connector=CONNECTOR,
+        index=INDEX,
+        query=TEXT,
+        body=JSON,
+        params=st.dictionaries(TEXT, TEXT, max_size=2),
+        options=OPTIONS,
+        template=st.just("") | JSON,
+    ),
+    "/sidecar.v1.RerankService/Rerank": st.builds(
+        pb.RerankRequest,
+        connector=CONNECTOR,
+        index=INDEX,
+        query=TEXT,
+        candidates=CANDIDATES,
+        top_n=st.none() | st.integers(-(2**31), 2**31 - 1),
+        options=OPTIONS,
+    ),
+    "/sidecar.v1.PolicyService/Explain": st.builds(
+        pb.ExplainRequest, connector=CONNECTOR, index=INDEX, body=JSON, options=OPTIONS, template=st.just("") | JSON
+    ),
+    "/sidecar.v1.PolicyService/Status": st.builds(pb.StatusRequest, policy=TEXT),
+}
+ANY = st.one_of(*(st.tuples(st.just(method), messages) for method, messages in MESSAGES.items()))
+
+
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(st.lists(ANY, min_size=20, max_size=40))
+def test_any_message_is_answered_or_the_callers_fault(serve: Serve, sent: list[tuple[str, Any]]) -> None:
+    found = run(serve, [(method, message.SerializeToString()) for method, message in sent])
+    assert set(found) <= THEIRS, [one for one in zip(found, sent, strict=True) if one[0] not in THEIRS]
+
+
+async def test_a_small_frame_that_inflates_past_the_limit_is_refused(serve: Serve) -> None:
+    """A hundred MiB of one letter are 100 kB on the wire; memory does not follow."""
+    bomb = pb.RerankRequest(query="apple", candidates=[pb.Candidate(text="a" * (100 * MIB))]).SerializeToString()
+    async with attacked(serve, max_message_mib=1) as (_, app):
+        options = [("grpc.max_send_message_length", -1)]
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{app.port}", options=options) as wide:
+            for _ in range(3):
+                method = "/sidecar.v1.RerankService/Rerank"
+                assert await ends(wide, method, bomb, compression=grpc.Compression.Gzip) == "RESOURCE_EXHAUSTED"
+
+
+@pytest.mark.parametrize(("over", "expected"), [(False, "OK"), (True, "RESOURCE_EXHAUSTED")])
+async def test_just_under_and_just_over_the_limit(serve: Serve, expected: str, *, over: bool) -> None:
+    empty = pb.RerankRequest(query="apple", candidates=[pb.Candidate(text="a")]).ByteSize()
+    text = "a " * ((MIB - empty) // 2 - 100 + (200 if over else 0))
+    request = pb.RerankRequest(query="apple", candidates=[pb.Candidate(text=text)])
+    async with attacked(serve, max_message_mib=1) as (channel, _):
+        assert await ends(channel, "/sidecar.v1.RerankService/Rerank", request.SerializeToString()) == expected
+
+
+async def test_metadata_bombs_are_refused_before_they_are_read(serve: Serve) -> None:
+    async with attacked(serve) as (channel, _):
+        bomb = (("x-bomb", "a" * (2 * MIB)),)
+        told = await ends(channel, "/sidecar.v1.PolicyService/List", b"", metadata=bomb)
+        assert told in ("RESOURCE_EXHAUSTED", "UNAVAILABLE", "INTERNAL"), "by gRPC itself"
+        many = tuple((f"x-{number}", "a") for number in range(500))
+        assert await ends(channel, "/sidecar.v1.PolicyService/List", b"", metadata=many) in ("OK", "RESOURCE_EXHAUSTED")
+
+
+async def test_a_thousand_idle_connections_keep_nobody_out(serve: Serve) -> None:
+    async with serve() as (client, app):
+        idle = [await asyncio.open_connection("127.0.0.1", app.port) for _ in range(1000)]
+        assert (await client.search("docs", "apple", BODY)).outcome == "RERANKED"
+        async with RerankClient(f"127.0.0.1:{app.port}") as another:
+            assert (await another.search("docs", "apple", BODY)).outcome == "RERANKED"
+        for _, writer in idle:
+            writer.close()
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
+async def test_bad_calls_leave_nothing_behind(serve: Serve) -> None:
+    """Resident memory after thousands of refused calls is what it was after some hundreds."""
+    bad = pb.RerankRequest(query="apple", candidates=[pb.Candidate(hit="{" * 2000)] * 20).SerializeToString()
+    async with attacked(serve) as (channel, _):
+
+        async def some(count: int) -> int:
+            for _ in range(count):
+                assert await ends(channel, "/sidecar.v1.RerankService/Rerank", bad) == "INVALID_ARGUMENT"
+            gc.collect()
+            return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()  # noqa: ASYNC240
+
+        before = await some(500)
+        assert await some(3000) < before + 16 * MIB
