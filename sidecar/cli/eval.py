@@ -10,11 +10,13 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
+from sidecar.cli.target import TlsCa, TlsCert, TlsKey, TlsOn, client_of
 from sidecar.cli.terminal import settings_of, stop
 from sidecar.evaluation.judgments import JudgmentError, Judgments, read
 from sidecar.settings import Settings
 
 if TYPE_CHECKING:
+    from sidecar.client import BlockingRerankClient
     from sidecar.evaluation.asking import Question
     from sidecar.evaluation.sweeping import Found
     from sidecar.evaluation.variants import Variant
@@ -29,6 +31,10 @@ def evaluate(
     queries: Annotated[Path | None, typer.Option(help="Texts of the qrels' queries (JSON lines).")] = None,
     config: Annotated[Path | None, typer.Option(help="Configuration of the sidecar to start and to sweep.")] = None,
     target: Annotated[str, typer.Option(help="A running sidecar, `host:port`, instead of --config.")] = "",
+    tls: TlsOn = False,
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
     policy: Annotated[str, typer.Option(help="Policy; default: the configuration's only one, or the index's.")] = "",
     connector: Annotated[str, typer.Option(help="Connector; not needed when there is only one.")] = "",
     field: Annotated[list[str] | None, typer.Option(help="Field to match, repeatable; default: all.")] = None,
@@ -74,7 +80,8 @@ def evaluate(
             swept = variants.sweep(settings, policy, window or [], max_tokens or [], fusion or [], model or [])
             asked = _of_own(settings, policy, swept, question, judged, timed)
         else:
-            asked = _of_running(target, policy, window or [], question, judged)
+            with client_of(target, tls=tls, ca=tls_ca, cert=tls_cert, key=tls_key) as client:
+                asked = _of_running(client, policy, window or [], question, judged)
     split = study.Split.of(sorted(judged.queries), tuning, seed)
     found = study.Study.of(judged.noting(asked.note), cutoff, split, asked.asked, seed)
     advice = study.advise(found)
@@ -113,11 +120,13 @@ def _of_own(
         return sweeping.of_own(settings, policy, swept, question, judged, timed, advance)
 
 
-def _of_running(target: str, policy: str, windows: Sequence[int], question: "Question", judged: Judgments) -> "Found":
+def _of_running(
+    client: "BlockingRerankClient", policy: str, windows: Sequence[int], question: "Question", judged: Judgments
+) -> "Found":
     from sidecar.evaluation import sweeping
 
     with _advancing(max(1, len(windows)) * len(judged.queries)) as advance:
-        return sweeping.of_running(target, policy, windows, question, judged, advance)
+        return sweeping.of_running(client, policy, windows, question, judged, advance)
 
 
 @contextmanager

@@ -74,7 +74,12 @@ def of_own(
 
 
 def of_running(
-    target: str, policy: str, windows: Sequence[int], question: Question, judged: Judgments, advance: Callable[[], None]
+    client: BlockingRerankClient,
+    policy: str,
+    windows: Sequence[int],
+    question: Question,
+    judged: Judgments,
+    advance: Callable[[], None],
 ) -> Found:
     """Answers of a sidecar that runs, as it serves them, with each window; times are of the same calls.
 
@@ -82,13 +87,12 @@ def of_running(
         AskingError: a call ends with an error.
     """
     asked: Asked = []
-    with BlockingRerankClient(target) as client:
-        note = check_ids(client, question, judged, pb.Options(policy=policy))
-        for window in windows or [0]:
-            options = pb.Options(policy=policy, rank_window_size=window or None, return_passages=True)
-            found = asking.ask(client, question, judged.queries, options, advance)
-            variant = Variant(policy or AS_IT_SERVES, None, window, AS_IT_SERVES)
-            asked.append((variant, found, Times.of(list(found.values()))))
+    note = check_ids(client, question, judged, pb.Options(policy=policy))
+    for window in windows or [0]:
+        options = pb.Options(policy=policy, rank_window_size=window or None, return_passages=True)
+        found = asking.ask(client, question, judged.queries, options, advance)
+        variant = Variant(policy or AS_IT_SERVES, None, window, AS_IT_SERVES)
+        asked.append((variant, found, Times.of(list(found.values()))))
     cached = "times are of a running sidecar: what its caches knew already cost less" if windows else ""
     return Found(asked, "; ".join(filter(None, (note, cached))))
 
