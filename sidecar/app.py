@@ -85,8 +85,9 @@ class App:
         connectors: Mapping[str, Connector] | None = None,
         clock: Callable[[], float] = time.monotonic,
         file: Path | None = None,
+        adjust: Callable[[Settings], Settings] = lambda read: read,
     ) -> None:
-        """``file`` is watched: a change of it is taken over while calls are served."""
+        """``file`` is watched: a change of it is taken over while calls are served, as ``adjust`` makes it."""
         self.metrics = Metrics()
         weights = {name: model.device_weight for name, model in settings.loaded_models.items()}
         self.scheduler = Scheduler(settings.server.max_queued_pairs, self.metrics, clock, weights)
@@ -97,7 +98,7 @@ class App:
         self._switches = Switches()
         self._current = Current(self._live(settings, connectors_of(settings, self.metrics, given=connectors)))
         self._watch = Watch(settings.policies, self.metrics)
-        self._reloader = Reloader(file, self.apply, self.metrics) if file else None
+        self._reloader = Reloader(file, lambda read: self.apply(adjust(read)), self.metrics) if file else None
         self._health = Health()
         self._server = self._build_server()
         self._metrics_server: WSGIServer | None = None

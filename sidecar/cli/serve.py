@@ -4,6 +4,7 @@ import asyncio
 import ipaddress
 import os
 import sys
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -22,9 +23,8 @@ def serve(
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
     """Serve until SIGTERM or Ctrl-C. Logs are JSON lines on stderr, coloured text in a terminal."""
-    settings = settings_of(file)
-    if address:
-        settings = _listening_on(settings, address)
+    adjust = partial(_listening_on, address=address)
+    settings = adjust(settings_of(file))
     if not (insecure or settings.server.tls or is_loopback(settings.server.address)):
         stop(
             f"{settings.server.address} can be reached from other machines, and there is no `server.tls`: queries and "
@@ -41,7 +41,7 @@ def serve(
     logs.configure(log_level, pretty=sys.stderr.isatty())
 
     async def run() -> None:
-        await App(settings, file=file).run()
+        await App(settings, file=file, adjust=adjust).run()
 
     try:
         asyncio.run(run())
@@ -60,6 +60,9 @@ def is_loopback(address: str) -> bool:
 
 
 def _listening_on(settings: Settings, address: str) -> Settings:
+    """The settings with the address of the command line, if there is one."""
+    if not address:
+        return settings
     try:
         server = ServerSettings.model_validate({**settings.server.model_dump(), "address": address})
     except ValidationError as error:

@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 import pytest
 import yaml
+from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
 from connectors.memory import MemoryConnector
@@ -191,6 +192,26 @@ async def test_what_needs_a_restart_is_said_and_the_rest_is_taken_over(file: Pat
         await reloaded(app, file, changed)
         assert (await client.search("docs", QUERY, BODY)).message.meta.candidates == 3
         assert app._settings.server.max_queued_pairs == 4096
+
+
+async def test_an_address_of_the_command_line_needs_no_restart(file: Path) -> None:
+    def elsewhere(read: Settings) -> Settings:
+        return read.model_copy(update={"server": read.server.model_copy(update={"address": "127.0.0.1:0"})})
+
+    write(file, {**tree(), "server": {**SERVER, "address": "127.0.0.1:50051"}})
+    connectors = {"main": MemoryConnector("main", {"docs": DOCUMENTS})}
+    adjusted = elsewhere(configuration.load(file))
+    app = App(adjusted, load=Loads(), connectors=connectors, file=file, adjust=elsewhere)
+    await app.start()
+    await app.ready()
+    try:
+        assert app._reloader
+        with capture_logs() as logged:
+            assert await app._reloader.reload()
+    finally:
+        await app.stop()
+    (entry,) = [one for one in logged if one["event"] == "configuration_applied"]
+    assert "needs_restart" not in entry
 
 
 async def test_keys_and_roles_change_while_calls_are_served(file: Path, tmp_path: Path) -> None:
