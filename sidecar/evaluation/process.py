@@ -2,6 +2,7 @@
 
 import asyncio
 import multiprocessing
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -62,6 +63,7 @@ def _serve(settings: Settings, log: Path, pipe: Connection) -> None:
     from sidecar import logs
 
     with log.open("a") as sys.stderr:
+        os.dup2(sys.stderr.fileno(), 2)  # libraries in C write there as well
         logs.configure()
         try:
             asyncio.run(_run(settings, pipe))

@@ -7,12 +7,14 @@ from typing import Any
 
 import yaml
 from matplotlib.figure import Figure
+from rich import box
 from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
 from sidecar.evaluation import measures, study
 from sidecar.evaluation.asking import Answer
+from sidecar.evaluation.measures import Comparison
 from sidecar.evaluation.study import Advice, Measured, Study
 
 JSON, PICTURE, POLICY = "eval.json", "eval.png", "policy.yaml"
@@ -39,42 +41,55 @@ def show(found: Study, advice: Advice, console: Console) -> None:
 
 def quality(found: Study) -> Table:
     """How good the orders are: the engine's, and each variant's."""
-    shown = Table(title=f"{len(found.judgments.queries)} queries, measured over all of them", title_justify="left")
-    shown.add_column("order")
-    for heading in (*measures.names(found.cutoff), "difference", "95 % from, to", "p", "won:lost"):
+    shown = _table(f"{len(found.judgments.queries)} queries, measured over all of them")
+    for heading in (*measures.names(found.cutoff), "difference (95 %)", "p", "won:lost"):
         shown.add_column(heading, justify="right", no_wrap=True)
     shown.add_row("engine's", *(f"{measures.mean(values):.3f}" for values in found.engine.values()))
     for one in found.measured:
         compared = found.against_engine(one)
+        between = "" if compared.low is None else f" ({compared.low:+.3f} {compared.high:+.3f})"
         shown.add_row(
-            name_of(one),
+            name_of(one, found),
             *(f"{measures.mean(values):.3f}" for values in one.values.values()),
-            f"{compared.difference:+.3f}",
-            "-" if compared.low is None else f"{compared.low:+.3f} {compared.high:+.3f}",
-            "-" if compared.p_value is None else f"{compared.p_value:.3f}",
+            f"{compared.difference:+.3f}{between}",
+            chance(compared),
             f"{compared.wins}:{compared.losses}",
         )
     return shown
 
 
+def chance(compared: Comparison) -> str:
+    """A p-value for people."""
+    if compared.p_value is None:
+        return "-"
+    return "<.001" if compared.p_value < 0.001 else f"{compared.p_value:.3f}"
+
+
 def times(found: Study) -> Table:
     """How long calls took, seen from the caller."""
-    shown = Table(title="Times of calls, one after the other", title_justify="left")
-    shown.add_column("order")
+    shown = _table("Times of calls, one after the other")
     for heading in ("p50 ms", "p99 ms", "fell back"):
         shown.add_column(heading, justify="right", no_wrap=True)
     shown.add_row("engine's", f"{found.measured[0].times.engine_p50_ms:.0f}")
     for one in found.measured:
         taken = one.times
-        shown.add_row(name_of(one), f"{taken.p50_ms:.0f}", f"{taken.p99_ms:.0f}", f"{100 * taken.late_share:.0f} %")
+        figures = f"{taken.p50_ms:.0f}", f"{taken.p99_ms:.0f}", f"{100 * taken.late_share:.0f} %"
+        shown.add_row(name_of(one, found), *figures)
     return shown
 
 
-def name_of(one: Measured) -> str:
-    """A variant in one line: model, tokens of a pair, window, fusion."""
+def _table(title: str) -> Table:
+    shown = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    shown.add_column("order", no_wrap=True)
+    return shown
+
+
+def name_of(one: Measured, found: Study) -> str:
+    """A variant in one line: model, where there are several, tokens of a pair, window, fusion."""
     variant = one.variant
-    tokens = "" if variant.max_length is None else f" {variant.max_length} tokens,"
-    return f"{variant.model},{tokens} top {variant.window}, {variant.fusion}"
+    several = len({other.variant.model for other in found.measured}) > 1
+    tokens = "" if variant.max_length is None else f"{variant.max_length} tokens, "
+    return f"{f'{variant.model}, ' if several else ''}{tokens}top {variant.window}, {variant.fusion}"
 
 
 def warnings(found: Study) -> Iterator[str]:
@@ -85,7 +100,7 @@ def warnings(found: Study) -> Iterator[str]:
             kept = [query for query in one.answers if query not in set(fell_back)]
             ours = f"{measures.mean(one.values[found.measure], kept):.3f}" if kept else "unknown"
             yield (
-                f"{name_of(one)}: {len(fell_back)} of {total} answers are the engine's order or part of it "
+                f"{name_of(one, found)}: {len(fell_back)} of {total} answers are the engine's order or part of it "
                 f"({_counted(one)}): its {found.measure} above is not the model's. Over the others it is {ours}"
             )
     if total < study.ENOUGH_TO_HOLD_OUT:
@@ -102,13 +117,13 @@ def conclusion(found: Study, advice: Advice) -> Iterator[str]:
     compared = advice.confirmed
     tuned, held = len(found.split.tuning), len(found.split.held_out)
     among = "of what fits the budget" if advice.fits else "though nothing fits the budget"
-    yield f"Chosen by {found.measure} on {tuned} queries, {among}: {name_of(advice.chosen)}"
+    yield f"Chosen by {found.measure} on {tuned} queries, {among}: {name_of(advice.chosen, found)}"
     if not advice.fits:
         yield "More than 1 % of the timed calls fell back with each variant: take a smaller window or a larger budget"
     others = f"On {held} other queries" if found.split.is_split else "On the same queries"
     figures = f"{compared.difference:+.3f} {found.measure}, {compared.wins} won, {compared.losses} lost"
-    chance = "" if compared.p_value is None else f", p = {compared.p_value:.3f}"
-    yield f"{others}: reranking {advice.verdict} ({figures}{chance})"
+    rare = "" if compared.p_value is None else f", p {chance(compared)}"
+    yield f"{others}: reranking {advice.verdict} ({figures}{rare})"
     if not advice.worth_it:
         yield "Leave it off for this index (`enabled: false`)"
 
@@ -150,7 +165,7 @@ def picture(found: Study, advice: Advice) -> Figure:
     best = [(one.times.p50_ms, measures.mean(one.values[found.measure])) for one in study.frontier(found)]
     axes.plot(*zip(*best, strict=True), color=_BLUE, linestyle="--", linewidth=1, label="frontier")
     for one, (x, y) in zip(found.measured, points, strict=True):
-        axes.annotate(name_of(one), (x, y), fontsize=7, xytext=(4, 4), textcoords="offset points")
+        axes.annotate(name_of(one, found), (x, y), fontsize=7, xytext=(4, 4), textcoords="offset points")
     chosen = advice.chosen
     at = (chosen.times.p50_ms, measures.mean(chosen.values[found.measure]))
     axes.scatter(*at, s=120, facecolors="none", edgecolors=_ORANGE, linewidths=2, label="chosen")
