@@ -160,10 +160,11 @@ class PolicySettings(Section):
     text: TextSettings = Field(description="Which text the model reads.")
     rank_window_size: int = Field(100, ge=1, le=10_000, description="Hits from the top that are reranked.")
     min_rank_window_size: int | None = Field(
-        None,
+        10,
         ge=1,
         le=10_000,
-        description="Under load the window may shrink to this (PARTIAL) before the job is refused; null: never.",
+        description="The window may shrink to this (PARTIAL) before a call that cannot end in time is refused; null: "
+        "never. The default is no more than the window.",
     )
     budget_ms: int = Field(
         300, ge=1, le=600_000, description="Whole time in the sidecar, the engine's search included."
@@ -196,7 +197,7 @@ class PolicySettings(Section):
         bounds = (
             ("rank_window_size", self.rank_window_size, "limits.rank_window_size", self.limits.rank_window_size),
             ("budget_ms", self.budget_ms, "limits.budget_ms", self.limits.budget_ms),
-            ("min_rank_window_size", self.min_rank_window_size or 1, "rank_window_size", self.rank_window_size),
+            ("min_rank_window_size", self._smallest_asked, "rank_window_size", self.rank_window_size),
         )
         faults = [
             ((key,), f"{value} exceeds `{bound}` ({most}); allowed: 1..{most}")
@@ -206,6 +207,11 @@ class PolicySettings(Section):
         if faults:
             raise Faults(*faults)
         return self
+
+    @property
+    def _smallest_asked(self) -> int:
+        """The smallest window as far as the file says one: the default yields to a smaller window."""
+        return (self.min_rank_window_size or 1) if "min_rank_window_size" in self.model_fields_set else 1
 
     @field_validator("mode", mode="before")
     @classmethod

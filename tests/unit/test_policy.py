@@ -121,6 +121,12 @@ def test_a_plan_holds_the_policy_narrowed_by_the_request() -> None:
     assert plan(one, "a", Overrides(rank_window_size=1000, budget_ms=5000)).rank_window_size == 1000
 
 
+def test_the_window_may_shrink_by_default_and_the_default_yields_to_a_smaller_window() -> None:
+    assert plan(settings({"a": []}), "a").min_rank_window_size == 10
+    assert plan(settings({"a": []}, rank_window_size=5), "a").min_rank_window_size == 5
+    assert plan(settings({"a": []}, min_rank_window_size=None), "a").min_rank_window_size is None
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
