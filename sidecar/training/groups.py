@@ -10,6 +10,19 @@ from sidecar.training.pools import Pool, PooledSet
 from sidecar.training.pseudo import sentences
 
 _JOINS = (" ", " ", ". ", "\n", ": ")
+_ASKING = (
+    "articles about {}",
+    "I am interested in {}",
+    "what is known about {}",
+    "looking for information on {}",
+    "papers that deal with {}",
+    "tell me about {}",
+    "find everything on {}, please",
+)
+_ASKED = 0.06
+_SHORTENED = 0.15
+_LONE_TITLES = 0.08
+_TELLING_TITLE = 6
 
 
 @dataclass(frozen=True)
@@ -42,7 +55,7 @@ def sample_group(pooled: PooledSet, pool: Pool, size: int, max_words: int, rng: 
     numbers = [int(pool.positives[place]), *(int(pool.negatives[at]) for at in hard), *spare]
     teacher = [float(pool.positive_teacher[place]), *(float(pool.negative_teacher[at]) for at in hard)]
     return Group(
-        _spoil(pool.query, rng),
+        _spoil(_ask(pool.query, rng), rng),
         tuple(_passages(pooled, pool, numbers, max_words, rng)),
         (1.0,) + (0.0,) * (size - 1),
         (*teacher, *(floor for _ in spare)),
@@ -73,12 +86,29 @@ def _passages(pooled: PooledSet, pool: Pool, numbers: list[int], max_words: int,
     passages = []
     for place, number in enumerate(numbers):
         body = pool.passage if place == 0 and pool.passage is not None else pooled.bodies[number]
+        most = int(max_words * rng.uniform(0.3, 1)) if rng.random() < _SHORTENED else max_words
         if pool.answers and body:
-            body = window(body, max_words, rng, pool.answers if place == 0 else ())
+            body = window(body, most, rng, pool.answers if place == 0 else ())
         title = pooled.titles[number] if titles else ""
+        if _stands_alone(title, pool.query if place == 0 else "") and rng.random() < _LONE_TITLES:
+            body = ""
         parts = [part for part in (title, pooled.facts[number] if facts else "", body) if part]
-        passages.append(_first_words(join.join(parts) or pooled.titles[number], max_words))
+        passages.append(_first_words(join.join(parts) or pooled.titles[number], most))
     return passages
+
+
+def _stands_alone(title: str, query: str) -> bool:
+    """Whether a title says enough to be all there is of a document, as for many in a library's catalogue.
+
+    That of a positive has to share a third of the words of its `query`, or the label would be wrong.
+    """
+    words, asked = set(title.lower().split()), query.lower().split()
+    return len(words) >= _TELLING_TITLE and 3 * sum(word in words for word in asked) >= len(asked)
+
+
+def _ask(query: str, rng: random.Random) -> str:
+    """Some queries put as people put them to a librarian, for those are long and hold words that say nothing."""
+    return rng.choice(_ASKING).format(query) if rng.random() < _ASKED else query
 
 
 def _first_words(text: str, most: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+from dataclasses import replace
 from collections import Counter
 from pathlib import Path
 
@@ -258,6 +259,24 @@ def test_a_set_too_small_for_a_group_is_refused() -> None:
 def test_a_window_keeps_the_answer() -> None:
     for seed in range(20):
         assert "under the moon" in window(STORY, 8, random.Random(seed), ["moon"])
+
+
+def test_some_queries_are_put_as_to_a_librarian_and_some_documents_are_their_title_alone() -> None:
+    title = "Night vision of the red fox in winter"
+    pool = replace(pooled_set().pools[0], query="night vision of the fox")
+    pooled = replace(pooled_set(), titles=[title] * 30, pools=[pool])
+    groups = [sample_group(pooled, pool, 7, 40, random.Random(seed)) for seed in range(300)]
+    wrapped = [group.query for group in groups if len(group.query) > len(pool.query)]
+    assert 3 < len(wrapped) < 40
+    alone = [group.passages.index(title) for group in groups if title in group.passages]
+    assert 0 in alone and len(set(alone)) > 1, "positives and negatives alike"
+
+
+def test_a_positive_is_never_left_with_a_title_that_does_not_answer() -> None:
+    pooled = replace(pooled_set(), titles=["Night vision of the red fox in winter"] * 30)
+    pool = replace(pooled.pools[0], query="moon shine quietly gone")
+    for seed in range(200):
+        assert sample_group(pooled, pool, 7, 60, random.Random(seed)).passages[0] not in pooled.titles
 
 
 def test_a_batch_depends_on_seed_and_step_alone() -> None:
