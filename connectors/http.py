@@ -17,6 +17,7 @@ from connectors.hits import DocumentRef, Hits, Json
 from connectors.options import HttpOptions
 from connectors.products import WRONG_PRODUCT, wrong_product
 from connectors.refusals import refusal, retry_after
+from connectors.trace_context import trace_headers
 from connectors.wire import (
     LONGEST_NAME,
     MGET,
@@ -44,7 +45,8 @@ _LARGE_BYTES = 64 * 2**10
 class Request:
     """One HTTP request: method, path with query string, body, and who is asking.
 
-    ``compressed`` says that the body is gzip, and that the answer may be.
+    ``compressed`` says that the body is gzip, and that the answer may be; ``trace`` are the headers of the trace
+    that it is made in.
     """
 
     method: str
@@ -52,6 +54,7 @@ class Request:
     body: bytes | None = None
     authorization: str | None = field(default=None, repr=False)
     compressed: bool = False
+    trace: Mapping[str, str] = field(default_factory=trace_headers.get)
 
     @property
     def headers(self) -> dict[str, str]:
@@ -63,7 +66,7 @@ class Request:
             "content-encoding": "gzip" if self.compressed and self.body is not None else None,
             "authorization": self.authorization,
         }
-        return {name: value for name, value in named.items() if value is not None}
+        return {**self.trace, **{name: value for name, value in named.items() if value is not None}}
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,8 +38,10 @@ from sidecar.policy import languages_of
 from sidecar.reloading import Refused, Reloader
 from sidecar.retrieval import Retrieval
 from sidecar.scheduler import Scheduler
+from sidecar.server_settings import TracingSettings
 from sidecar.service import PolicyService, RerankService
 from sidecar.settings import ModelSettings, ServerSettings, Settings
+from sidecar.tracing import NO_SPANS, Spans
 from sidecar.v1 import rerank_pb2 as pb
 from sidecar.v1 import rerank_pb2_grpc as pb_grpc
 from sidecar.watch import Watch
@@ -74,6 +76,17 @@ def _authentication(settings: AuthSettings | None) -> Authentication:
         raise StartError(f"server.auth: {error}") from error
 
 
+def _spans(settings: TracingSettings | None) -> Spans:
+    """Raises StartError."""
+    if settings is None:
+        return NO_SPANS
+    try:
+        from sidecar.otel import OpenTelemetrySpans
+    except ImportError:
+        raise StartError("server.tracing needs OpenTelemetry: pip install 'rerank-sidecar[otel]'") from None
+    return OpenTelemetrySpans(settings)
+
+
 class App:
     """One sidecar. ``load``, ``connectors`` and the scheduler's ``clock`` can be replaced for tests."""
 
@@ -93,6 +106,7 @@ class App:
         self.scheduler = Scheduler(settings.server.max_queued_pairs, self.metrics, clock, weights)
         self.models = Models(list(settings.loaded_models), self.metrics)
         self.port = 0
+        self._spans = _spans(settings.server.tracing)
         self._load = load
         self._given = connectors
         self._switches = Switches()
@@ -178,7 +192,12 @@ class App:
         limit = settings.max_message_mib * 2**20
         server = grpc.aio.server(
             interceptors=[
-                Guard(settings.max_concurrent_calls, self.metrics, lambda: self._current.live.authentication)
+                Guard(
+                    settings.max_concurrent_calls,
+                    self.metrics,
+                    lambda: self._current.live.authentication,
+                    self._spans,
+                )
             ],
             options=[
                 ("grpc.max_receive_message_length", limit),
@@ -249,6 +268,7 @@ class App:
         if self._metrics_server:
             self._metrics_server.shutdown()
             self._metrics_server.server_close()
+        await asyncio.to_thread(self._spans.close)
         log.info("stopped")
 
     async def run(self, on_ready: Callable[[], None] = lambda: None) -> None:

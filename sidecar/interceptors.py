@@ -18,6 +18,7 @@ from sidecar.authentication import Authentication
 from sidecar.callers import calling, calling_host, host_of
 from sidecar.logs import log
 from sidecar.metrics import Metrics
+from sidecar.tracing import NO_SPANS, Spans, carried_by, trace_id
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 
@@ -53,12 +54,17 @@ class Guard(grpc.aio.ServerInterceptor):
     """Surrounds the calls of this package; health and reflection pass untouched, so that they work under any load."""
 
     def __init__(
-        self, max_concurrent_calls: int, metrics: Metrics, authentication: Callable[[], Authentication]
+        self,
+        max_concurrent_calls: int,
+        metrics: Metrics,
+        authentication: Callable[[], Authentication],
+        spans: Spans = NO_SPANS,
     ) -> None:
         self._max_calls = max_concurrent_calls
         self._authentication = authentication
         self._calls = 0
         self._metrics = metrics
+        self._spans = spans
 
     async def intercept_service(
         self,
@@ -100,10 +106,11 @@ class Guard(grpc.aio.ServerInterceptor):
         calling_host.set(host_of(context.peer()))
         context.set_trailing_metadata((("x-request-id", request_id.get()),))
         self._calls += 1
-        with bound_contextvars(request_id=request_id.get(), method=name):
+        metadata = context.invocation_metadata() or ()
+        with self._spans.call(method, carried_by(metadata)), bound_contextvars(**_about(name)):
             try:
                 self._check_room()
-                calling.set(await self._authentication().caller(context.invocation_metadata() or ()))
+                calling.set(await self._authentication().caller(metadata))
                 with bound_contextvars(**({"caller": calling.get().name} if calling.get().name else {})):
                     yield
             except (asyncio.CancelledError, GeneratorExit):
@@ -124,7 +131,14 @@ class Guard(grpc.aio.ServerInterceptor):
 
     def _failed(self, method: str, status: str, started: float) -> None:
         self._metrics.requests.labels(method, "", "ERROR", status).inc()
+        self._spans.failed(status)
         log.info("call", outcome="ERROR", reason=status, total_ms=round((time.monotonic() - started) * 1e3, 2))
+
+
+def _about(method: str) -> dict[str, str]:
+    """What every log line of a call holds."""
+    trace = {"trace_id": trace_id()} if trace_id() else {}
+    return {"request_id": request_id.get(), "method": method, **trace}
 
 
 def _read(request: bytes, deserialize: Callable[[bytes], Any]) -> Any:

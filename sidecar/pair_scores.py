@@ -141,8 +141,8 @@ class PairScorer:
             self._flying.update(dict.fromkeys(keys, flight))
         try:
             scored = await self._scheduler.result(submitted)
-            terms.watch.record("queue", scored.queue_ms)
-            terms.watch.record("score", scored.score_ms)
+            terms.watch.ended("queue", scored.queue_ms, ago_ms=scored.score_ms)
+            terms.watch.ended("score", scored.score_ms)
             terms.watch.record("device", scored.device_ms)
             done = [key for group in wanted[: scored.groups] for key in group]
             found = dict(zip(done, scored.scores.tolist(), strict=True))

@@ -16,6 +16,21 @@ class TlsSettings(Section):
     )
 
 
+class TracingSettings(Section):
+    """OpenTelemetry spans of calls and their stages; needs the extra [otel]."""
+
+    endpoint: str = Field(
+        "http://localhost:4317",
+        pattern=r"^https?://[^/]+/?$",
+        description="The collector, OTLP over gRPC: `http://host:port`, or `https://` for TLS. Headers and "
+        "certificates for it: OTEL_EXPORTER_OTLP_HEADERS, OTEL_EXPORTER_OTLP_CERTIFICATE.",
+    )
+    service: str = Field("rerank-sidecar", min_length=1, description="`service.name` of the spans.")
+    share: float = Field(
+        1.0, ge=0, le=1, description="Share of the traces that begin here; of others the caller has decided."
+    )
+
+
 class ServerSettings(Section):
     """The gRPC server."""
 
@@ -26,6 +41,10 @@ class ServerSettings(Section):
         "--insecure`.",
     )
     auth: AuthSettings | None = Field(None, description="Who may call; null: whoever reaches the port.")
+    tracing: TracingSettings | None = Field(
+        None,
+        description="Spans for OpenTelemetry; null: the caller's trace goes on to the engine and the log only.",
+    )
     metrics_address: str | None = Field(
         "127.0.0.1:9464", description="Where Prometheus scrapes `/metrics`, `host:port`; null turns it off."
     )

@@ -20,6 +20,7 @@ from sidecar.metrics import Metrics
 from sidecar.pipeline import Pipeline
 from sidecar.resolution import UnknownPolicy
 from sidecar.settings import Settings
+from sidecar.tracing import spans
 from sidecar.types import Reason
 from sidecar.v1 import rerank_pb2 as pb
 from sidecar.v1 import rerank_pb2_grpc as pb_grpc
@@ -106,6 +107,16 @@ class RerankService(pb_grpc.RerankServiceServicer):
         name, ranking = answer.plan.policy if answer.plan else "", answer.ranking
         self._metrics.requests.labels(method, name, ranking.outcome.name, ranking.reason.name).inc()
         self._watch.saw(name, Effect.of(ranking, ranking.truncated_ratio))
+        spans().describe(
+            {
+                "sidecar.request_id": request_id.get(),
+                "sidecar.policy": name,
+                "sidecar.outcome": ranking.outcome.name,
+                "sidecar.reason": ranking.reason.name,
+                "sidecar.candidates": len(ranking.order),
+                "sidecar.scored": ranking.scored,
+            }
+        )
         log.info(
             "call",
             policy=name,

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from sidecar.metrics import Metrics
+from sidecar.tracing import spans
 from sidecar.types import Timings
 
 
@@ -22,12 +23,18 @@ class Stopwatch:
         """Time a block, also one that raises; ``name`` is a field of :class:`Timings` without its unit."""
         started = time.monotonic()
         try:
-            yield
+            with spans().stage(name):
+                yield
         finally:
             self.record(name, (time.monotonic() - started) * 1e3)
 
+    def ended(self, name: str, milliseconds: float, ago_ms: float = 0.0) -> None:
+        """Add to a stage what was measured elsewhere, and was over ``ago_ms`` ago."""
+        self.record(name, milliseconds)
+        spans().ended(name, milliseconds / 1e3, ago_ms / 1e3)
+
     def record(self, name: str, milliseconds: float) -> None:
-        """Add to a stage what was measured elsewhere."""
+        """Add to a stage what was measured elsewhere, without saying when."""
         setattr(self.timings, f"{name}_ms", getattr(self.timings, f"{name}_ms") + milliseconds)
         self._metrics.stage_seconds.labels(name).observe(milliseconds / 1e3)
 

@@ -1,0 +1,107 @@
+"""Spans by OpenTelemetry, sent to a collector over OTLP. Imported only where `server.tracing` is set."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from opentelemetry import trace
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from connectors.trace_context import trace_headers
+from sidecar import __version__, tracing
+from sidecar.server_settings import TracingSettings
+
+_EXPORT_TIMEOUT_S = 2
+_NS_PER_S = 1_000_000_000
+_OWN_FAULTS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
+"""What is an error of the server's span by the semantic conventions for gRPC; of others the caller has to say."""
+
+
+class OpenTelemetrySpans:
+    """See :class:`sidecar.tracing.Spans`. Spans are queued (2048 at most, more are dropped) and sent by a thread of
+    their own: a collector that is slow or gone costs calls nothing."""
+
+    def __init__(self, settings: TracingSettings) -> None:
+        """Begin to send; that nobody listens at the endpoint is no error. Headers, certificates and time limits of the
+        collector are those of OpenTelemetry's own environment variables (``OTEL_EXPORTER_OTLP_HEADERS`` ...)."""
+        logging.getLogger("opentelemetry").setLevel(logging.ERROR)  # it tells every failed try
+        self._provider = TracerProvider(
+            resource=Resource.create({"service.name": settings.service, "service.version": __version__}),
+            sampler=ParentBased(TraceIdRatioBased(settings.share)),
+            shutdown_on_exit=False,
+        )
+        exporter = OTLPSpanExporter(
+            endpoint=settings.endpoint, insecure=settings.endpoint.startswith("http:"), timeout=_EXPORT_TIMEOUT_S
+        )
+        self._provider.add_span_processor(BatchSpanProcessor(exporter))
+        self._tracer = self._provider.get_tracer("sidecar", __version__)
+        self._current: ContextVar[trace.Span] = ContextVar("span", default=trace.INVALID_SPAN)
+
+    @contextmanager
+    def call(self, method: str, carried: Mapping[str, str]) -> Iterator[None]:
+        """See :class:`sidecar.tracing.Spans`."""
+        service, _, name = method.strip("/").partition("/")
+        span = self._tracer.start_span(
+            f"{service}/{name}",
+            TraceContextTextMapPropagator().extract(carried),
+            trace.SpanKind.SERVER,
+            {"rpc.system.name": "grpc", "rpc.method": f"{service}/{name}"},
+        )
+        tracing.serving(self)
+        self._enter(span)
+        try:
+            yield
+        finally:
+            span.end()
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """See :class:`sidecar.tracing.Spans`."""
+        outer = self._current.get()
+        span = self._tracer.start_span(name, trace.set_span_in_context(outer))
+        self._enter(span)
+        try:
+            yield
+        except (Exception, asyncio.CancelledError) as error:
+            span.set_status(trace.StatusCode.ERROR, type(error).__name__)  # its message may quote the caller
+            raise
+        finally:
+            span.end()
+            self._enter(outer)
+
+    def ended(self, name: str, seconds: float, ago_s: float) -> None:
+        """See :class:`sidecar.tracing.Spans`."""
+        end = time.time_ns() - round(ago_s * _NS_PER_S)
+        inside = trace.set_span_in_context(self._current.get())
+        self._tracer.start_span(name, inside, start_time=end - round(seconds * _NS_PER_S)).end(end)
+
+    def describe(self, about: Mapping[str, str | int]) -> None:
+        """See :class:`sidecar.tracing.Spans`."""
+        self._current.get().set_attributes(about)
+
+    def failed(self, status: str) -> None:
+        """See :class:`sidecar.tracing.Spans`."""
+        span = self._current.get()
+        span.set_attribute("rpc.response.status_code", status)
+        if status in _OWN_FAULTS:
+            span.set_status(trace.StatusCode.ERROR)
+
+    def close(self) -> None:
+        """See :class:`sidecar.tracing.Spans`."""
+        self._provider.force_flush(_EXPORT_TIMEOUT_S * 1000)
+        self._provider.shutdown()
+
+    def _enter(self, span: trace.Span) -> None:
+        """What happens from here on happens inside of ``span``, also at the engine."""
+        self._current.set(span)
+        headers: dict[str, str] = {}
+        TraceContextTextMapPropagator().inject(headers, trace.set_span_in_context(span))
+        trace_headers.set(headers)
