@@ -108,6 +108,11 @@ class Metrics:
         self.connector_requests = counter(
             "sidecar_connector_requests", "Calls to search engines.", ("engine", "operation", "outcome")
         )
+        self.connector_open = gauge(
+            "sidecar_connector_open",
+            "1 while an engine that gave no answer is asked only now and then.",
+            ("connector",),
+        )
         self.model_ready = gauge("sidecar_model_ready", "1 when a model is loaded and warm, else 0.", ("model",))
         policy, ends = ("policy",), ("policy", "end")
         self.shadows = counter("sidecar_shadow_calls", "Calls ranked in the shadow, dropped, or failed.", ends)
