@@ -1,11 +1,10 @@
 """Who calls, by what the call shows: an API key or a JSON Web Token; and how often he may."""
 
-import asyncio
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sidecar import api_keys
 from sidecar.auth_settings import AuthSettings, JwtSettings, Role
@@ -13,22 +12,22 @@ from sidecar.callers import NOBODY, Caller
 from sidecar.errors import NoAuthorization, NotAllowed, TooManyCalls
 from sidecar.logs import log
 
+if TYPE_CHECKING:
+    from sidecar.tokens import Tokens
+
 _BEARER = "Bearer "
 _LOOK_EVERY_S = 1.0
 _MOST_CALLERS = 10_000
-_ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "EdDSA")
-"""Asymmetric ones only: with a shared secret whoever checks a token could make one."""
-_LEEWAY_S = 30
 
 
 class Authentication:
     """Tells callers apart. Without settings everybody is let in."""
 
     def __init__(self, settings: AuthSettings | None, clock: Callable[[], float] = time.monotonic) -> None:
-        """Raises KeyFault and ImportError."""
+        """Raises KeyFault, OSError, ValueError where keys cannot be used, and ImportError without PyJWT."""
         self._settings = settings
         self._keys = _Keys(settings, clock) if settings else None
-        self._tokens = _Tokens(settings.jwt) if settings and settings.jwt else None
+        self._tokens = _tokens(settings.jwt, clock) if settings and settings.jwt else None
         self._rates = Rates(clock)
 
     @property
@@ -67,6 +66,13 @@ class Authentication:
         return Caller(name, roles[role])
 
 
+def _tokens(settings: JwtSettings, clock: Callable[[], float]) -> "Tokens":
+    """Imports PyJWT, which is needed for tokens only."""
+    from sidecar.tokens import Tokens
+
+    return Tokens(settings, clock)
+
+
 class _Keys:
     """The keys of a file and of the environment; the file is read again when it has changed."""
 
@@ -102,63 +108,6 @@ def _stamp(file: Path | None) -> tuple[int, int] | None:
     except OSError:
         return None
     return (status.st_mtime_ns, status.st_size) if status else None
-
-
-class _Tokens:
-    """Checks JSON Web Tokens with PyJWT."""
-
-    def __init__(self, settings: JwtSettings) -> None:
-        import jwt
-
-        self._jwt: Any = jwt
-        self._settings = settings
-        if settings.jwks_file:
-            keys = jwt.PyJWKSet.from_json(settings.jwks_file.read_text())
-            self._fixed = {key.key_id: key for key in keys.keys}
-            self._remote = None
-        else:
-            self._fixed = {}
-            self._remote = jwt.PyJWKClient(str(settings.jwks_url), cache_keys=True, lifespan=300, timeout=5)
-
-    async def read(self, token: str) -> tuple[str, str]:
-        """Subject and role of a valid token.
-
-        Raises:
-            NoAuthorization: it is not valid; why, it is not told in detail.
-        """
-        try:
-            key = self._fixed_key(token) if self._remote is None else await asyncio.to_thread(self._remote_key, token)
-            claims = self._jwt.decode(
-                token,
-                key.key,
-                algorithms=list(_ALGORITHMS),
-                audience=self._settings.audience,
-                issuer=self._settings.issuer,
-                leeway=_LEEWAY_S,
-                options={"require": ["exp", "iss", "aud", "sub"]},
-            )
-        except self._jwt.ExpiredSignatureError:
-            raise NoAuthorization("the token has expired") from None
-        except self._jwt.PyJWTError:
-            raise NoAuthorization("the token is not valid") from None
-        return str(claims["sub"]), _claim(claims, self._settings.role_claim)
-
-    def _fixed_key(self, token: str) -> Any:
-        wanted = self._jwt.get_unverified_header(token).get("kid")
-        if wanted not in self._fixed:
-            raise self._jwt.InvalidTokenError("unknown key")
-        return self._fixed[wanted]
-
-    def _remote_key(self, token: str) -> Any:
-        assert self._remote
-        return self._remote.get_signing_key_from_jwt(token)
-
-
-def _claim(claims: Mapping[str, Any], name: str) -> str:
-    found: Any = claims
-    for part in name.split("."):
-        found = found.get(part) if isinstance(found, Mapping) else None
-    return found if isinstance(found, str) else ""
 
 
 class Rates:

@@ -47,7 +47,6 @@ class Engine:
     async def ends(self, count: int, timeout_s: float = LONG_ENOUGH_S) -> list[str]:
         return [await self.search(timeout_s) for _ in range(count)]
 
-    @property
     def is_open(self) -> bool:
         return self.metrics.registry.get_sample_value("sidecar_connector_open", {"connector": "main"}) == 1
 
@@ -56,13 +55,13 @@ class Engine:
 async def test_after_failures_in_a_row_it_is_asked_once_in_a_while_until_it_answers(error: ConnectorError) -> None:
     engine = Engine(error)
     assert await engine.ends(FAILURES + 3) == [type(error).__name__] * FAILURES + ["circuit_open"] * 3
-    assert engine.is_open
+    assert engine.is_open()
     engine.clock.now += TRY_EVERY_S
     assert await engine.ends(2) == [type(error).__name__, "circuit_open"]
     engine.clock.now += TRY_EVERY_S
     engine.memory.script.clear()
     assert await engine.ends(3) == ["ok"] * 3
-    assert not engine.is_open
+    assert not engine.is_open()
     refused = {"engine": "memory", "operation": "search", "outcome": "refused"}
     assert engine.metrics.registry.get_sample_value("sidecar_connector_requests_total", refused) == 4
 
@@ -79,7 +78,7 @@ async def test_after_failures_in_a_row_it_is_asked_once_in_a_while_until_it_answ
 async def test_an_engine_that_answers_is_never_left_alone(error: ConnectorError) -> None:
     engine = Engine(error)
     assert "circuit_open" not in await engine.ends(3 * FAILURES)
-    assert not engine.is_open
+    assert not engine.is_open()
 
 
 async def test_callers_in_a_hurry_do_not_close_an_engine_to_others() -> None:
@@ -92,7 +91,7 @@ async def test_an_answer_between_failures_starts_the_count_anew() -> None:
     for _ in range(3):
         await engine.ends(FAILURES - 1)
         await engine.observed.resolve("docs", timeout_s=1)
-    assert not engine.is_open
+    assert not engine.is_open()
 
 
 async def test_views_for_other_users_share_it_and_asking_for_the_version_is_free() -> None:
@@ -100,7 +99,7 @@ async def test_views_for_other_users_share_it_and_asking_for_the_version_is_free
     await engine.ends(FAILURES)
     assert await engine.search(connector=engine.observed.acting_as("Bearer me")) == "circuit_open"
     await engine.observed.info(timeout_s=1)
-    assert not engine.is_open, "whoever answers is there"
+    assert not engine.is_open(), "whoever answers is there"
 
 
 async def test_callers_of_a_silent_engine_are_told_at_once_and_why(serve: Serve) -> None:

@@ -165,6 +165,14 @@ def test_any_other_token_is_not(issuer: Issuer, changes: dict[str, Any], message
         who(with_tokens(issuer), f"Bearer {issuer.token(**changes)}")
 
 
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"keys": []}', '{"keys": [{"kty": "none"}]}', "\xff"])
+def test_a_file_without_keys_is_named(issuer: Issuer, tmp_path: Path, text: str) -> None:
+    issuer = Issuer(tmp_path)
+    issuer.file.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ValueError, match=r"jwks\.json holds no keys that can be used"):
+        with_tokens(issuer)
+
+
 def test_an_unsigned_token_is_not(issuer: Issuer) -> None:
     claims = {"iss": "https://id", "aud": "search", "sub": "ann", "exp": time.time() + 60}
     unsigned = jwt.encode(claims, "", "none")

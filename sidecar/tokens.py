@@ -1,0 +1,109 @@
+"""JSON Web Tokens: whether one is valid, and the issuer's keys that say so. Needs PyJWT, the extra [jwt]."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jwt
+
+from sidecar.auth_settings import JwtSettings
+from sidecar.errors import NoAuthorization
+from sidecar.logs import log
+
+_ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "EdDSA")
+"""Asymmetric ones only: with a shared secret whoever checks a token could make one."""
+_LEEWAY_S = 30
+_FRESH_S = 300.0
+"""Keys that are older are fetched anew, while calls go on with those that are known."""
+_ASK_AGAIN_S = 10.0
+"""Tokens with keys that nobody knows, or an issuer that is silent, make no more requests than one in this time."""
+_FETCH_TIMEOUT_S = 2
+
+Keys = Mapping[str | None, jwt.PyJWK]
+
+
+class Tokens:
+    """Checks tokens of one issuer."""
+
+    def __init__(self, settings: JwtSettings, clock: Callable[[], float]) -> None:
+        """Raises OSError or ValueError where the file of keys cannot be used; an address is asked later."""
+        self._settings = settings
+        self._fixed = _of_file(settings.jwks_file) if settings.jwks_file else None
+        self._issuer = _Issuer(settings.jwks_url, clock) if settings.jwks_url else None
+
+    async def read(self, token: str) -> tuple[str, str]:
+        """Subject and role of a valid token.
+
+        Raises:
+            NoAuthorization: it is not valid; why, it is not told in detail.
+        """
+        try:
+            key = await self._key(jwt.get_unverified_header(token).get("kid"))
+            claims = jwt.decode(
+                token,
+                key.key,
+                algorithms=list(_ALGORITHMS),
+                audience=self._settings.audience,
+                issuer=self._settings.issuer,
+                leeway=_LEEWAY_S,
+                options={"require": ["exp", "iss", "aud", "sub"]},
+            )
+        except jwt.ExpiredSignatureError:
+            raise NoAuthorization("the token has expired") from None
+        except jwt.PyJWTError:
+            raise NoAuthorization("the token is not valid") from None
+        return str(claims["sub"]), _claim(claims, self._settings.role_claim)
+
+    async def _key(self, wanted: str | None) -> jwt.PyJWK:
+        keys = self._fixed if self._fixed is not None else await self._issuer.keys(wanted) if self._issuer else {}
+        if wanted not in keys:
+            raise jwt.InvalidTokenError("unknown key")
+        return keys[wanted]
+
+
+class _Issuer:
+    """The keys at an issuer's address. Those known stay valid while it is silent, and no call waits for a known key."""
+
+    def __init__(self, url: str, clock: Callable[[], float]) -> None:
+        self._client = jwt.PyJWKClient(url, cache_jwk_set=False, timeout=_FETCH_TIMEOUT_S)
+        self._clock = clock
+        self._known: Keys = {}
+        self._asked_at = float("-inf")
+        self._fetching: asyncio.Task[None] | None = None
+
+    async def keys(self, wanted: str | None) -> Keys:
+        """All that are known, once ``wanted`` is among them or the issuer has been asked for it just now."""
+        age_s = self._clock() - self._asked_at
+        if self._fetching is None and age_s >= (_FRESH_S if wanted in self._known else _ASK_AGAIN_S):
+            self._asked_at = self._clock()
+            self._fetching = asyncio.create_task(self._fetch())
+        if wanted not in self._known and self._fetching:
+            await asyncio.shield(self._fetching)
+        return self._known
+
+    async def _fetch(self) -> None:
+        try:
+            self._known = _by_id(await asyncio.to_thread(self._client.get_jwk_set, refresh=True))
+        except (jwt.PyJWTError, OSError, ValueError) as error:
+            log.error("issuer_keys_not_fetched", url=self._client.uri, error=type(error).__name__)
+        finally:
+            self._fetching = None
+
+
+def _of_file(file: Path) -> Keys:
+    try:
+        return _by_id(jwt.PyJWKSet.from_json(file.read_text(encoding="utf-8")))
+    except (jwt.PyJWTError, ValueError, AttributeError, TypeError) as error:
+        raise ValueError(f"jwt.jwks_file: {file} holds no keys that can be used (JWKS, JSON): {error}") from error
+
+
+def _by_id(keys: jwt.PyJWKSet) -> Keys:
+    return {key.key_id: key for key in keys.keys}
+
+
+def _claim(claims: Mapping[str, Any], name: str) -> str:
+    found: Any = claims
+    for part in name.split("."):
+        found = found.get(part) if isinstance(found, Mapping) else None
+    return found if isinstance(found, str) else ""
