@@ -87,6 +87,22 @@ def _spans(settings: TracingSettings | None) -> Spans:
     return OpenTelemetrySpans(settings)
 
 
+def _channel_options(max_message_bytes: int, max_calls: int) -> list[tuple[str, int]]:
+    """Of the gRPC port. A connection has twice as many streams as calls are served at once: more would first be told so,
+    but what it does not read is kept in memory, and is no longer a call that is served. Clients that vanished are
+    noticed within 80 s, and those that ask every 10 s whether the sidecar is there are not hung up on."""
+    return [
+        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.max_send_message_length", max_message_bytes),
+        ("grpc.max_concurrent_streams", 2 * max_calls),
+        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        ("grpc.so_reuseport", 0),  # or a second sidecar would silently share the port
+    ]
+
+
 class App:
     """One sidecar. ``load``, ``connectors`` and the scheduler's ``clock`` can be replaced for tests."""
 
@@ -199,11 +215,7 @@ class App:
                     self._spans,
                 )
             ],
-            options=[
-                ("grpc.max_receive_message_length", limit),
-                ("grpc.max_send_message_length", limit),
-                ("grpc.so_reuseport", 0),  # or a second sidecar would silently share the port
-            ],
+            options=_channel_options(limit, settings.max_concurrent_calls),
         )
         watch = self._watch
         pb_grpc.add_RerankServiceServicer_to_server(RerankService(self._pipeline, self.metrics, watch, limit), server)
