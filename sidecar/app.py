@@ -42,6 +42,7 @@ from sidecar.server_settings import TracingSettings
 from sidecar.service import PolicyService, RerankService
 from sidecar.settings import ModelSettings, ServerSettings, Settings
 from sidecar.tracing import NO_SPANS, Spans
+from sidecar.unread import Unread
 from sidecar.v1 import rerank_pb2 as pb
 from sidecar.v1 import rerank_pb2_grpc as pb_grpc
 from sidecar.watch import Watch
@@ -88,9 +89,9 @@ def _spans(settings: TracingSettings | None) -> Spans:
 
 
 def _channel_options(max_message_bytes: int, max_calls: int) -> list[tuple[str, int]]:
-    """Of the gRPC port. A connection has twice as many streams as calls are served at once: more would first be told so,
-    but what it does not read is kept in memory, and is no longer a call that is served. Clients that vanished are
-    noticed within 80 s, and those that ask every 10 s whether the sidecar is there are not hung up on."""
+    """Of the gRPC port. A connection has twice as many streams as calls are served at once: those that are too many are
+    to be told so. Clients that vanished are noticed within 80 s, and those that ask every 10 s whether the sidecar is
+    there are not hung up on."""
     return [
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.max_send_message_length", max_message_bytes),
@@ -210,6 +211,7 @@ class App:
             interceptors=[
                 Guard(
                     settings.max_concurrent_calls,
+                    Unread(settings.max_unread_mib * 2**20, self.metrics),
                     self.metrics,
                     lambda: self._current.live.authentication,
                     self._spans,

@@ -3,8 +3,8 @@
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -19,6 +19,7 @@ from sidecar.callers import calling, calling_host, host_of
 from sidecar.logs import log
 from sidecar.metrics import Metrics
 from sidecar.tracing import NO_SPANS, Spans, carried_by, trace_id
+from sidecar.unread import Unread
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 
@@ -56,12 +57,14 @@ class Guard(grpc.aio.ServerInterceptor):
     def __init__(
         self,
         max_concurrent_calls: int,
+        unread: Unread,
         metrics: Metrics,
         authentication: Callable[[], Authentication],
         spans: Spans = NO_SPANS,
     ) -> None:
         self._max_calls = max_concurrent_calls
         self._authentication = authentication
+        self._unread = unread
         self._calls = 0
         self._metrics = metrics
         self._spans = spans
@@ -87,7 +90,11 @@ class Guard(grpc.aio.ServerInterceptor):
     def _unary(self, method: str, handler: Any) -> Any:
         async def call(request: bytes, context: Any) -> Any:
             async with self._guarded(method, context):
-                return await handler.unary_unary(_read(request, handler.request_deserializer), context)
+                reply = await handler.unary_unary(_read(request, handler.request_deserializer), context)
+                connection, size_bytes = context.peer(), reply.ByteSize()
+                self._unread.given(connection, size_bytes)
+                context.add_done_callback(lambda _: self._unread.read(connection, size_bytes))
+                return reply
 
         return call
 
@@ -95,7 +102,8 @@ class Guard(grpc.aio.ServerInterceptor):
         async def call(request: bytes, context: Any) -> AsyncIterator[Any]:
             async with self._guarded(method, context):
                 async for response in handler.unary_stream(_read(request, handler.request_deserializer), context):
-                    yield response
+                    with self._not_working(), self._unread.waiting(context.peer(), response.ByteSize()):
+                        yield response
 
         return call
 
@@ -109,7 +117,7 @@ class Guard(grpc.aio.ServerInterceptor):
         metadata = context.invocation_metadata() or ()
         with self._spans.call(method, carried_by(metadata)), bound_contextvars(**_about(name)):
             try:
-                self._check_room()
+                self._check_room(context.peer())
                 calling.set(await self._authentication().caller(metadata))
                 with bound_contextvars(**({"caller": calling.get().name} if calling.get().name else {})):
                     yield
@@ -125,9 +133,19 @@ class Guard(grpc.aio.ServerInterceptor):
             finally:
                 self._calls -= 1
 
-    def _check_room(self) -> None:
+    def _check_room(self, connection: str) -> None:
         if self._calls > self._max_calls:
             raise errors.TooManyCalls(f"{self._max_calls} calls are served at once; try again later")
+        self._unread.check(connection)
+
+    @contextmanager
+    def _not_working(self) -> Iterator[None]:
+        """While a caller takes its time to read, his call is none of those that are served at once."""
+        self._calls -= 1
+        try:
+            yield
+        finally:
+            self._calls += 1
 
     def _failed(self, method: str, status: str, started: float) -> None:
         self._metrics.requests.labels(method, "", "ERROR", status).inc()

@@ -113,6 +113,7 @@ class Metrics:
             "1 while an engine that gave no answer is asked only now and then.",
             ("connector",),
         )
+        self.unread_bytes = gauge("sidecar_unread_bytes", "Answers given that their callers have not read yet.")
         self.model_ready = gauge("sidecar_model_ready", "1 when a model is loaded and warm, else 0.", ("model",))
         policy, ends = ("policy",), ("policy", "end")
         self.shadows = counter("sidecar_shadow_calls", "Calls ranked in the shadow, dropped, or failed.", ends)

@@ -52,6 +52,13 @@ class ServerSettings(Section):
     max_concurrent_calls: int = Field(
         512, ge=1, le=100_000, description="Calls served at once; one more is answered RESOURCE_EXHAUSTED."
     )
+    max_unread_mib: int = Field(
+        256,
+        ge=1,
+        le=65_536,
+        description="Answers that callers leave unread, in MiB, of all connections together (of memory they take about "
+        "four times as much); above it a connection that has not read is answered RESOURCE_EXHAUSTED.",
+    )
     max_queued_pairs: int = Field(
         4096,
         ge=1,

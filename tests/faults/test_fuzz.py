@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import json
 import resource
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,12 +14,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from connectors.memory import MemoryConnector
 from sidecar.app import App
 from sidecar.client import RerankClient
 from sidecar.v1 import rerank_pb2 as pb
-from tests.calls import PATIENCE_S, raw_channel
+from tests.calls import PATIENCE_S, raw_channel, until
 from tests.conftest import Serve
 from tests.conftest import settings as configured
+from tests.slow_reader import SlowReader
 
 METHODS = {
     "/sidecar.v1.RerankService/Search": pb.SearchRequest,
@@ -31,6 +34,12 @@ METHODS = {
 THEIRS = {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "PERMISSION_DENIED", "FAILED_PRECONDITION", "RESOURCE_EXHAUSTED"}
 BODY = {"query": {"match": {"body": "apple"}}}
 MIB = 2**20
+needs_proc = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
+
+
+def resident_bytes() -> int:
+    gc.collect()
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def plain(value: bytes) -> bytes:
@@ -182,7 +191,41 @@ async def test_a_thousand_idle_connections_keep_nobody_out(serve: Serve) -> None
             writer.close()
 
 
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
+LONG = {f"d{number}": {"body": "apple " + "winter " * 30_000} for number in range(10)}
+"""An answer with all of them has two MiB."""
+
+
+@needs_proc
+@pytest.mark.parametrize("method", ["Search", "SearchProgressive"])
+async def test_what_callers_leave_unread_has_a_bound(serve: Serve, method: str) -> None:
+    """Five connections ask 50 times each and never read; others are served, and all is given back at the end."""
+    search = pb.SearchRequest(index="docs", query="apple", body=json.dumps(BODY))
+    message = search if method == "Search" else pb.SearchProgressiveRequest(search=search)
+    own = {"address": "127.0.0.1:0", "metrics_address": None, "max_concurrent_calls": 25, "max_unread_mib": 16}
+    large = MemoryConnector("main", {"docs": LONG})
+    async with serve(configured=configured(server=own), connector=large) as (client, app):
+
+        def unread_bytes() -> float:
+            return app.metrics.registry.get_sample_value("sidecar_unread_bytes") or 0.0
+
+        await client.search("docs", "apple", BODY)
+        before, slow = resident_bytes(), [await SlowReader.connect(app.port) for _ in range(5)]
+        assert {one.allowed for one in slow} == {50}
+        for one in slow:
+            for _ in range(one.allowed):
+                await one.ask(f"/sidecar.v1.RerankService/{method}", message.SerializeToString())
+        for _ in range(20):
+            assert (await client.search("docs", "apple", BODY)).outcome == "RERANKED"
+        most = 16 * MIB * (1 + 1 / 2 + 1 / 3 + 1 / 4 + 1 / 5) + 5 * 3 * MIB
+        assert 16 * MIB < unread_bytes() < most
+        assert resident_bytes() < before + 5 * most
+        for one in slow:
+            await one.close()
+        await until(lambda: unread_bytes() == 0)
+        assert (await client.search("docs", "apple", BODY)).outcome == "RERANKED"
+
+
+@needs_proc
 async def test_bad_calls_leave_nothing_behind(serve: Serve) -> None:
     """Resident memory after thousands of refused calls is what it was after some hundreds."""
     bad = pb.RerankRequest(query="apple", candidates=[pb.Candidate(hit="{" * 2000)] * 20).SerializeToString()
@@ -191,8 +234,7 @@ async def test_bad_calls_leave_nothing_behind(serve: Serve) -> None:
         async def some(count: int) -> int:
             for _ in range(count):
                 assert await ends(channel, "/sidecar.v1.RerankService/Rerank", bad) == "INVALID_ARGUMENT"
-            gc.collect()
-            return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()  # noqa: ASYNC240
+            return resident_bytes()
 
         before = await some(500)
         assert await some(3000) < before + 16 * MIB

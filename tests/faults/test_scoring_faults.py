@@ -397,7 +397,7 @@ class TestClocks:
         one.stop()
 
     def test_the_wall_clock_is_asked_nowhere_in_the_server(self) -> None:
-        """So that it may jump: durations and deadlines are monotonic. Spans alone carry the time of day, as OTLP asks."""
+        """So that it may jump: durations and deadlines are monotonic. Spans alone carry the time of day."""
         root = Path(__file__).parents[2] / "sidecar"
         free = {"v1", "training", "demo", "cli", "otel.py"}
         sources = [path for path in root.rglob("*.py") if not free & set(path.parts)]
