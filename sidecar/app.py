@@ -18,12 +18,12 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from connectors.base import Connector
-from sidecar import greeting, languages
+from sidecar import extras, greeting, languages
 from sidecar.advice import tight_budgets
-from sidecar.auth_settings import AuthSettings
 from sidecar.authentication import Authentication
 from sidecar.certificates import CertificateError, Certificates
 from sidecar.changes import Changes, taken_over
+from sidecar.extras import StartError
 from sidecar.gate import Gate
 from sidecar.health import Health
 from sidecar.interceptors import Guard
@@ -38,10 +38,8 @@ from sidecar.policy import languages_of
 from sidecar.reloading import Refused, Reloader
 from sidecar.retrieval import Retrieval
 from sidecar.scheduler import Scheduler
-from sidecar.server_settings import TracingSettings
 from sidecar.service import PolicyService, RerankService
 from sidecar.settings import ModelSettings, ServerSettings, Settings
-from sidecar.tracing import NO_SPANS, Spans
 from sidecar.unread import Unread
 from sidecar.v1 import rerank_pb2 as pb
 from sidecar.v1 import rerank_pb2_grpc as pb_grpc
@@ -56,36 +54,11 @@ of a forward pass. Measured on two cores of an AMD EPYC, 30 pairs of 85 tokens b
 a pause: 2.95 s with Python's own 5 ms, 0.82 s with 1 ms, 0.55 s with 0.2 ms; 0.18 s alone."""
 
 
-class StartError(Exception):
-    """The server cannot start; the message says what to change."""
-
-
 def load_model(name: str, settings: ModelSettings) -> LoadedModel:
     """Load a model with torch, which is imported only here and now, while the port is open already."""
     from sidecar.scoring.loader import load
 
     return load(name, settings)
-
-
-def _authentication(settings: AuthSettings | None) -> Authentication:
-    """Raises StartError."""
-    try:
-        return Authentication(settings)
-    except ImportError:
-        raise StartError("server.auth.jwt needs PyJWT: pip install 'rerank-sidecar[jwt]'") from None
-    except (ValueError, OSError) as error:
-        raise StartError(f"server.auth: {error}") from error
-
-
-def _spans(settings: TracingSettings | None) -> Spans:
-    """Raises StartError."""
-    if settings is None:
-        return NO_SPANS
-    try:
-        from sidecar.otel import OpenTelemetrySpans
-    except ImportError:
-        raise StartError("server.tracing needs OpenTelemetry: pip install 'rerank-sidecar[otel]'") from None
-    return OpenTelemetrySpans(settings)
 
 
 def _channel_options(max_message_bytes: int, max_calls: int) -> list[tuple[str, int]]:
@@ -123,7 +96,7 @@ class App:
         self.scheduler = Scheduler(settings.server.max_queued_pairs, self.metrics, clock, weights)
         self.models = Models(list(settings.loaded_models), self.metrics)
         self.port = 0
-        self._spans = _spans(settings.server.tracing)
+        self._spans = extras.spans(settings.server.tracing)
         self._load = load
         self._given = connectors
         self._switches = Switches()
@@ -147,7 +120,9 @@ class App:
         names = Names(settings.server.names_ttl_s)
         gate = Gate(settings, connectors, self._switches.is_off)
         retrieval = Retrieval(gate, names, reserve_s=settings.server.reserve_ms / 1e3)
-        return Live(settings, connectors, names, retrieval, authentication or _authentication(settings.server.auth))
+        return Live(
+            settings, connectors, names, retrieval, authentication or extras.authentication(settings.server.auth)
+        )
 
     async def apply(self, settings: Settings) -> None:
         """Take a configuration over: new models warm up first, then all is exchanged at once, and what is no longer
@@ -214,6 +189,7 @@ class App:
                     Unread(settings.max_unread_mib * 2**20, self.metrics),
                     self.metrics,
                     lambda: self._current.live.authentication,
+                    extras.revoked(settings.tls),
                     self._spans,
                 )
             ],

@@ -28,7 +28,9 @@ ANYONE = Role()
 class JwtSettings(Section):
     """JSON Web Tokens that are let in; needs the extra [jwt]."""
 
-    jwks_file: ExistingFile | None = Field(None, description="File with the issuer's public keys (JWKS).")
+    jwks_file: ExistingFile | None = Field(
+        None, description="File with the issuer's public keys (JWKS); read again when it changes."
+    )
     jwks_url: str | None = Field(
         None, pattern="^https://", description="Where they are fetched instead, and kept for five minutes."
     )

@@ -10,13 +10,12 @@ from sidecar import api_keys
 from sidecar.auth_settings import AuthSettings, JwtSettings, Role
 from sidecar.callers import NOBODY, Caller
 from sidecar.errors import NoAuthorization, NotAllowed, TooManyCalls
-from sidecar.logs import log
+from sidecar.watched_file import WatchedFile
 
 if TYPE_CHECKING:
     from sidecar.tokens import Tokens
 
 _BEARER = "Bearer "
-_LOOK_EVERY_S = 1.0
 _MOST_CALLERS = 10_000
 
 
@@ -77,37 +76,17 @@ class _Keys:
     """The keys of a file and of the environment; the file is read again when it has changed."""
 
     def __init__(self, settings: AuthSettings, clock: Callable[[], float]) -> None:
-        self._file, self._roles, self._clock = settings.keys_file, settings.roles, clock
-        variable = settings.keys_env
-        self._own = api_keys.read(os.environ.get(variable, ""), f"${variable}", self._roles) if variable else []
-        self._looked_at, self._stamp = clock(), _stamp(self._file)
-        self._kept = self._read()
+        variable, roles = settings.keys_env, settings.roles
+        self._own = api_keys.read(os.environ.get(variable, ""), f"${variable}", roles) if variable else []
+        self._file = WatchedFile(settings.keys_file, _reader(roles), "api_keys", clock) if settings.keys_file else None
 
     def current(self) -> list[api_keys.ApiKey]:
-        """All that are valid now; a file that cannot be read any more changes nothing."""
-        if self._file and self._clock() >= self._looked_at + _LOOK_EVERY_S:
-            self._looked_at = self._clock()
-            stamp = _stamp(self._file)
-            if stamp != self._stamp:
-                self._stamp = stamp
-                try:
-                    self._kept = self._read()
-                    log.info("api_keys_replaced", keys=len(self._kept))
-                except (api_keys.KeyFault, OSError, UnicodeDecodeError) as error:
-                    log.error("api_keys_not_replaced", error=str(error))
-        return self._kept
-
-    def _read(self) -> list[api_keys.ApiKey]:
-        text = self._file.read_text(encoding="utf-8") if self._file else ""
-        return [*api_keys.read(text, str(self._file), self._roles), *self._own]
+        """All that are valid now."""
+        return [*(self._file.current() if self._file else []), *self._own]
 
 
-def _stamp(file: Path | None) -> tuple[int, int] | None:
-    try:
-        status = file.stat() if file else None
-    except OSError:
-        return None
-    return (status.st_mtime_ns, status.st_size) if status else None
+def _reader(roles: Mapping[str, Role]) -> Callable[[Path], list[api_keys.ApiKey]]:
+    return lambda file: api_keys.read(file.read_text(encoding="utf-8"), str(file), roles)
 
 
 class Rates:

@@ -1,5 +1,6 @@
 """Who calls: what the server itself sees, never what a request says. Kept only while the call is under way."""
 
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 
@@ -12,6 +13,14 @@ class Caller:
 
     name: str = ""
     role: Role = ANYONE
+
+
+CheckCertificate = Callable[[Mapping[str, Sequence[bytes]]], None]
+"""Raises NoAuthorization where the certificate that a client has shown is no longer valid."""
+
+
+def nothing_revoked(shown: Mapping[str, Sequence[bytes]]) -> None:
+    """A check that lets all pass."""
 
 
 NOBODY = Caller()

@@ -15,7 +15,7 @@ from structlog.contextvars import bound_contextvars
 from connectors import errors as engine
 from sidecar import error_details, errors
 from sidecar.authentication import Authentication
-from sidecar.callers import calling, calling_host, host_of
+from sidecar.callers import CheckCertificate, calling, calling_host, host_of, nothing_revoked
 from sidecar.logs import log
 from sidecar.metrics import Metrics
 from sidecar.tracing import NO_SPANS, Spans, carried_by, trace_id
@@ -60,10 +60,12 @@ class Guard(grpc.aio.ServerInterceptor):
         unread: Unread,
         metrics: Metrics,
         authentication: Callable[[], Authentication],
+        check_certificate: CheckCertificate = nothing_revoked,
         spans: Spans = NO_SPANS,
     ) -> None:
         self._max_calls = max_concurrent_calls
         self._authentication = authentication
+        self._check_certificate = check_certificate
         self._unread = unread
         self._calls = 0
         self._metrics = metrics
@@ -118,6 +120,7 @@ class Guard(grpc.aio.ServerInterceptor):
         with self._spans.call(method, carried_by(metadata)), bound_contextvars(**_about(name)):
             try:
                 self._check_room(context.peer())
+                self._check_certificate(context.auth_context())
                 calling.set(await self._authentication().caller(metadata))
                 with bound_contextvars(**({"caller": calling.get().name} if calling.get().name else {})):
                     yield

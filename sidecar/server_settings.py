@@ -1,6 +1,8 @@
 """The part of the configuration that is the server's own."""
 
-from pydantic import Field, field_validator
+from typing import Self
+
+from pydantic import Field, field_validator, model_validator
 
 from sidecar.auth_settings import AuthSettings
 from sidecar.setting_types import ExistingFile, Section
@@ -14,6 +16,17 @@ class TlsSettings(Section):
     client_ca: ExistingFile | None = Field(
         None, description="CAs of the clients that may connect, each with a certificate of its own; null: anyone."
     )
+    client_crl: ExistingFile | None = Field(
+        None,
+        description="Clients' certificates that were revoked: lists (CRL, PEM) signed by CAs of `client_ca`. Their "
+        "calls are UNAUTHENTICATED, also on connections that stand already. Needs the extra [jwt].",
+    )
+
+    @model_validator(mode="after")
+    def _revoked_by_whom(self) -> Self:
+        if self.client_crl and not self.client_ca:
+            raise ValueError("`client_crl` needs `client_ca`, whose CAs have signed it")
+        return self
 
 
 class TracingSettings(Section):

@@ -10,6 +10,7 @@ import jwt
 from sidecar.auth_settings import JwtSettings
 from sidecar.errors import NoAuthorization
 from sidecar.logs import log
+from sidecar.watched_file import WatchedFile
 
 _ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "EdDSA")
 """Asymmetric ones only: with a shared secret whoever checks a token could make one."""
@@ -29,7 +30,8 @@ class Tokens:
     def __init__(self, settings: JwtSettings, clock: Callable[[], float]) -> None:
         """Raises OSError or ValueError where the file of keys cannot be used; an address is asked later."""
         self._settings = settings
-        self._fixed = _of_file(settings.jwks_file) if settings.jwks_file else None
+        file = settings.jwks_file
+        self._fixed = WatchedFile(file, _of_file, "jwks", clock) if file else None
         self._issuer = _Issuer(settings.jwks_url, clock) if settings.jwks_url else None
 
     async def read(self, token: str) -> tuple[str, str]:
@@ -56,7 +58,7 @@ class Tokens:
         return str(claims["sub"]), _claim(claims, self._settings.role_claim)
 
     async def _key(self, wanted: str | None) -> jwt.PyJWK:
-        keys = self._fixed if self._fixed is not None else await self._issuer.keys(wanted) if self._issuer else {}
+        keys = self._fixed.current() if self._fixed else await self._issuer.keys(wanted) if self._issuer else {}
         if wanted not in keys:
             raise jwt.InvalidTokenError("unknown key")
         return keys[wanted]

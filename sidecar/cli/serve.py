@@ -33,7 +33,8 @@ def serve(
         )
 
     from sidecar import logs
-    from sidecar.app import App, StartError
+    from sidecar.app import App
+    from sidecar.extras import StartError
     from sidecar.wiring import WiringError
 
     if log_level not in ("debug", "info", "warning", "error"):

@@ -11,10 +11,10 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from sidecar.app import StartError
 from sidecar.cli import app
 from sidecar.cli.serve import is_loopback
 from sidecar.client import RerankClient, Tls
+from sidecar.extras import StartError
 from sidecar.settings import Settings
 from tests.conftest import SERVER, Serve, settings
 
@@ -122,6 +122,64 @@ async def test_certificates_are_read_again_when_they_change_and_no_call_is_lost(
         assert await outcome(sidecar.port, Tls(pki / "other-ca.pem")) == "OK"
         assert await outcome(sidecar.port, Tls(pki / "ca.pem")) == "UNAVAILABLE"
         await lasting.rerank("apple", TEXTS)
+
+
+def revocation_list(folder: Path, by: str, *revoked: str) -> Path:
+    """The list of a CA in which these certificates are revoked."""
+    database = folder / f"{by}-database"
+    database.write_text("")
+    own = ["-cert", str(folder / f"{by}.pem"), "-keyfile", str(folder / f"{by}-key.pem"), "-batch"]
+    configured = folder / f"{by}.cnf"
+    configured.write_text(f"[ca]\ndefault_ca=own\n[own]\ndatabase={database}\ndefault_md=sha256\ndefault_crl_days=1\n")
+    for name in revoked:
+        openssl("ca", "-config", str(configured), "-revoke", str(folder / f"{name}.pem"), *own)
+    found = folder / f"{by}-{len(revoked)}.crl"
+    openssl("ca", "-config", str(configured), "-gencrl", "-out", str(found), *own)
+    return found
+
+
+async def test_a_certificate_that_is_revoked_is_refused_also_on_a_connection_that_stands(
+    serve: Serve, pki: Path, tmp_path: Path
+) -> None:
+    issued(pki, "colleague", "ca")
+    nobody, one = revocation_list(pki, "ca"), revocation_list(pki, "ca", "client")
+    listed = tmp_path / "revoked.crl"
+    listed.write_bytes(nobody.read_bytes())
+
+    def shown(name: str) -> Tls:
+        return Tls(pki / "ca.pem", pki / f"{name}.pem", pki / f"{name}-key.pem")
+
+    async with (
+        serve(configured=with_tls(pki, client_ca=pki / "ca.pem", client_crl=listed)) as (_, sidecar),
+        RerankClient(f"localhost:{sidecar.port}", shown("client")) as lasting,
+    ):
+        await lasting.rerank("apple", TEXTS)
+        listed.write_bytes(one.read_bytes())
+        await asyncio.sleep(1.1)
+        with pytest.raises(grpc.aio.AioRpcError, match="this client certificate has been revoked") as refused:
+            await lasting.rerank("apple", TEXTS)
+        assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED
+        assert await outcome(sidecar.port, shown("colleague")) == "OK"
+        listed.write_text("broken")
+        await asyncio.sleep(1.1)
+        assert await outcome(sidecar.port, shown("client")) == "UNAUTHENTICATED", "a broken list changes nothing"
+        listed.write_bytes(revocation_list(pki, "other-ca").read_bytes())
+        await asyncio.sleep(1.1)
+        assert await outcome(sidecar.port, shown("client")) == "UNAUTHENTICATED", "nor does the list of another CA"
+
+
+async def test_a_list_that_cannot_be_used_stops_the_start(serve: Serve, pki: Path, tmp_path: Path) -> None:
+    foreign = revocation_list(pki, "other-ca", "stranger")
+    with pytest.raises(StartError, match=r"the list of CN=other-ca is signed by none of the clients' CAs"):
+        async with serve(configured=with_tls(pki, client_ca=pki / "ca.pem", client_crl=foreign)):
+            pass
+    for text, told in (("nothing", "holds no list of revoked"), ("-----BEGIN X509 CRL-----\nx", "cannot be read")):
+        (tmp_path / "broken.crl").write_text(text)
+        with pytest.raises(StartError, match=rf"server.tls.client_crl: .*broken.crl.*{told}"):
+            async with serve(configured=with_tls(pki, client_ca=pki / "ca.pem", client_crl=tmp_path / "broken.crl")):
+                pass
+    with pytest.raises(ValueError, match="`client_crl` needs `client_ca`"):
+        with_tls(pki, client_crl=foreign)
 
 
 async def test_files_that_cannot_be_used_stop_the_start_with_their_name(

@@ -12,8 +12,8 @@ import pytest
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from sidecar.app import StartError
 from sidecar.client import RerankClient, rerank_request, search_request
+from sidecar.extras import StartError
 from sidecar.settings import Settings
 from sidecar.tracing import carried_by
 from tests.conftest import DOCUMENTS, SERVER, Serve, settings

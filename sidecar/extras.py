@@ -1,0 +1,46 @@
+"""What settings may ask for beyond the core, of packages that are not everywhere; they are imported only then."""
+
+from sidecar.auth_settings import AuthSettings
+from sidecar.authentication import Authentication
+from sidecar.callers import CheckCertificate, nothing_revoked
+from sidecar.server_settings import TlsSettings, TracingSettings
+from sidecar.tracing import NO_SPANS, Spans
+
+
+class StartError(Exception):
+    """The server cannot start; the message says what to change."""
+
+
+def authentication(settings: AuthSettings | None) -> Authentication:
+    """Who may call; raises StartError."""
+    try:
+        return Authentication(settings)
+    except ImportError:
+        raise StartError("server.auth.jwt needs PyJWT: pip install 'rerank-sidecar[jwt]'") from None
+    except (ValueError, OSError) as error:
+        raise StartError(f"server.auth: {error}") from error
+
+
+def spans(settings: TracingSettings | None) -> Spans:
+    """Where spans go; raises StartError."""
+    if settings is None:
+        return NO_SPANS
+    try:
+        from sidecar.otel import OpenTelemetrySpans
+    except ImportError:
+        raise StartError("server.tracing needs OpenTelemetry: pip install 'rerank-sidecar[otel]'") from None
+    return OpenTelemetrySpans(settings)
+
+
+def revoked(settings: TlsSettings | None) -> CheckCertificate:
+    """What refuses certificates that are revoked; raises StartError."""
+    if settings is None or settings.client_crl is None or settings.client_ca is None:
+        return nothing_revoked
+    try:
+        from sidecar.revocation import Revoked
+    except ImportError:
+        raise StartError("server.tls.client_crl needs cryptography: pip install 'rerank-sidecar[jwt]'") from None
+    try:
+        return Revoked(settings.client_crl, settings.client_ca).check
+    except (ValueError, OSError) as error:
+        raise StartError(f"server.tls.client_crl: {error}") from error
