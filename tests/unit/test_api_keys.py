@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -138,9 +139,9 @@ def issuer(tmp_path_factory: pytest.TempPathFactory) -> Issuer:
     return Issuer(tmp_path_factory.mktemp("issuer"))
 
 
-def with_tokens(issuer: Issuer) -> Authentication:
+def with_tokens(issuer: Issuer, clock: Callable[[], float] = time.monotonic) -> Authentication:
     told = {"jwks_file": issuer.file, "issuer": "https://id", "audience": "search", "role_claim": "app.role"}
-    return Authentication(AuthSettings.model_validate({"jwt": told, "roles": ROLES}))
+    return Authentication(AuthSettings.model_validate({"jwt": told, "roles": ROLES}), clock)
 
 
 def test_a_valid_token_is_let_in(issuer: Issuer) -> None:
@@ -171,6 +172,19 @@ def test_a_file_without_keys_is_named(issuer: Issuer, tmp_path: Path, text: str)
     issuer.file.write_bytes(text.encode("latin-1"))
     with pytest.raises(ValueError, match=r"jwks\.json holds no keys that can be used"):
         with_tokens(issuer)
+
+
+def test_new_keys_of_a_file_are_taken_over_and_a_broken_file_changes_nothing(tmp_path: Path) -> None:
+    now, before = [0.0], Issuer(tmp_path)
+    auth = with_tokens(before, lambda: now[0])
+    after = Issuer(tmp_path)
+    assert who(auth, f"Bearer {before.token()}").name == "ann", "it is looked at once a second"
+    for text in (after.file.read_text(), "broken"):
+        after.file.write_text(text)
+        now[0] += 1.0
+        assert who(auth, f"Bearer {after.token()}").name == "ann"
+        with pytest.raises(NoAuthorization):
+            who(auth, f"Bearer {before.token()}")
 
 
 def test_an_unsigned_token_is_not(issuer: Issuer) -> None:
