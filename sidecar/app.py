@@ -324,7 +324,8 @@ class App:
     @property
     def _can_rerank(self) -> bool:
         scheduler = self.scheduler
-        return self.models.all_ready and scheduler.alive and not scheduler.stalled and not scheduler.failing
+        broken = scheduler.stalled or scheduler.lost or scheduler.failing
+        return self.models.all_ready and scheduler.alive and not broken
 
     async def _load_one(self, name: str, settings: ModelSettings) -> LoadedModel | None:
         loop = asyncio.get_running_loop()

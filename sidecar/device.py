@@ -24,12 +24,13 @@ from sidecar.errors import BudgetExhausted, ModelError
 from sidecar.job_queue import Queue
 from sidecar.logs import log
 from sidecar.metrics import Metrics
-from sidecar.scoring.base import Launches, Pair, Scores
+from sidecar.scoring.base import DeviceLost, Launches, Pair, Scores
 from sidecar.tickets import Ticket
 
 _COMPLAIN_EVERY_S = 10.0
 """Passes of one model that fail are logged so often at most."""
 _CAUSE_CHARS = 200
+_LOST_ADVICE = "restart this sidecar: a device does not come back within a process; replies keep the engine's order"
 _LEAD_S = 0.004
 """A batch ahead is chosen so long before the other one's predicted end, and earlier where predictions are in doubt: as
 long as packing and launching a few hundred pairs takes."""
@@ -67,6 +68,8 @@ class Device:
         self._on_death = on_death
         self._serving = False
         self._stopped = False
+        self.lost = False
+        """Whether the device is gone for this process."""
         self._flights: tuple[Flight, ...] = ()
         self._landed_at = 0.0
         self._complained_at: dict[str, float] = {}
@@ -198,6 +201,10 @@ class Device:
             self._complained_at[model] = now
             cause = str(error.__cause__ or "").strip().split("\n")[0][:_CAUSE_CHARS]
             log.error("forward_failed", model=model, error=str(error), cause=cause, exc_info=error.__cause__)
+        if isinstance(error.__cause__, DeviceLost) and not self.lost:
+            self.lost = True
+            self._metrics.device_lost.set(1)
+            log.critical("device_lost", cause=str(error.__cause__)[:_CAUSE_CHARS], advice=_LOST_ADVICE)
 
     def _observe(self, batch: Batch[Ticket], took_s: float) -> None:
         """Learn how long it took."""

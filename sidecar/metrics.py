@@ -114,6 +114,9 @@ class Metrics:
             ("connector",),
         )
         self.unread_bytes = gauge("sidecar_unread_bytes", "Answers given that their callers have not read yet.")
+        self.device_lost = gauge(
+            "sidecar_device_lost", "1 once the device is gone for this process, which only a restart mends."
+        )
         self.model_ready = gauge("sidecar_model_ready", "1 when a model is loaded and warm, else 0.", ("model",))
         policy, ends = ("policy",), ("policy", "end")
         self.shadows = counter("sidecar_shadow_calls", "Calls ranked in the shadow, dropped, or failed.", ends)

@@ -94,6 +94,11 @@ class Scheduler:
             self.refuse(refusal, documents)
 
     @property
+    def lost(self) -> bool:
+        """Whether the device is gone for this process."""
+        return self._device.lost
+
+    @property
     def failing(self) -> list[str]:
         """Models whose last passes have all failed."""
         with self._device.lock:
@@ -129,6 +134,8 @@ class Scheduler:
             error = ModelError("the scheduler has stopped")
             error.__cause__ = self._stopped
             return error
+        if self._device.lost:
+            return ModelError("the device is gone; the sidecar has to be restarted")
         if self.stalled:
             return ModelError(f"the device has not answered for more than {STALLED_AFTER_S:.0f} s")
         return None

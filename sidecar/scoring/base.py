@@ -11,6 +11,10 @@ from numpy.typing import NDArray
 Scores = NDArray[np.float32]
 
 
+class DeviceLost(RuntimeError):
+    """The device is gone for this process: every pass to come would fail, and only a restart helps."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Pair:
     """Token ids of one ``[CLS] query [SEP] passage [SEP]``; ``token_type_ids`` is None for a model that has none.

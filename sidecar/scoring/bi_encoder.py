@@ -18,7 +18,7 @@ from sidecar.scoring import packing
 from sidecar.scoring.base import Pair, Scores
 from sidecar.scoring.bert import Encoder
 from sidecar.scoring.checkpoint import fingerprint, max_length
-from sidecar.scoring.cross_encoder import is_out_of_memory
+from sidecar.scoring.failures import is_out_of_memory, losses_told
 from sidecar.scoring.layout import Layout
 from sidecar.scoring.padding import padded
 from sidecar.settings import ModelSettings
@@ -112,7 +112,8 @@ class BiEncoder:
             RuntimeError: one pair does not fit the memory; on CUDA it is a ``torch.OutOfMemoryError``.
         """
         try:
-            return self._cosines(pairs)
+            with losses_told():
+                return self._cosines(pairs)
         except RuntimeError as error:
             if len(pairs) == 1 or not is_out_of_memory(error):
                 raise

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from sidecar.logs import log
 from sidecar.scoring.base import Pair, Scores
 from sidecar.scoring.checkpoint import fingerprint, max_length
+from sidecar.scoring.failures import is_out_of_memory, losses_told
 from sidecar.scoring.layout import to_device, to_host
 from sidecar.scoring.packing import PackedModel, can_pack
 from sidecar.scoring.padding import padded
@@ -64,7 +65,8 @@ class CrossEncoder:
         """See :class:`sidecar.scoring.base.Launches`; raises what :meth:`score` does. On a CPU it returns when all is
         done."""
         try:
-            return self._started(pairs)
+            with losses_told():
+                return self._started(pairs)
         except RuntimeError as error:
             if len(pairs) == 1 or not is_out_of_memory(error):
                 raise
@@ -121,8 +123,3 @@ class CrossEncoder:
 def relevance(logits: Any, label: int | None) -> Any:
     """Scores of shape (B,) from logits of shape (B, labels), tensor or array; ``label`` is None where there is one."""
     return logits[:, 0] if label is None else logits[:, label] - logits[:, 1 - label]
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether a pass failed for want of memory. CUDA has a class for it; the CPU's allocator says it in words only."""
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)

@@ -15,7 +15,8 @@ from sidecar.logs import log
 from sidecar.scoring import checkpoint, graph, hardware
 from sidecar.scoring.base import Pair, Scorer
 from sidecar.scoring.bi_encoder import BiEncoder
-from sidecar.scoring.cross_encoder import CrossEncoder, is_out_of_memory
+from sidecar.scoring.cross_encoder import CrossEncoder
+from sidecar.scoring.failures import is_out_of_memory
 from sidecar.scoring.onnx import OnnxCrossEncoder
 from sidecar.settings import ModelSettings
 

@@ -1,13 +1,14 @@
 """A model whose passes all fail is left alone, told, and taken back as soon as one goes well."""
 
 import asyncio
-import time
 from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from structlog.testing import capture_logs
 
 from sidecar.breaker import FAILURES, TRY_EVERY_S, Breaker
+from sidecar.scoring.base import DeviceLost
 from sidecar.scoring.fake import WordOverlapScorer
 from tests.calls import PATIENCE_S, QUERY, until
 from tests.conftest import Serve
@@ -42,6 +43,12 @@ async def health(port: int) -> Any:
     return answer.status
 
 
+async def until_health(port: int, told: int) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while await health(port) != told:  # noqa: ASYNC110 - asked as a balancer asks
+            await asyncio.sleep(0.05)
+
+
 async def test_a_failing_model_is_left_alone_health_turns_and_it_comes_back(serve: Serve) -> None:
     def broken(*_: object) -> None:
         raise RuntimeError("CUDA error: device-side assert triggered")
@@ -52,15 +59,38 @@ async def test_a_failing_model_is_left_alone_health_turns_and_it_comes_back(serv
         assert reasons[:FAILURES] == ["MODEL_ERROR"] * FAILURES
         assert set(reasons[FAILURES:]) == {"CIRCUIT_OPEN"}
         assert scorer.calls == FAILURES, "the device is not asked again and again"
-        started = time.monotonic()
-        while await health(app.port) == health_pb2.HealthCheckResponse.SERVING:
-            await asyncio.sleep(0.05)
-            assert time.monotonic() < started + PATIENCE_S
+        await until_health(app.port, health_pb2.HealthCheckResponse.NOT_SERVING)
         scorer.fault = None
         await asyncio.sleep(TRY_EVERY_S)
         assert (await client.search("docs", QUERY, BODY)).outcome == "RERANKED"
         assert (await client.search("docs", QUERY, BODY)).outcome == "RERANKED"
         await until(lambda: not app.scheduler.failing)
+
+
+async def test_a_device_that_is_gone_turns_health_at_once_and_says_how_to_restart(serve: Serve) -> None:
+    def gone(*_: object) -> None:
+        raise DeviceLost("CUDA error: unspecified launch failure")
+
+    scorer = WordOverlapScorer(fault=gone)
+    with capture_logs() as told:
+        await _serve_without_a_device(serve, scorer)
+    lost = [line for line in told if line["event"] == "device_lost"]
+    assert [line["log_level"] for line in lost] == ["critical"]
+    assert "restart this sidecar" in lost[0]["advice"]
+
+
+async def _serve_without_a_device(serve: Serve, scorer: WordOverlapScorer) -> None:
+    async with serve(scorer) as (client, app):
+        reply = await client.search("docs", QUERY, BODY)
+        assert (reply.outcome, reply.reason) == ("ORIGINAL_ORDER", "MODEL_ERROR")
+        scorer.fault = None
+        for _ in range(20):
+            reply = await client.search("docs", QUERY, BODY)
+            assert (reply.outcome, reply.reason) == ("ORIGINAL_ORDER", "MODEL_ERROR"), "it does not come back"
+        assert scorer.calls == 1
+        await until_health(app.port, health_pb2.HealthCheckResponse.NOT_SERVING)
+        assert app.metrics.registry.get_sample_value("sidecar_device_lost") == 1
+        assert (await client.search("docs", QUERY, BODY)).hits, "search goes on"
 
 
 async def test_one_bad_call_among_good_ones_opens_nothing(serve: Serve) -> None:

@@ -14,8 +14,9 @@ from sentence_transformers import CrossEncoder as Reference
 from sidecar.cost import CostModel
 from sidecar.loaded import LoadedModel
 from sidecar.scoring import checkpoint, loader
-from sidecar.scoring.base import Pair
+from sidecar.scoring.base import DeviceLost, Pair
 from sidecar.scoring.cross_encoder import CrossEncoder
+from sidecar.scoring.failures import losses_told
 from sidecar.scoring.hardware import HardwareError
 from sidecar.settings import ModelSettings
 from tests.checkpoints import FAMILIES, WORDS, build, edit, rank_correlation, scorer, settings
@@ -294,3 +295,11 @@ def test_a_loaded_model_scores_as_the_reference_does(bert: Path) -> None:
     loaded = loader.load("m", settings(bert, max_length=MAX_LENGTH, max_batch_tokens=512))
     scores = loaded.scorer.score(loaded.scorer.encode(QUERY, PASSAGES))
     np.testing.assert_allclose(scores, reference(bert, [QUERY] * len(PASSAGES), PASSAGES), atol=1e-5)
+
+
+def test_errors_of_cuda_itself_are_told_as_the_loss_of_the_device() -> None:
+    with pytest.raises(DeviceLost, match=r"^CUDA error: an illegal memory access$"), losses_told():
+        raise torch.AcceleratorError("CUDA error: an illegal memory access\nFor debugging consider")
+    for passing in (torch.AcceleratorError("CUDA error: out of memory"), torch.OutOfMemoryError("x"), ValueError("x")):
+        with pytest.raises(type(passing)), losses_told():
+            raise passing
