@@ -19,7 +19,7 @@ from sidecar.authentication import Authentication
 from sidecar.errors import NoAuthorization
 from tests.calls import until
 from tests.connector_fixtures import Asked, Server, serving
-from tests.service.test_tls import ca, issued
+from tests.pki import ca, issued
 
 
 @dataclass

@@ -17,44 +17,10 @@ from sidecar.client import RerankClient, Tls
 from sidecar.extras import StartError
 from sidecar.settings import Settings
 from tests.conftest import SERVER, Serve, settings
+from tests.pki import ca, issued, openssl
 
 runner = CliRunner()
 TEXTS = ["apple pie", "pears"]
-
-
-def openssl(*arguments: str) -> None:
-    subprocess.run(["openssl", *arguments], check=True, capture_output=True)
-
-
-def ca(folder: Path, name: str) -> Path:
-    """A CA of its own: `name.pem` with `name-key.pem`."""
-    cert, key = folder / f"{name}.pem", folder / f"{name}-key.pem"
-    openssl(
-        "req",
-        "-x509",
-        "-newkey",
-        "rsa:2048",
-        "-nodes",
-        "-days",
-        "2",
-        "-subj",
-        f"/CN={name}",
-        "-keyout",
-        str(key),
-        "-out",
-        str(cert),
-    )
-    return cert
-
-
-def issued(folder: Path, name: str, by: str, days: str = "2") -> tuple[Path, Path]:
-    """A certificate of a CA for this machine, with its key."""
-    cert, key, request, extra = (folder / f"{name}{end}" for end in (".pem", "-key.pem", ".csr", ".ext"))
-    extra.write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
-    openssl("req", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}", "-keyout", str(key), "-out", str(request))
-    signer = ["-CA", str(folder / f"{by}.pem"), "-CAkey", str(folder / f"{by}-key.pem"), "-CAcreateserial"]
-    openssl("x509", "-req", "-in", str(request), *signer, "-days", days, "-extfile", str(extra), "-out", str(cert))
-    return cert, key
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,188 @@
+"""A live sidecar under load while all that can change or fail does: no call is lost, or late, and metrics tell it."""
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import yaml
+
+from sidecar import configuration
+from sidecar.app import App
+from sidecar.client import RerankClient, Tls
+from sidecar.scoring.fake import WordOverlapScorer
+from tests.calls import SLACK_S, until
+from tests.conftest import DOCUMENTS, loader
+from tests.engines.catalog import ENGINES
+from tests.engines.conftest import TARGETS, FreshNode
+from tests.engines.engine import Engine
+from tests.engines.faulty import BODY, BUDGET_S, SEARCH_TIMEOUT_S, search
+from tests.engines.test_outages import FAILED, End, stalls
+from tests.pki import ca, issued
+
+CALLERS = 8
+REWRITES = 100
+WHEN_BROKEN = ["policies: {", "policies: {default: {budget_ms: soon}}", "connectors: {}\npolicies: {}"]
+
+
+class Stage:
+    """The files of a sidecar, and the sidecar itself."""
+
+    def __init__(self, folder: Path, engine: Engine) -> None:
+        self.folder = folder
+        self.engine = engine
+        self.file = folder / "sidecar.yaml"
+        self.scorer = WordOverlapScorer()
+        ca(folder, "ca")
+        for name in ("first", "second"):
+            issued(folder, name, "ca")
+        self.install("first")
+        self.write(self.tree(rank_window_size=10))
+        self.app = App(configuration.load(self.file), load=loader(self.scorer), file=self.file)
+
+    def install(self, name: str) -> None:
+        """Put a certificate and its key where the sidecar looks for them."""
+        for kind in ("-key", ""):
+            _replace(self.folder / f"server{kind}.pem", (self.folder / f"{name}{kind}.pem").read_text())
+
+    def write(self, content: dict[str, Any] | str) -> None:
+        """Replace the configuration file."""
+        _replace(self.file, content if isinstance(content, str) else yaml.safe_dump(content))
+
+    def tree(self, **policy: Any) -> dict[str, Any]:
+        """A configuration."""
+        search_timeout_ms = int(SEARCH_TIMEOUT_S * 1e3)
+        return {
+            "server": {
+                "address": "127.0.0.1:0",
+                "metrics_address": None,
+                "shutdown_grace_s": 1,
+                "score_cache_mib": 0,
+                "tls": {"cert": "server.pem", "key": "server-key.pem"},
+            },
+            "connectors": {
+                "main": {"type": self.engine.kind, "hosts": [self.engine.url], "search_timeout_ms": search_timeout_ms}
+            },
+            "policies": {
+                "default": {"text": {"fields": ["title", "body"]}, "budget_ms": int(BUDGET_S * 1e3), **policy},
+            },
+            "default_policy": "default",
+        }
+
+    def metric(self, name: str, **labels: str) -> float:
+        """A value of the sidecar's own metrics, 0 where it has none."""
+        return self.app.metrics.registry.get_sample_value(f"sidecar_{name}", labels) or 0.0
+
+    def client(self) -> RerankClient:
+        """One that trusts the CA, on a connection of its own."""
+        return RerankClient(f"localhost:{self.app.port}", Tls(self.folder / "ca.pem"))
+
+
+def _replace(file: Path, text: str) -> None:
+    fresh = file.with_suffix(".new")
+    fresh.write_text(text)
+    fresh.replace(file)
+
+
+@asynccontextmanager
+async def load(stage: Stage) -> AsyncIterator[list[End]]:
+    """Callers who ask again and again, each twenty times on a connection; the list of how calls ended grows."""
+    ends: list[End] = []
+
+    async def keep_calling() -> None:
+        while True:
+            async with stage.client() as client:
+                for _ in range(20):
+                    began = time.monotonic()
+                    try:
+                        end = (await search(client, "books", BODY)).outcome
+                    except grpc.aio.AioRpcError as error:
+                        end = error.code().name
+                    ends.append(End(began, time.monotonic() - began, end))
+                    await asyncio.sleep(0.02)
+
+    tasks = [asyncio.create_task(keep_calling()) for _ in range(CALLERS)]
+    try:
+        yield ends
+    finally:
+        for task in tasks:
+            task.cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert all(isinstance(result, asyncio.CancelledError) for result in results), results
+
+
+async def rewrite(stage: Stage) -> None:
+    """A third of the files is broken."""
+    rng, reloader = random.Random(0), stage.app._reloader
+    assert reloader
+    for number in range(REWRITES):
+        broken = number % 3 == 2
+        stage.write(rng.choice(WHEN_BROKEN) if broken else stage.tree(rank_window_size=2 + number % 5))
+        assert await reloader.reload() is not broken
+        await asyncio.sleep(0.05)
+
+
+async def rotate(stage: Stage) -> None:
+    """Another certificate, again and again."""
+    for number in range(20):
+        stage.install(("second", "first")[number % 2])
+        await asyncio.sleep(0.3)
+
+
+async def fail_scoring(stage: Stage) -> None:
+    """For as long as it takes to be noticed."""
+
+    def fault(*_: object) -> None:
+        raise RuntimeError("CUDA error: misaligned address")
+
+    await asyncio.sleep(1)
+    stage.scorer.fault = fault
+    await until(lambda: bool(stage.app.scheduler.failing))
+    await asyncio.sleep(0.5)
+    stage.scorer.fault = None
+    await until(lambda: not stage.app.scheduler.failing)
+
+
+async def outage(stage: Stage, opened: list[float]) -> None:
+    """The engine is killed and started again."""
+    await asyncio.sleep(2)
+    await asyncio.to_thread(stage.engine.kill)
+    await until(lambda: stage.metric("connector_open", connector="main") == 1)
+    opened.append(time.monotonic())
+    await asyncio.to_thread(stage.engine.restart)
+
+
+@pytest.mark.parametrize("name", [name for name in TARGETS.plain if name in ENGINES])
+async def test_all_at_once(fresh_node: FreshNode, name: str, tmp_path: Path) -> None:
+    engine = await asyncio.to_thread(fresh_node, name)
+    engine.bulk("books", DOCUMENTS)
+    stage, opened = Stage(tmp_path, engine), list[float]()
+    await stage.app.start()
+    await stage.app.ready()
+    changes: list[Callable[[Stage], Awaitable[None]]] = [rewrite, rotate, fail_scoring]
+    try:
+        with stalls() as stalled:
+            async with load(stage) as ends:
+                await until(lambda: len(ends) > 50)
+                await asyncio.gather(*(change(stage) for change in changes), outage(stage, opened))
+                known = len(ends)
+                await until(lambda: len(ends) > known + 100)
+    finally:
+        await stage.app.stop()
+    assert {end.end for end in ends} <= {"RERANKED", "ORIGINAL_ORDER", *FAILED}
+    assert {end.end for end in ends[-50:]} == {"RERANKED"}
+    assert max(end.took_s for end in ends) < max(BUDGET_S, SEARCH_TIMEOUT_S) + SLACK_S + sum(stalled)
+    refused = REWRITES // 3
+    assert stage.metric("configuration_reloads_total", outcome="refused") == refused
+    assert stage.metric("configuration_reloads_total", outcome="applied") == REWRITES - refused
+    assert opened, "the engine's silence was to be seen"
+    assert stage.metric("connector_open", connector="main") == 0
+    assert stage.metric("failed_passes_total", model="default") > 0
+    for reason in ("MODEL_ERROR", "CIRCUIT_OPEN"):
+        labels = {"method": "Search", "policy": "default", "outcome": "ORIGINAL_ORDER", "reason": reason}
+        assert stage.metric("requests_total", **labels) > 0
