@@ -57,10 +57,22 @@ def test_alerts_say_how_bad_it_is_and_what_it_is() -> None:
         assert rule["annotations"]["summary"]
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
-@pytest.mark.parametrize("command", [["check", "rules", "alerts.yml"], ["test", "rules", "alerts_test.yml"]])
-def test_the_rules_are_valid_and_fire_when_they_should(command: list[str]) -> None:
-    run = subprocess.run(["promtool", *command], cwd=DOCKER / "prometheus", capture_output=True, text=True, check=False)
+@pytest.mark.parametrize(
+    "command",
+    [
+        "promtool check rules prometheus/alerts.yml",
+        "promtool test rules prometheus/alerts_test.yml",
+        "helm lint --strict helm/rerank-sidecar",
+        "helm template x helm/rerank-sidecar --set autoscaling.enabled=true,tlsSecret=t,secretEnv=s,insecure=false",
+        "hadolint Dockerfile",
+    ],
+)
+def test_what_the_tools_of_others_say(command: str) -> None:
+    """Rules are valid and fire when they should, the chart can be rendered, the image is built as it should be."""
+    program, *arguments = command.split()
+    if shutil.which(program) is None:
+        pytest.skip(f"{program} is not installed")
+    run = subprocess.run([program, *arguments], cwd=DOCKER, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
 
 
