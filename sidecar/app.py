@@ -108,6 +108,8 @@ class App:
         self._metrics_server: WSGIServer | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._starting: list[asyncio.Task[None]] = []
+        self._waiting: dict[str, asyncio.Task[None]] = {}
+        """For engines that were not there when they were greeted."""
 
     @property
     def _settings(self) -> Settings:
@@ -151,6 +153,9 @@ class App:
         self.scheduler.weigh({name: model.device_weight for name, model in new.loaded_models.items()})
         self._watch.follow(new.policies)
         log.info("configuration_applied", **{key: list(names) for key, names in vars(changes).items() if names})
+        for name in [*changes.close, *fresh]:
+            if waiting := self._waiting.pop(name, None):
+                waiting.cancel()
         for name in fresh:
             self._spawn(self._greet(fresh[name]))
         self._spawn(self._close_later(old, changes))
@@ -349,7 +354,7 @@ class App:
     async def _greet(self, connector: Connector) -> None:
         """Say in the log which engine answers; one that does not is waited for."""
         if problem := await greeting.greet(connector):
-            self._spawn(greeting.wait_for(connector, problem))
+            self._waiting[connector.name] = self._spawn(greeting.wait_for(connector, problem))
 
     def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)

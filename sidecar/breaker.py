@@ -5,14 +5,13 @@ from dataclasses import dataclass
 FAILURES = 5
 """In a row, after which it opens."""
 TRY_EVERY_S = 1.0
-"""Half-open: one attempt in this time, until one goes well; unless a breaker has its own."""
+"""Half-open: one attempt in this time, until one goes well."""
 
 
 @dataclass(slots=True)
 class Breaker:
     """Of one thing that may fail; times in seconds of a monotonic clock."""
 
-    try_every_s: float = TRY_EVERY_S
     failures: int = 0
     _tried_at: float = 0.0
 
@@ -23,7 +22,7 @@ class Breaker:
 
     def would_allow(self, now: float) -> bool:
         """Whether an attempt would be allowed now."""
-        return not self.is_open or now >= self._tried_at + self.try_every_s
+        return not self.is_open or now >= self._tried_at + TRY_EVERY_S
 
     def allows(self, now: float) -> bool:
         """Whether to try now; an attempt that is allowed while it is open is the only one for a while."""
