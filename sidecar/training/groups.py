@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,6 +24,7 @@ _ASKED = 0.06
 _SHORTENED = 0.15
 _LONE_TITLES = 0.08
 _TELLING_TITLE = 6
+_SAYS_LITTLE = 3
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,9 @@ def _passages(pooled: PooledSet, pool: Pool, numbers: list[int], max_words: int,
         if pool.answers and body:
             body = window(body, most, rng, pool.answers if place == 0 else ())
         title = pooled.titles[number] if titles else ""
-        if _stands_alone(title, pool.query if place == 0 else "") and rng.random() < _LONE_TITLES:
+        answers_in_body = place == 0 and bool(pool.answers)
+        asked = pool.query if place == 0 else ""
+        if not answers_in_body and _stands_alone(title, asked) and rng.random() < _LONE_TITLES:
             body = ""
         parts = [part for part in (title, pooled.facts[number] if facts else "", body) if part]
         passages.append(_first_words(join.join(parts) or pooled.titles[number], most))
@@ -100,10 +104,15 @@ def _passages(pooled: PooledSet, pool: Pool, numbers: list[int], max_words: int,
 def _stands_alone(title: str, query: str) -> bool:
     """Whether a title says enough to be all there is of a document, as for many in a library's catalogue.
 
-    That of a positive has to share a third of the words of its `query`, or the label would be wrong.
+    That of a positive has to share a third of the words of its `query`, or the label would be wrong; short words, which
+    say little, do not count.
     """
-    words, asked = set(title.lower().split()), query.lower().split()
+    words, asked = set(_words(title)), [word for word in _words(query) if len(word) > _SAYS_LITTLE]
     return len(words) >= _TELLING_TITLE and 3 * sum(word in words for word in asked) >= len(asked)
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.lower())
 
 
 def _ask(query: str, rng: random.Random) -> str:
