@@ -187,11 +187,12 @@ class App:
             score_cache_bytes=settings.score_cache_mib * 2**20,
         )
         limit = settings.max_message_mib * 2**20
+        unread = Unread(settings.max_unread_mib * 2**20, self.metrics)
         server = grpc.aio.server(
             interceptors=[
                 Guard(
                     settings.max_concurrent_calls,
-                    Unread(settings.max_unread_mib * 2**20, self.metrics),
+                    unread,
                     self.metrics,
                     lambda: self._current.live.authentication,
                     extras.revoked(settings.tls),
@@ -201,7 +202,9 @@ class App:
             options=_channel_options(limit, settings.max_concurrent_calls),
         )
         watch = self._watch
-        pb_grpc.add_RerankServiceServicer_to_server(RerankService(self._pipeline, self.metrics, watch, limit), server)
+        pb_grpc.add_RerankServiceServicer_to_server(
+            RerankService(self._pipeline, self.metrics, watch, unread, limit), server
+        )
         pb_grpc.add_PolicyServiceServicer_to_server(
             PolicyService(self._current, self._switches, self.models, watch), server
         )

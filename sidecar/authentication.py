@@ -76,17 +76,16 @@ class _Keys:
     """The keys of a file and of the environment; the file is read again when it has changed."""
 
     def __init__(self, settings: AuthSettings, clock: Callable[[], float]) -> None:
-        variable, roles = settings.keys_env, settings.roles
-        self._own = api_keys.read(os.environ.get(variable, ""), f"${variable}", roles) if variable else []
-        self._file = WatchedFile(settings.keys_file, _reader(roles), "api_keys", clock) if settings.keys_file else None
+        variable, file, self._roles = settings.keys_env, settings.keys_file, settings.roles
+        self._own = api_keys.read(os.environ.get(variable, ""), f"${variable}", self._roles) if variable else []
+        self._file = WatchedFile(lambda: self._read(file), "api_keys", file, clock=clock) if file else None
 
     def current(self) -> list[api_keys.ApiKey]:
         """All that are valid now."""
         return [*(self._file.current() if self._file else []), *self._own]
 
-
-def _reader(roles: Mapping[str, Role]) -> Callable[[Path], list[api_keys.ApiKey]]:
-    return lambda file: api_keys.read(file.read_text(encoding="utf-8"), str(file), roles)
+    def _read(self, file: Path) -> list[api_keys.ApiKey]:
+        return api_keys.read(file.read_text(encoding="utf-8"), str(file), self._roles)
 
 
 class Rates:

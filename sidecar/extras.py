@@ -29,7 +29,10 @@ def spans(settings: TracingSettings | None) -> Spans:
         from sidecar.otel import OpenTelemetrySpans
     except ImportError:
         raise StartError("server.tracing needs OpenTelemetry: pip install 'rerank-sidecar[otel]'") from None
-    return OpenTelemetrySpans(settings)
+    try:
+        return OpenTelemetrySpans(settings)
+    except ValueError as error:
+        raise StartError(f"server.tracing: a variable OTEL_... of the environment: {error}") from error
 
 
 def revoked(settings: TlsSettings | None) -> CheckCertificate:

@@ -10,7 +10,7 @@ from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
-from structlog.contextvars import bound_contextvars
+from structlog.contextvars import bind_contextvars, bound_contextvars
 
 from connectors import errors as engine
 from sidecar import error_details, errors
@@ -122,8 +122,9 @@ class Guard(grpc.aio.ServerInterceptor):
                 self._check_room(context.peer())
                 self._check_certificate(context.auth_context())
                 calling.set(await self._authentication().caller(metadata))
-                with bound_contextvars(**({"caller": calling.get().name} if calling.get().name else {})):
-                    yield
+                if calling.get().name:
+                    bind_contextvars(caller=calling.get().name)  # a call has a context of its own
+                yield
             except (asyncio.CancelledError, GeneratorExit):
                 self._failed(name, "CANCELLED", started)
                 raise

@@ -113,7 +113,7 @@ class Metrics:
             "1 while an engine that gave no answer is asked only now and then.",
             ("connector",),
         )
-        self.unread_bytes = gauge("sidecar_unread_bytes", "Answers given that their callers have not read yet.")
+        self.unread_bytes = gauge("sidecar_unread_bytes", "Memory of answers that their callers have not read yet.")
         self.device_lost = gauge(
             "sidecar_device_lost", "1 once the device is gone for this process, which only a restart mends."
         )

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from sidecar import __version__, tracing
 from sidecar.server_settings import TracingSettings
 
 _EXPORT_TIMEOUT_S = 2
+_CLOSE_S = 3
 _NS_PER_S = 1_000_000_000
 _OWN_FAULTS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
 """What is an error of the server's span by the semantic conventions for gRPC; of others the caller has to say."""
@@ -30,9 +32,13 @@ class OpenTelemetrySpans:
     their own: a collector that is slow or gone costs calls nothing."""
 
     def __init__(self, settings: TracingSettings) -> None:
-        """Begin to send; that nobody listens at the endpoint is no error. Headers, certificates and time limits of the
-        collector are those of OpenTelemetry's own environment variables (``OTEL_EXPORTER_OTLP_HEADERS`` ...)."""
-        logging.getLogger("opentelemetry").setLevel(logging.ERROR)  # it tells every failed try
+        """Begin to send; that nobody listens at the endpoint is no error. Headers and certificates of the collector
+        are those of OpenTelemetry's own environment variables (``OTEL_EXPORTER_OTLP_HEADERS`` ...).
+
+        Raises:
+            ValueError: one of those variables cannot be used.
+        """
+        logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # it tells every failed try
         self._provider = TracerProvider(
             resource=Resource.create({"service.name": settings.service, "service.version": __version__}),
             sampler=ParentBased(TraceIdRatioBased(settings.share)),
@@ -96,8 +102,9 @@ class OpenTelemetrySpans:
 
     def close(self) -> None:
         """See :class:`sidecar.tracing.Spans`."""
-        self._provider.force_flush(_EXPORT_TIMEOUT_S * 1000)
-        self._provider.shutdown()
+        ending = threading.Thread(target=self._provider.shutdown, daemon=True)  # it sends what waits, however long
+        ending.start()
+        ending.join(_CLOSE_S)
 
     def _enter(self, span: trace.Span) -> None:
         """What happens from here on happens inside of ``span``, also at the engine."""

@@ -4,21 +4,24 @@ gRPC checks signature and dates at the handshake, and knows of no such lists; so
 """
 
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 
 from sidecar.errors import NoAuthorization
+from sidecar.logs import log
 from sidecar.watched_file import WatchedFile
 
 _LEAF = "x509_pem_cert"
 """Where gRPC puts the certificate that a client has shown."""
 _BEGIN, _END = b"-----BEGIN X509 CRL-----", b"-----END X509 CRL-----"
 
-Certificate = tuple[bytes, int]
-"""The name of its issuer, and its number there."""
+Numbers = Mapping[x509.Name, AbstractSet[int]]
+"""By the name of their CA, the numbers of certificates that are revoked."""
 
 
 class Revoked:
@@ -28,13 +31,13 @@ class Revoked:
     """
 
     def __init__(self, file: Path, cas: Path) -> None:
-        """Each list in ``file`` has to be signed by a CA of ``cas``.
+        """The lists in ``file`` are signed by CAs of ``cas``; those of other CAs are left out, and that is logged.
 
         Raises:
             ValueError: the file cannot be used; the message says why.
             OSError: it cannot be read.
         """
-        self._listed = WatchedFile(file, lambda path: _read(path, cas), "revoked_certificates")
+        self._listed = WatchedFile(lambda: _read(file, cas), "revoked_certificates", file, cas)
 
     def check(self, shown: Mapping[str, Sequence[bytes]]) -> None:
         """``shown`` is what gRPC knows of the client's end of the connection.
@@ -42,13 +45,23 @@ class Revoked:
         Raises:
             NoAuthorization: its certificate is on a list.
         """
-        if any(_named(pem) in self._listed.current() for pem in shown.get(_LEAF, ())):
-            raise NoAuthorization("this client certificate has been revoked")
+        listed = self._listed.current()
+        for issuer, number in map(_named, shown.get(_LEAF, ())):
+            if number in listed.get(issuer, ()):
+                raise NoAuthorization("this client certificate has been revoked")
 
 
-def _read(file: Path, cas: Path) -> frozenset[Certificate]:
-    trusted = {ca.subject: ca for ca in x509.load_pem_x509_certificates(cas.read_bytes())}
-    return frozenset(one for crl in _lists(file) for one in _entries(crl, trusted, file))
+def _read(file: Path, cas: Path) -> Numbers:
+    trusted = x509.load_pem_x509_certificates(cas.read_bytes())
+    found: dict[x509.Name, set[int]] = {}
+    for crl in _lists(file):
+        if any(_has_signed(ca, crl) for ca in trusted):
+            found.setdefault(crl.issuer, set()).update(entry.serial_number for entry in crl)
+        else:
+            log.warning("revoked_list_of_an_unknown_ca", file=str(file), ca=crl.issuer.rfc4514_string())
+    if not found:
+        raise ValueError(f"{file} holds no list that is signed by a CA of {cas}")
+    return found
 
 
 def _lists(file: Path) -> list[x509.CertificateRevocationList]:
@@ -57,20 +70,19 @@ def _lists(file: Path) -> list[x509.CertificateRevocationList]:
         raise ValueError(f"{file} holds no list of revoked certificates (PEM, `BEGIN X509 CRL`)")
     try:
         return [x509.load_pem_x509_crl(block) for block in blocks]
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion, UnsupportedAlgorithm) as error:
         raise ValueError(f"{file} holds a list that cannot be read: {error}") from error
 
 
-def _entries(
-    crl: x509.CertificateRevocationList, trusted: Mapping[x509.Name, x509.Certificate], file: Path
-) -> list[Certificate]:
-    ca: Any = trusted.get(crl.issuer)
-    if ca is None or not crl.is_signature_valid(ca.public_key()):
-        raise ValueError(f"{file}: the list of {crl.issuer.rfc4514_string()} is signed by none of the clients' CAs")
-    return [(crl.issuer.public_bytes(), entry.serial_number) for entry in crl]
+def _has_signed(ca: x509.Certificate, crl: x509.CertificateRevocationList) -> bool:
+    key: Any = ca.public_key()
+    try:
+        return ca.subject == crl.issuer and crl.is_signature_valid(key)
+    except (TypeError, UnsupportedAlgorithm):  # a key of a kind that signs no lists
+        return False
 
 
 @lru_cache(maxsize=1024)
-def _named(pem: bytes) -> Certificate:
+def _named(pem: bytes) -> tuple[x509.Name, int]:
     certificate = x509.load_pem_x509_certificate(pem)
-    return certificate.issuer.public_bytes(), certificate.serial_number
+    return certificate.issuer, certificate.serial_number

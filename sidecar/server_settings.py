@@ -66,11 +66,11 @@ class ServerSettings(Section):
         512, ge=1, le=100_000, description="Calls served at once; one more is answered RESOURCE_EXHAUSTED."
     )
     max_unread_mib: int = Field(
-        256,
+        512,
         ge=1,
         le=65_536,
-        description="Answers that callers leave unread, in MiB, of all connections together (of memory they take about "
-        "four times as much); above it a connection that has not read is answered RESOURCE_EXHAUSTED.",
+        description="Memory of answers that callers have not read yet, in MiB. A connection that holds an "
+        "eighth of it is answered RESOURCE_EXHAUSTED until it reads; above all of it everybody is.",
     )
     max_queued_pairs: int = Field(
         4096,

@@ -22,6 +22,7 @@ from sidecar.resolution import UnknownPolicy
 from sidecar.settings import Settings
 from sidecar.tracing import spans
 from sidecar.types import Reason
+from sidecar.unread import Unread
 from sidecar.v1 import rerank_pb2 as pb
 from sidecar.v1 import rerank_pb2_grpc as pb_grpc
 from sidecar.watch import Watch
@@ -51,10 +52,13 @@ def _user(context: Any) -> str | None:
 class RerankService(pb_grpc.RerankServiceServicer):
     """Search, Rerank and SearchProgressive."""
 
-    def __init__(self, pipeline: Pipeline, metrics: Metrics, watch: Watch, max_reply_bytes: int) -> None:
+    def __init__(
+        self, pipeline: Pipeline, metrics: Metrics, watch: Watch, unread: Unread, max_reply_bytes: int
+    ) -> None:
         self._pipeline = pipeline
         self._metrics = metrics
         self._watch = watch
+        self._unread = unread
         self._max_reply_bytes = max_reply_bytes
 
     async def Search(self, request: pb.SearchRequest, context: Any) -> pb.SearchResponse:
@@ -63,7 +67,7 @@ class RerankService(pb_grpc.RerankServiceServicer):
             parsing.search_call(request, _clock(context), _user(context), calling.get())
         )
         reply = replies.search_response(answer, request_id.get(), return_passages=request.options.return_passages)
-        self._check_size(reply)
+        self._check_room(reply, context)
         self._report("Search", answer)
         return reply
 
@@ -73,7 +77,7 @@ class RerankService(pb_grpc.RerankServiceServicer):
             parsing.rerank_call(request, _clock(context), _user(context), calling.get())
         )
         reply = replies.rerank_response(answer, request_id.get(), return_passages=request.options.return_passages)
-        self._check_size(reply)
+        self._check_room(reply, context)
         self._report("Rerank", answer)
         return reply
 
@@ -85,16 +89,17 @@ class RerankService(pb_grpc.RerankServiceServicer):
         call = parsing.search_call(request.search, _clock(context), _user(context), calling.get())
         retrieved = await self._pipeline.retrieve(call)
         original = replies.search_response(retrieved.original(), request_id.get(), return_passages=passages)
-        self._check_size(original)
+        self._check_room(original, context)
         yield pb.SearchProgressiveResponse(stage=pb.STAGE_ORIGINAL, search=original)
         answer = await self._pipeline.finish(retrieved)
         final = replies.search_response(answer, request_id.get(), return_passages=passages)
-        self._check_size(final)
+        self._check_room(final, context)
         self._report("SearchProgressive", answer)
         yield pb.SearchProgressiveResponse(stage=pb.STAGE_FINAL, search=final)
 
-    def _check_size(self, reply: Message) -> None:
-        """Refuse with a reason and a request id what gRPC would refuse without."""
+    def _check_room(self, reply: Message, context: Any) -> None:
+        """Refuse with a reason and a request id what gRPC would refuse without, and what nobody would read."""
+        self._unread.check(context.peer())
         size = reply.ByteSize() + _FRAME_BYTES
         if size > self._max_reply_bytes:
             raise ReplyTooLarge(

@@ -1,7 +1,9 @@
 """JSON Web Tokens: whether one is valid, and the issuer's keys that say so. Needs PyJWT, the extra [jwt]."""
 
 import asyncio
+import http.client
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,12 @@ _FRESH_S = 300.0
 """Keys that are older are fetched anew, while calls go on with those that are known."""
 _ASK_AGAIN_S = 10.0
 """Tokens with keys that nobody knows, or an issuer that is silent, make no more requests than one in this time."""
+_STALE_S = 3600.0
+"""A call waits for keys that are older still: they may have been withdrawn long ago. An issuer that is silent then
+keeps them valid all the same."""
 _FETCH_TIMEOUT_S = 2
+_UNUSABLE = (jwt.PyJWTError, ValueError, AttributeError, TypeError)
+"""What an answer raises that is no set of keys."""
 
 Keys = Mapping[str | None, jwt.PyJWK]
 
@@ -31,7 +38,7 @@ class Tokens:
         """Raises OSError or ValueError where the file of keys cannot be used; an address is asked later."""
         self._settings = settings
         file = settings.jwks_file
-        self._fixed = WatchedFile(file, _of_file, "jwks", clock) if file else None
+        self._fixed = WatchedFile(partial(_of_file, file), "jwks", file, clock=clock) if file else None
         self._issuer = _Issuer(settings.jwks_url, clock) if settings.jwks_url else None
 
     async def read(self, token: str) -> tuple[str, str]:
@@ -53,7 +60,7 @@ class Tokens:
             )
         except jwt.ExpiredSignatureError:
             raise NoAuthorization("the token has expired") from None
-        except jwt.PyJWTError:
+        except (jwt.PyJWTError, ValueError, TypeError):  # the latter two where key and algorithm do not fit
             raise NoAuthorization("the token is not valid") from None
         return str(claims["sub"]), _claim(claims, self._settings.role_claim)
 
@@ -71,23 +78,26 @@ class _Issuer:
         self._client = jwt.PyJWKClient(url, cache_jwk_set=False, timeout=_FETCH_TIMEOUT_S)
         self._clock = clock
         self._known: Keys = {}
-        self._asked_at = float("-inf")
+        self._asked_at = self._known_at = float("-inf")
         self._fetching: asyncio.Task[None] | None = None
 
     async def keys(self, wanted: str | None) -> Keys:
         """All that are known, once ``wanted`` is among them or the issuer has been asked for it just now."""
-        age_s = self._clock() - self._asked_at
-        if self._fetching is None and age_s >= (_FRESH_S if wanted in self._known else _ASK_AGAIN_S):
-            self._asked_at = self._clock()
+        now = self._clock()
+        due = now >= self._known_at + _FRESH_S or wanted not in self._known
+        if self._fetching is None and due and now >= self._asked_at + _ASK_AGAIN_S:
+            self._asked_at = now
             self._fetching = asyncio.create_task(self._fetch())
-        if wanted not in self._known and self._fetching:
-            await asyncio.shield(self._fetching)
+        if self._fetching and (wanted not in self._known or now >= self._known_at + _STALE_S):
+            await asyncio.wait([self._fetching], timeout=_FETCH_TIMEOUT_S)
         return self._known
 
     async def _fetch(self) -> None:
         try:
-            self._known = _by_id(await asyncio.to_thread(self._client.get_jwk_set, refresh=True))
-        except (jwt.PyJWTError, OSError, ValueError) as error:
+            fetched = asyncio.to_thread(self._client.get_jwk_set, refresh=True)
+            self._known = _by_id(await asyncio.wait_for(fetched, _FETCH_TIMEOUT_S))
+            self._known_at = self._clock()
+        except (*_UNUSABLE, OSError, http.client.HTTPException) as error:
             log.error("issuer_keys_not_fetched", url=self._client.uri, error=type(error).__name__)
         finally:
             self._fetching = None
@@ -96,12 +106,12 @@ class _Issuer:
 def _of_file(file: Path) -> Keys:
     try:
         return _by_id(jwt.PyJWKSet.from_json(file.read_text(encoding="utf-8")))
-    except (jwt.PyJWTError, ValueError, AttributeError, TypeError) as error:
+    except _UNUSABLE as error:
         raise ValueError(f"jwt.jwks_file: {file} holds no keys that can be used (JWKS, JSON): {error}") from error
 
 
 def _by_id(keys: jwt.PyJWKSet) -> Keys:
-    return {key.key_id: key for key in keys.keys}
+    return {key.key_id: key for key in keys.keys if key.public_key_use in (None, "sig")}
 
 
 def _claim(claims: Mapping[str, Any], name: str) -> str:

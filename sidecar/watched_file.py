@@ -1,4 +1,4 @@
-"""A small file that is read again when it changes: keys, lists of what is revoked."""
+"""Small files that are read again when they change: keys, lists of what is revoked."""
 
 import time
 from collections.abc import Callable
@@ -8,6 +8,7 @@ from typing import Generic, TypeVar
 from sidecar.logs import log
 
 T = TypeVar("T")
+Stamp = tuple[tuple[int, int, int], ...] | None
 
 _LOOK_EVERY_S = 1.0
 
@@ -17,39 +18,44 @@ class WatchedFile(Generic[T]):
 
     def __init__(
         self,
-        file: Path,
-        read: Callable[[Path], T],
+        read: Callable[[], T],
         event: str,
+        *files: Path,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``read`` raises OSError or ValueError where the file cannot be used; so does this. ``event`` begins the names
-        of the log lines ``EVENT_replaced`` and ``EVENT_not_replaced``."""
-        self._file, self._read, self._event, self._clock = file, read, event, clock
-        self._looked_at, self._stamp = clock(), _stamp(file)
-        self._kept = read(file)
+        """``read`` reads ``files``; it raises OSError or ValueError where they cannot be used, and so does this.
+        ``event`` begins the names of the log lines ``EVENT_replaced`` and ``EVENT_not_replaced``."""
+        self._read, self._event, self._files, self._clock = read, event, files, clock
+        self._looked_at, self._stamp = clock(), _stamp(files)
+        self._told = ""
+        self._kept = read()
 
     def current(self) -> T:
         """What is valid now."""
         if self._clock() >= self._looked_at + _LOOK_EVERY_S:
             self._looked_at = self._clock()
-            stamp = _stamp(self._file)
-            if stamp != self._stamp:
-                self._stamp = stamp
-                self._replace()
+            stamp = _stamp(self._files)
+            if stamp is None or stamp != self._stamp:
+                self._replace(stamp)
         return self._kept
 
-    def _replace(self) -> None:
+    def _replace(self, stamp: Stamp) -> None:
+        """A file that cannot be read is tried again; what cannot be used is tried when it changes."""
         try:
-            self._kept = self._read(self._file)
+            self._kept = self._read()
         except (OSError, ValueError) as error:
-            log.error(f"{self._event}_not_replaced", error=str(error))
+            self._stamp = None if isinstance(error, OSError) else stamp
+            if str(error) != self._told:
+                self._told = str(error)
+                log.error(f"{self._event}_not_replaced", error=self._told)
         else:
-            log.info(f"{self._event}_replaced", file=str(self._file))
+            self._stamp, self._told = stamp, ""
+            log.info(f"{self._event}_replaced", file=str(self._files[0]))
 
 
-def _stamp(file: Path) -> tuple[int, int, int] | None:
+def _stamp(files: tuple[Path, ...]) -> Stamp:
     try:
-        status = file.stat()
+        found = [file.stat() for file in files]
     except OSError:
         return None
-    return status.st_ino, status.st_mtime_ns, status.st_size
+    return tuple((status.st_ino, status.st_mtime_ns, status.st_size) for status in found)

@@ -129,14 +129,18 @@ async def test_a_certificate_that_is_revoked_is_refused_also_on_a_connection_tha
         listed.write_text("broken")
         await asyncio.sleep(1.1)
         assert await outcome(sidecar.port, shown("client")) == "UNAUTHENTICATED", "a broken list changes nothing"
-        listed.write_bytes(revocation_list(pki, "other-ca").read_bytes())
+        foreign = revocation_list(pki, "other-ca").read_bytes()
+        listed.write_bytes(foreign)
         await asyncio.sleep(1.1)
         assert await outcome(sidecar.port, shown("client")) == "UNAUTHENTICATED", "nor does the list of another CA"
+        listed.write_bytes(nobody.read_bytes() + foreign)
+        await asyncio.sleep(1.1)
+        assert await outcome(sidecar.port, shown("client")) == "OK", "which may stand beside ours"
 
 
 async def test_a_list_that_cannot_be_used_stops_the_start(serve: Serve, pki: Path, tmp_path: Path) -> None:
     foreign = revocation_list(pki, "other-ca", "stranger")
-    with pytest.raises(StartError, match=r"the list of CN=other-ca is signed by none of the clients' CAs"):
+    with pytest.raises(StartError, match=r"other-ca-1.crl holds no list that is signed by a CA of .*/ca.pem"):
         async with serve(configured=with_tls(pki, client_ca=pki / "ca.pem", client_crl=foreign)):
             pass
     for text, told in (("nothing", "holds no list of revoked"), ("-----BEGIN X509 CRL-----\nx", "cannot be read")):

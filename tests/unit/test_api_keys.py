@@ -10,7 +10,7 @@ from typing import Any
 
 import jwt
 import pytest
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from typer.testing import CliRunner
 
 from sidecar import api_keys
@@ -159,6 +159,7 @@ def test_a_valid_token_is_let_in(issuer: Issuer) -> None:
         ({"kid": "k2"}, "the token is not valid"),
         ({"key": "secret" * 8, "algorithm": "HS256"}, "the token is not valid"),
         ({"key": rsa.generate_private_key(65537, 2048)}, "the token is not valid"),
+        ({"key": ec.generate_private_key(ec.SECP256R1()), "algorithm": "ES256"}, "the token is not valid"),
     ],
 )
 def test_any_other_token_is_not(issuer: Issuer, changes: dict[str, Any], message: str) -> None:

@@ -13,7 +13,7 @@ from sentence_transformers import CrossEncoder as Reference
 
 from sidecar.cost import CostModel
 from sidecar.loaded import LoadedModel
-from sidecar.scoring import checkpoint, loader
+from sidecar.scoring import checkpoint, failures, loader
 from sidecar.scoring.base import DeviceLost, Pair
 from sidecar.scoring.cross_encoder import CrossEncoder
 from sidecar.scoring.failures import losses_told
@@ -297,9 +297,16 @@ def test_a_loaded_model_scores_as_the_reference_does(bert: Path) -> None:
     np.testing.assert_allclose(scores, reference(bert, [QUERY] * len(PASSAGES), PASSAGES), atol=1e-5)
 
 
-def test_errors_of_cuda_itself_are_told_as_the_loss_of_the_device() -> None:
+def test_errors_of_cuda_after_which_nothing_works_are_told_as_the_loss_of_the_device(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gone = RuntimeError("CUDA error: an illegal memory access\nFor debugging consider")
+    monkeypatch.setattr(failures, "_still_works", lambda: False)
     with pytest.raises(DeviceLost, match=r"^CUDA error: an illegal memory access$"), losses_told():
-        raise torch.AcceleratorError("CUDA error: an illegal memory access\nFor debugging consider")
-    for passing in (torch.AcceleratorError("CUDA error: out of memory"), torch.OutOfMemoryError("x"), ValueError("x")):
+        raise gone
+    for passing in (RuntimeError("CUDA error: out of memory"), torch.OutOfMemoryError("x"), ValueError("x")):
         with pytest.raises(type(passing)), losses_told():
             raise passing
+    monkeypatch.setattr(failures, "_still_works", lambda: True)
+    with pytest.raises(RuntimeError, match="illegal"), losses_told():
+        raise gone
