@@ -6,6 +6,8 @@ from typing import Any
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from structlog.contextvars import merge_contextvars
+from structlog.testing import capture_logs
 
 from connectors.memory import MemoryConnector
 from sidecar import api_keys
@@ -106,6 +108,18 @@ async def test_no_spelling_slips_past_a_role(serve: Serve, keys: dict[str, str],
         if spied.asked:
             assert "NOT_FOUND" in told, "the engine has no such index, and it is within the role"
             assert index.startswith("articles-")
+
+
+async def test_the_line_of_a_refused_call_says_who_called(serve: Serve, keys: dict[str, str]) -> None:
+    with capture_logs(processors=[merge_contextvars]) as told:
+        async with (
+            serve(configured=guarded()) as (_, sidecar),
+            RerankClient(f"127.0.0.1:{sidecar.port}", api_key=keys["articles"]) as client,
+        ):
+            await status(lambda: client.search("secret", "apple", BODY))
+            await status(lambda: client.search("secret", "apple", {"size": -1}))
+    lines = [line for line in told if line["event"] == "call"]
+    assert [(line["reason"], line["caller"]) for line in lines] == [("PERMISSION_DENIED", "articles-app")] * 2
 
 
 @pytest.mark.parametrize(
