@@ -35,7 +35,7 @@ from sidecar.names import Names
 from sidecar.orders import Orders
 from sidecar.pipeline import Pipeline
 from sidecar.policy import languages_of
-from sidecar.reloading import Refused, Reloader
+from sidecar.reloading import Refused, Reloader, Stamp, stamp_of
 from sidecar.retrieval import Retrieval
 from sidecar.scheduler import Scheduler
 from sidecar.service import PolicyService, RerankService
@@ -88,9 +88,11 @@ class App:
         connectors: Mapping[str, Connector] | None = None,
         clock: Callable[[], float] = time.monotonic,
         file: Path | None = None,
+        seen: Stamp = None,
         adjust: Callable[[Settings], Settings] = lambda read: read,
     ) -> None:
-        """``file`` is watched: a change of it is taken over while calls are served, as ``adjust`` makes it."""
+        """``file`` is watched: a change of it is taken over while calls are served, as ``adjust`` makes it. ``seen`` is
+        the stamp that it had before ``settings`` were read."""
         self.metrics = Metrics()
         weights = {name: model.device_weight for name, model in settings.loaded_models.items()}
         self.scheduler = Scheduler(settings.server.max_queued_pairs, self.metrics, clock, weights)
@@ -102,7 +104,7 @@ class App:
         self._switches = Switches()
         self._current = Current(self._live(settings, connectors_of(settings, self.metrics, given=connectors)))
         self._watch = Watch(settings.policies, self.metrics)
-        self._reloader = Reloader(file, lambda read: self.apply(adjust(read)), self.metrics) if file else None
+        self._reloader = self._build_reloader(file, seen, adjust) if file else None
         self._health = Health()
         self._server = self._build_server()
         self._metrics_server: WSGIServer | None = None
@@ -123,7 +125,11 @@ class App:
         gate = Gate(settings, connectors, self._switches.is_off)
         retrieval = Retrieval(gate, names, reserve_s=settings.server.reserve_ms / 1e3)
         return Live(
-            settings, connectors, names, retrieval, authentication or extras.authentication(settings.server.auth)
+            settings,
+            connectors,
+            names,
+            retrieval,
+            authentication or extras.authentication(settings.server.auth, self.metrics),
         )
 
     async def apply(self, settings: Settings) -> None:
@@ -134,6 +140,8 @@ class App:
             Refused: a model, a connector or a key of it cannot be used; nothing has changed.
         """
         old = self._current.live
+        if old.settings.server.auth and not settings.server.auth:
+            raise Refused("server.auth: to serve whoever comes from now on needs a restart")
         changes, new = Changes.of(old.settings, settings), taken_over(old.settings, settings)
         models = [await self._loaded_anew(name, new.loaded_models[name]) for name in changes.load]
         if any(languages_of(new, policy) for policy in new.policies.values()):
@@ -168,11 +176,13 @@ class App:
             raise Refused(f"models.{name}: {error}") from error
 
     async def _close_later(self, old: Live, changes: Changes) -> None:
-        longest_s = max((policy.budget_ms for policy in old.settings.policies.values()), default=0) / 1e3
-        await asyncio.sleep(longest_s + old.settings.server.shutdown_grace_s)
+        await asyncio.sleep(old.settings.longest_call_s + old.settings.server.shutdown_grace_s)
         await old.names.close()
         for name in changes.close:
             await old.connectors[name].close()
+
+    def _build_reloader(self, file: Path, seen: Stamp, adjust: Callable[[Settings], Settings]) -> Reloader:
+        return Reloader(file, seen or stamp_of(file), lambda read: self.apply(adjust(read)), self.metrics)
 
     def _build_server(self) -> grpc.aio.Server:
         settings = self._settings.server
@@ -195,7 +205,7 @@ class App:
                     unread,
                     self.metrics,
                     lambda: self._current.live.authentication,
-                    extras.revoked(settings.tls),
+                    extras.revoked(settings.tls, self.metrics),
                     self._spans,
                 )
             ],
@@ -206,7 +216,7 @@ class App:
             RerankService(self._pipeline, self.metrics, watch, unread, limit), server
         )
         pb_grpc.add_PolicyServiceServicer_to_server(
-            PolicyService(self._current, self._switches, self.models, watch), server
+            PolicyService(self._current, self._switches, self.models, watch, self.metrics), server
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)
         own = [service.full_name for service in pb.DESCRIPTOR.services_by_name.values()]
@@ -246,7 +256,7 @@ class App:
     def _add_port(self, settings: ServerSettings) -> int:
         if settings.tls is None:
             return self._server.add_insecure_port(settings.address)
-        return self._server.add_secure_port(settings.address, Certificates(settings.tls).credentials())
+        return self._server.add_secure_port(settings.address, Certificates(settings.tls, self.metrics).credentials())
 
     async def ready(self) -> None:
         """Wait until every model is loaded or has failed, and every engine has been greeted."""

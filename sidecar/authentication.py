@@ -10,23 +10,26 @@ from sidecar import api_keys
 from sidecar.auth_settings import AuthSettings, JwtSettings, Role
 from sidecar.callers import NOBODY, Caller
 from sidecar.errors import NoAuthorization, NotAllowed, TooManyCalls
+from sidecar.metrics import Metrics
 from sidecar.watched_file import WatchedFile
 
 if TYPE_CHECKING:
     from sidecar.tokens import Tokens
 
-_BEARER = "Bearer "
+_BEARER = "bearer "
 _MOST_CALLERS = 10_000
 
 
 class Authentication:
     """Tells callers apart. Without settings everybody is let in."""
 
-    def __init__(self, settings: AuthSettings | None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, settings: AuthSettings | None, metrics: Metrics, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         """Raises KeyFault, OSError, ValueError where keys cannot be used, and ImportError without PyJWT."""
         self._settings = settings
-        self._keys = _Keys(settings, clock) if settings else None
-        self._tokens = _tokens(settings.jwt, clock) if settings and settings.jwt else None
+        self._keys = _Keys(settings, metrics, clock) if settings else None
+        self._tokens = _tokens(settings.jwt, metrics, clock) if settings and settings.jwt else None
         self._rates = Rates(clock)
 
     @property
@@ -45,14 +48,14 @@ class Authentication:
         if self._settings is None or self._keys is None:
             return NOBODY
         shown = [value for key, value in metadata if key == "authorization"]
-        if len(shown) != 1 or not isinstance(shown[0], str) or not shown[0].startswith(_BEARER):
+        if len(shown) != 1 or not isinstance(shown[0], str) or not shown[0].lower().startswith(_BEARER):
             raise NoAuthorization("send one metadata `authorization: Bearer KEY`")
-        secret = shown[0].removeprefix(_BEARER).strip()
+        secret = shown[0][len(_BEARER) :].strip()
         if key := api_keys.found(self._keys.current(), secret):
-            caller = Caller(key.name, self._settings.roles[key.role])
+            caller, kind = Caller(key.name, self._settings.roles[key.role]), "key"
         else:
-            caller = await self._by_token(secret, self._settings.roles)
-        if not self._rates.allows(caller.name, caller.role.calls_per_s):
+            caller, kind = await self._by_token(secret, self._settings.roles), "token"
+        if not self._rates.allows(f"{kind} {caller.name}", caller.role.calls_per_s):
             raise TooManyCalls(f"{caller.name!r} may make {caller.role.calls_per_s:g} calls in a second")
         return caller
 
@@ -65,20 +68,22 @@ class Authentication:
         return Caller(name, roles[role])
 
 
-def _tokens(settings: JwtSettings, clock: Callable[[], float]) -> "Tokens":
+def _tokens(settings: JwtSettings, metrics: Metrics, clock: Callable[[], float]) -> "Tokens":
     """Imports PyJWT, which is needed for tokens only."""
     from sidecar.tokens import Tokens
 
-    return Tokens(settings, clock)
+    return Tokens(settings, metrics, clock)
 
 
 class _Keys:
     """The keys of a file and of the environment; the file is read again when it has changed."""
 
-    def __init__(self, settings: AuthSettings, clock: Callable[[], float]) -> None:
+    def __init__(self, settings: AuthSettings, metrics: Metrics, clock: Callable[[], float]) -> None:
         variable, file, self._roles = settings.keys_env, settings.keys_file, settings.roles
         self._own = api_keys.read(os.environ.get(variable, ""), f"${variable}", self._roles) if variable else []
-        self._file = WatchedFile(lambda: self._read(file), "api_keys", file, clock=clock) if file else None
+        self._file = (
+            WatchedFile(lambda: self._read(file), "api_keys", file, metrics=metrics, clock=clock) if file else None
+        )
 
     def current(self) -> list[api_keys.ApiKey]:
         """All that are valid now."""

@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 
 from sidecar.logs import log
+from sidecar.metrics import Metrics
 from sidecar.server_settings import TlsSettings
 
 Stamp = tuple[tuple[int, int], ...]
@@ -21,17 +22,19 @@ class CertificateError(Exception):
 class Certificates:
     """What the port shows and trusts. gRPC asks at every handshake, in threads of its own."""
 
-    def __init__(self, settings: TlsSettings) -> None:
+    def __init__(self, settings: TlsSettings, metrics: Metrics) -> None:
         """Read the files.
 
         Raises:
             CertificateError: one of them cannot be used.
         """
         self._settings = settings
+        self._is_current = metrics.files_current.labels("certificates")
         self._files = [file for file in (settings.cert, settings.key, settings.client_ca) if file]
         self._lock = Lock()
         self._seen = self._stamp()
         self._first = self._read()
+        self._is_current.set(1)
 
     def credentials(self) -> grpc.ServerCredentials:
         """For a secure port."""
@@ -52,8 +55,12 @@ class Certificates:
                 self._seen = stamp
                 found = self._read()
             except (CertificateError, OSError) as error:
+                if isinstance(error.__cause__ or error, PermissionError):
+                    self._seen = ()  # a change of rights is no change of the file
+                self._is_current.set(0)
                 log.error("certificates_not_replaced", error=str(error))
                 return None
+            self._is_current.set(1)
             log.info("certificates_replaced", cert=str(self._settings.cert))
             return found
 

@@ -80,6 +80,8 @@ def load(path: str | Path) -> Settings:
 
 def _text(file: Path) -> str:
     try:
+        if file.exists() and not (file.is_file() or file.is_dir()):
+            raise ConfigurationError(file, Fault(0, "", "is neither a file nor a link to one"))
         with file.open("rb") as stream:
             content = stream.read(MAX_BYTES + 1)
         if len(content) <= MAX_BYTES:

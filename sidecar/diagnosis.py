@@ -20,7 +20,7 @@ _HINTS = {
     "CIRCUIT_OPEN": "the model's passes fail; the sidecar's log has `forward_failed` with the cause",
     "NON_FINITE_SCORE": "the checkpoint gives NaN in this number type: try `dtype: float32`",
     "TEXT_UNAVAILABLE": "none of the policy's fields holds text: see `text.fields`",
-    "POLICY_DISABLED": "the policy says `enabled: false`",
+    "POLICY_DISABLED": "the policy says `enabled: false` or `mode: off`, or an admin has switched it off",
     "NO_POLICY": "no policy matches the index and there is no `default_policy`",
     "NOT_RELEVANCE_SORTED": "the search is sorted by something else than `_score`",
     "NO_CANDIDATES": "the queries find fewer than two hits",

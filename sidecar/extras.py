@@ -3,6 +3,7 @@
 from sidecar.auth_settings import AuthSettings
 from sidecar.authentication import Authentication
 from sidecar.callers import CheckCertificate, nothing_revoked
+from sidecar.metrics import Metrics
 from sidecar.server_settings import TlsSettings, TracingSettings
 from sidecar.tracing import NO_SPANS, Spans
 
@@ -11,10 +12,10 @@ class StartError(Exception):
     """The server cannot start; the message says what to change."""
 
 
-def authentication(settings: AuthSettings | None) -> Authentication:
+def authentication(settings: AuthSettings | None, metrics: Metrics) -> Authentication:
     """Who may call; raises StartError."""
     try:
-        return Authentication(settings)
+        return Authentication(settings, metrics)
     except ImportError:
         raise StartError("server.auth.jwt needs PyJWT: pip install 'rerank-sidecar[jwt]'") from None
     except (ValueError, OSError) as error:
@@ -35,7 +36,7 @@ def spans(settings: TracingSettings | None) -> Spans:
         raise StartError(f"server.tracing: a variable OTEL_... of the environment: {error}") from error
 
 
-def revoked(settings: TlsSettings | None) -> CheckCertificate:
+def revoked(settings: TlsSettings | None, metrics: Metrics) -> CheckCertificate:
     """What refuses certificates that are revoked; raises StartError."""
     if settings is None or settings.client_crl is None or settings.client_ca is None:
         return nothing_revoked
@@ -44,6 +45,6 @@ def revoked(settings: TlsSettings | None) -> CheckCertificate:
     except ImportError:
         raise StartError("server.tls.client_crl needs cryptography: pip install 'rerank-sidecar[jwt]'") from None
     try:
-        return Revoked(settings.client_crl, settings.client_ca).check
+        return Revoked(settings.client_crl, settings.client_ca, metrics).check
     except (ValueError, OSError) as error:
         raise StartError(f"server.tls.client_crl: {error}") from error

@@ -200,7 +200,7 @@ class Gate:
         key = narrowing.key or call.query
         plan = policy.plan(self._settings, found.policy_name, narrowing.overrides, key) if found.policy_name else None
         if plan and self._is_off(plan.policy):
-            plan = replace(plan, enabled=False)
+            plan = replace(plan, switched_off=True)
         limit = (plan.limits if plan else _NO_LIMITS).query_chars
         if len(call.query) > limit:
             raise InvalidRequest(f"`query` has {len(call.query)} characters, at most {limit} are allowed")

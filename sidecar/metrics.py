@@ -133,6 +133,15 @@ class Metrics:
             "sidecar_configuration_current", "1 while the file's last change is served, 0 when it was refused."
         )
         self.configuration_current.set(1)
+        self.switched_off = gauge("sidecar_switched_off", "1 while an admin has switched a policy off.", policy)
+        self.files_current = gauge(
+            "sidecar_file_current",
+            "1 while the last change of keys, certificates or lists of revoked ones is served, 0 when it was refused.",
+            ("file",),
+        )
+        self.received = counter(
+            "sidecar_received", "Calls that came, also those whose callers left at once.", ("method",)
+        )
         self._caches = CacheCollector()
         self.registry.register(self._caches)
 

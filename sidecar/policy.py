@@ -57,6 +57,8 @@ class Plan:
     order_cache_s: int
     engine_timeout: bool
     version: str
+    switched_off: bool = False
+    """By hand, whatever the configuration says."""
 
     @property
     def orders_rest(self) -> bool:

@@ -22,27 +22,31 @@ class Refused(Exception):
 class Reloader:
     """Watches a file. ``apply`` takes new settings over, or raises :class:`Refused` and changes nothing."""
 
-    def __init__(self, file: Path, apply: Callable[[Settings], Awaitable[None]], metrics: Metrics) -> None:
+    def __init__(self, file: Path, seen: Stamp, apply: Callable[[Settings], Awaitable[None]], metrics: Metrics) -> None:
+        """``seen`` is the stamp that the file had before what is served was read."""
         self._file = file
         self._apply = apply
         self._metrics = metrics
         self._asked = asyncio.Event()
-        self._stamp = _stamp(file)
+        self._stamp = seen
 
     def ask(self) -> None:
         """Read the file again now, changed or not, as on SIGHUP."""
         self._asked.set()
 
     async def watch(self) -> None:
-        """Look at the file until cancelled. Changes that come while one is being taken over are seen afterwards."""
+        """Look at the file until cancelled. A change counts when two looks have found the same, since a half-written
+        file may be valid, too. Changes that come while one is being taken over are seen afterwards."""
+        last = self._stamp
         while True:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._asked.wait(), LOOK_EVERY_S)
-            stamp = _stamp(self._file)
-            if self._asked.is_set() or stamp != self._stamp:
+            stamp = stamp_of(self._file)
+            if self._asked.is_set() or last == stamp != self._stamp:
                 self._asked.clear()
                 self._stamp = stamp
                 await self.reload()
+            last = stamp
 
     async def reload(self) -> bool:
         """Take the file over as it is now; whether that went well."""
@@ -59,7 +63,8 @@ class Reloader:
         return False
 
 
-def _stamp(file: Path) -> Stamp:
+def stamp_of(file: Path) -> Stamp:
+    """What is different once a file has changed."""
     try:
         status = file.stat()
     except OSError:

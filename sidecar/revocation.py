@@ -14,6 +14,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 
 from sidecar.errors import NoAuthorization
 from sidecar.logs import log
+from sidecar.metrics import Metrics
 from sidecar.watched_file import WatchedFile
 
 _LEAF = "x509_pem_cert"
@@ -30,14 +31,14 @@ class Revoked:
     A list stays in force after the date of its next update: what was revoked stays revoked.
     """
 
-    def __init__(self, file: Path, cas: Path) -> None:
+    def __init__(self, file: Path, cas: Path, metrics: Metrics) -> None:
         """The lists in ``file`` are signed by CAs of ``cas``; those of other CAs are left out, and that is logged.
 
         Raises:
             ValueError: the file cannot be used; the message says why.
             OSError: it cannot be read.
         """
-        self._listed = WatchedFile(lambda: _read(file, cas), "revoked_certificates", file, cas)
+        self._listed = WatchedFile(lambda: _read(file, cas), "revoked_certificates", file, cas, metrics=metrics)
 
     def check(self, shown: Mapping[str, Sequence[bytes]]) -> None:
         """``shown`` is what gRPC knows of the client's end of the connection.

@@ -136,7 +136,8 @@ class RerankService(pb_grpc.RerankServiceServicer):
 class PolicyService(pb_grpc.PolicyServiceServicer):
     """List, Explain, Status and Switch."""
 
-    def __init__(self, current: Current, switches: Switches, models: Models, watch: Watch) -> None:
+    def __init__(self, current: Current, switches: Switches, models: Models, watch: Watch, metrics: Metrics) -> None:
+        self._metrics = metrics
         self._current = current
         self._switches = switches
         self._watch = watch
@@ -186,7 +187,12 @@ class PolicyService(pb_grpc.PolicyServiceServicer):
             raise NotAllowed("switching is for roles with `admin: true`, of a sidecar with `server.auth`")
         if request.policy and request.policy not in self._settings.policies:
             raise UnknownPolicy(f"policy {request.policy!r} is not configured")
+        names = [request.policy] if request.policy else list(self._settings.policies)
+        if others := [name for name in names if not fits(calling.get().role.policies, name)]:
+            raise NotAllowed(f"policy {others[0]!r} is not for the role of {calling.get().name!r}")
         self._switches.turn(request.policy, on=request.on)
+        for name in self._settings.policies:
+            self._metrics.switched_off.labels(name).set(int(self._switches.is_off(name)))
         log.warning("reranking_switched", policy=request.policy or "all", on=request.on)
         return pb.SwitchResponse(all_off=self._switches.all_off, off=sorted(self._switches.off))
 
@@ -196,7 +202,7 @@ class PolicyService(pb_grpc.PolicyServiceServicer):
             name=name,
             version=policy.version_of(self._settings, name),
             match=[f"{one.connector}:{one.index}" if one.connector else one.index for one in settings.match],
-            enabled=settings.enabled,
+            enabled=settings.enabled and not self._switches.is_off(name),
             model=settings.model,
             model_ready=self._models.is_ready(settings.model),
             settings=settings.model_dump_json(),

@@ -263,6 +263,13 @@ class Settings(Section):
         return models if NEAR in models else {**models, NEAR: ModelSettings(kind="bi_encoder")}
 
     @property
+    def longest_call_s(self) -> float:
+        """No call takes longer, by any policy, connector, or wish of a caller."""
+        budgets_ms = (max(policy.budget_ms, policy.limits.budget_ms or 0) for policy in self.policies.values())
+        searches_ms = (connector.search_timeout_ms for connector in self.connectors.values())
+        return max([*budgets_ms, *searches_ms], default=0) / 1e3
+
+    @property
     def loaded_models(self) -> dict[str, ModelSettings]:
         """Those to load: all but :data:`NEAR` where no policy uses it."""
         used = {name for policy in self.policies.values() for name in policy.models}

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextvars import Context
 
 from connectors.errors import ConnectorError, EngineTimeout, EngineUnavailable
 from sidecar.logs import log
@@ -42,7 +43,7 @@ class Silence:
         """No answer came."""
         self._in_a_row += 1
         if self._in_a_row >= SUSPICIOUS and self._asking is None and not self._closed:
-            self._asking = asyncio.create_task(self._ask_until_heard())
+            self._asking = asyncio.create_task(self._ask_until_heard(), context=Context())
 
     def close(self) -> None:
         """Ask no more."""

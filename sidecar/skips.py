@@ -22,6 +22,8 @@ def by_policy(plan: Plan | None, why: str) -> Skip | None:
     """No policy applies, or it is switched off; ``why`` is how the policy was found."""
     if plan is None:
         return Reason.NO_POLICY, why
+    if plan.switched_off:
+        return Reason.POLICY_DISABLED, f"policy {plan.policy!r} is switched off by hand (PolicyService.Switch)"
     if not plan.enabled:
         return Reason.POLICY_DISABLED, f"policy {plan.policy!r} is not enabled"
     return (Reason.HELD_OUT, f"policy {plan.policy!r} is not tried for this key") if plan.arm is Arm.HELD_OUT else None

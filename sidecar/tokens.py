@@ -12,6 +12,7 @@ import jwt
 from sidecar.auth_settings import JwtSettings
 from sidecar.errors import NoAuthorization
 from sidecar.logs import log
+from sidecar.metrics import Metrics
 from sidecar.watched_file import WatchedFile
 
 _ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "EdDSA")
@@ -34,11 +35,11 @@ Keys = Mapping[str | None, jwt.PyJWK]
 class Tokens:
     """Checks tokens of one issuer."""
 
-    def __init__(self, settings: JwtSettings, clock: Callable[[], float]) -> None:
+    def __init__(self, settings: JwtSettings, metrics: Metrics, clock: Callable[[], float]) -> None:
         """Raises OSError or ValueError where the file of keys cannot be used; an address is asked later."""
         self._settings = settings
         file = settings.jwks_file
-        self._fixed = WatchedFile(partial(_of_file, file), "jwks", file, clock=clock) if file else None
+        self._fixed = WatchedFile(partial(_of_file, file), "jwks", file, metrics=metrics, clock=clock) if file else None
         self._issuer = _Issuer(settings.jwks_url, clock) if settings.jwks_url else None
 
     async def read(self, token: str) -> tuple[str, str]:
@@ -62,6 +63,8 @@ class Tokens:
             raise NoAuthorization("the token has expired") from None
         except (jwt.PyJWTError, ValueError, TypeError):  # the latter two where key and algorithm do not fit
             raise NoAuthorization("the token is not valid") from None
+        if not claims["sub"]:
+            raise NoAuthorization("the token names nobody: `sub` is empty")
         return str(claims["sub"]), _claim(claims, self._settings.role_claim)
 
     async def _key(self, wanted: str | None) -> jwt.PyJWK:

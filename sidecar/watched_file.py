@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from sidecar.logs import log
+from sidecar.metrics import Metrics
 
 T = TypeVar("T")
 Stamp = tuple[tuple[int, int, int], ...] | None
@@ -21,14 +22,18 @@ class WatchedFile(Generic[T]):
         read: Callable[[], T],
         event: str,
         *files: Path,
+        metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """``read`` reads ``files``; it raises OSError or ValueError where they cannot be used, and so does this.
-        ``event`` begins the names of the log lines ``EVENT_replaced`` and ``EVENT_not_replaced``."""
+        ``event`` begins the names of the log lines ``EVENT_replaced`` and ``EVENT_not_replaced``, and is the label of
+        ``sidecar_file_current``."""
+        self._is_current = metrics.files_current.labels(event)
         self._read, self._event, self._files, self._clock = read, event, files, clock
         self._looked_at, self._stamp = clock(), _stamp(files)
         self._told = ""
         self._kept = read()
+        self._is_current.set(1)
 
     def current(self) -> T:
         """What is valid now."""
@@ -45,11 +50,13 @@ class WatchedFile(Generic[T]):
             self._kept = self._read()
         except (OSError, ValueError) as error:
             self._stamp = None if isinstance(error, OSError) else stamp
+            self._is_current.set(0)
             if str(error) != self._told:
                 self._told = str(error)
                 log.error(f"{self._event}_not_replaced", error=self._told)
         else:
             self._stamp, self._told = stamp, ""
+            self._is_current.set(1)
             log.info(f"{self._event}_replaced", file=str(self._files[0]))
 
 

@@ -30,6 +30,7 @@ def check(
     for name, connector in settings.connectors.items():
         if isinstance(connector, MemorySettings):
             _check_documents(name, connector)
+    _check_access(settings)
     counts = (
         _count(len(settings.connectors), "connector"),
         _count(len(settings.loaded_models), "model"),
@@ -38,6 +39,24 @@ def check(
     typer.echo(f"{file} is valid: {', '.join(counts)}")
     if engines and not asyncio.run(_check_engines(settings)):
         raise typer.Exit(1)
+
+
+def _check_access(settings: Settings) -> None:
+    """Keys, certificates and lists of revoked ones: what `serve` would stop for."""
+    from sidecar import extras
+    from sidecar.certificates import CertificateError, Certificates
+    from sidecar.metrics import Metrics
+
+    metrics = Metrics()
+    try:
+        extras.authentication(settings.server.auth, metrics)
+        extras.revoked(settings.server.tls, metrics)
+        if settings.server.tls:
+            Certificates(settings.server.tls, metrics)
+    except CertificateError as error:
+        stop(f"server.tls: {error}")
+    except extras.StartError as error:
+        stop(str(error))
 
 
 async def _check_engines(settings: Settings) -> bool:

@@ -3,6 +3,7 @@
 import asyncio
 import ipaddress
 import os
+import signal
 import sys
 from functools import partial
 from typing import Annotated
@@ -11,6 +12,7 @@ import typer
 from pydantic import ValidationError
 
 from sidecar.cli.terminal import ConfigurationFile, settings_of, stop
+from sidecar.reloading import stamp_of
 from sidecar.settings import ServerSettings, Settings
 
 
@@ -23,7 +25,10 @@ def serve(
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
     """Serve until SIGTERM or Ctrl-C. Logs are JSON lines on stderr, coloured text in a terminal."""
-    adjust = partial(_listening_on, address=address)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it is known what to read anew
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # of what it would write some comes from anyone who connects
+    adjust, seen = partial(_listening_on, address=address), stamp_of(file)
     settings = adjust(settings_of(file))
     if not (insecure or settings.server.tls or is_loopback(settings.server.address)):
         stop(
@@ -42,13 +47,15 @@ def serve(
     logs.configure(log_level, pretty=sys.stderr.isatty())
 
     async def run() -> None:
-        await App(settings, file=file, adjust=adjust).run()
+        await App(settings, file=file, seen=seen, adjust=adjust).run()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)  # a forward pass that hangs in its thread must not keep the process
 
     try:
         asyncio.run(run())
     except (StartError, WiringError) as error:
         stop(str(error))
-    os._exit(0)  # a forward pass that hangs in its thread must not keep the process
 
 
 def is_loopback(address: str) -> bool:

@@ -182,3 +182,22 @@ async def test_documents_are_fetched_from_the_roles_indices_only(serve: Serve, k
         outside = [*inside, pb.Candidate(id="d2", index="secret")]
         told = await status(lambda: client.rerank("apple", outside, index="articles-1"))
         assert told.startswith("PERMISSION_DENIED: index 'secret'")
+
+
+async def test_calls_are_counted_when_they_come_and_those_about_policies_have_a_line(
+    serve: Serve, keys: dict[str, str]
+) -> None:
+    with capture_logs(processors=[merge_contextvars]) as told:
+        async with (
+            serve(configured=guarded()) as (_, sidecar),
+            RerankClient(f"127.0.0.1:{sidecar.port}", api_key=keys["articles"]) as client,
+        ):
+            await client.policies.List(pb.ListRequest(), metadata=client.metadata())
+            with pytest.raises(grpc.aio.AioRpcError):
+                await client.search("articles-1", "apple", BODY, timeout_s=1e-6)
+            count = sidecar.metrics.registry.get_sample_value
+            assert count("sidecar_received_total", {"method": "List"}) == 1
+            listed = {"method": "List", "policy": "", "outcome": "OK", "reason": ""}
+            assert count("sidecar_requests_total", listed) == 1
+    lines = [line for line in told if line["event"] == "call"]
+    assert (lines[0]["method"], lines[0]["outcome"], lines[0]["caller"]) == ("List", "OK", "articles-app")

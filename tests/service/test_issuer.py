@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generat
 from sidecar.auth_settings import AuthSettings
 from sidecar.authentication import Authentication
 from sidecar.errors import NoAuthorization
+from sidecar.metrics import Metrics
 from tests.calls import until
 from tests.connector_fixtures import Asked, Server, serving
 from tests.pki import ca, issued
@@ -51,7 +52,7 @@ class Issuer:
     def authentication(self) -> Authentication:
         told = {"jwks_url": f"{self.server.url}/jwks.json", "issuer": "https://id", "audience": "search"}
         settings = AuthSettings.model_validate({"jwt": told, "roles": {"shop": {}}})
-        return Authentication(settings, lambda: self.now)
+        return Authentication(settings, Metrics(), lambda: self.now)
 
 
 @pytest.fixture

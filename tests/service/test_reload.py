@@ -22,6 +22,7 @@ from sidecar.cli import app as command
 from sidecar.client import RerankClient
 from sidecar.cost import CostModel
 from sidecar.loaded import LoadedModel
+from sidecar.reloading import LOOK_EVERY_S, stamp_of
 from sidecar.scoring.fake import WordOverlapScorer
 from sidecar.settings import ModelSettings, Settings
 from sidecar.v1 import rerank_pb2 as pb
@@ -134,6 +135,39 @@ async def test_without_being_asked_a_change_is_seen_within_seconds(file: Path) -
             assert time.monotonic() < started + 5
 
 
+async def test_a_half_written_file_is_not_taken_over_although_it_is_valid(file: Path) -> None:
+    async with served(file) as (client, app):
+        for number in range(8):
+            write(file, tree(rank_window_size=2 + number % 2))
+            await asyncio.sleep(LOOK_EVERY_S / 2)
+        assert value(app, "reloads_total", outcome="applied") == 0, "it was never the same twice"
+        write(file, tree(rank_window_size=4))
+        await until(lambda: value(app, "reloads_total", outcome="applied") == 1)
+        assert (await client.search("docs", QUERY, BODY)).message.meta.candidates == 4
+
+
+async def test_what_changed_while_the_process_started_is_taken_over(file: Path) -> None:
+    seen, read = stamp_of(file), configuration.load(file)
+    write(file, tree(enabled=False))
+    connectors = {"main": MemoryConnector("main", {"docs": DOCUMENTS})}
+    app = App(read, load=Loads(), connectors=connectors, file=file, seen=seen)
+    await app.start()
+    await app.ready()
+    assert app._reloader
+    watching = asyncio.create_task(app._reloader.watch())
+    try:
+        await until(lambda: value(app, "reloads_total", outcome="applied") == 1)
+    finally:
+        watching.cancel()
+        await app.stop()
+
+
+def test_no_connector_is_closed_before_its_longest_call_can_be_over() -> None:
+    assert settings({"budget_ms": 300, "limits": {"budget_ms": 9000}}).longest_call_s == 9
+    slow = {"main": {"type": "memory", "indices": {"docs": "unused"}, "search_timeout_ms": 20_000}}
+    assert settings(connectors=slow).longest_call_s == 20
+
+
 @pytest.mark.parametrize(
     "broken",
     [
@@ -226,6 +260,9 @@ async def test_keys_and_roles_change_while_calls_are_served(file: Path, tmp_path
             await client.search("docs", QUERY, BODY)
         async with RerankClient(f"127.0.0.1:{app.port}", api_key=key) as known:
             assert (await known.search("docs", QUERY, BODY)).outcome == "RERANKED"
+        await reloaded(app, file, tree(), "refused")
+        with pytest.raises(grpc.aio.AioRpcError, match="UNAUTHENTICATED"):
+            await client.search("docs", QUERY, BODY)
 
 
 async def test_a_hundred_rewrites_a_third_of_them_broken_cost_no_call(file: Path) -> None:
@@ -262,14 +299,18 @@ async def test_a_hundred_rewrites_a_third_of_them_broken_cost_no_call(file: Path
 async def test_reranking_is_switched_off_at_once_by_an_admin_alone(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = {role: api_keys.made(role, role) for role in ("admin", "search")}
+    made = {role: api_keys.made(role, role) for role in ("admin", "search", "others")}
     monkeypatch.setenv("KEYS", "\n".join(kept.line for _, kept in made.values()))
-    auth = {"keys_env": "KEYS", "roles": {"admin": {"admin": True}, "search": {}}}
+    roles: dict[str, Any] = {"admin": {"admin": True}, "search": {}, "others": {"admin": True, "policies": ["x"]}}
+    auth = {"keys_env": "KEYS", "roles": roles}
     async with serve(configured=settings(server={**SERVER, "auth": auth})) as (_, sidecar):
-        admin, other = (
-            RerankClient(f"127.0.0.1:{sidecar.port}", api_key=made[role][0]) for role in ("admin", "search")
+        admin, other, third = (
+            RerankClient(f"127.0.0.1:{sidecar.port}", api_key=made[role][0]) for role in ("admin", "search", "others")
         )
-        async with admin, other:
+        async with admin, other, third:
+            for policy in ("", "default"):
+                with pytest.raises(grpc.aio.AioRpcError, match="policy 'default' is not for the role of 'others'"):
+                    await third.policies.Switch(pb.SwitchRequest(policy=policy), metadata=third.metadata())
             with pytest.raises(grpc.aio.AioRpcError, match="PERMISSION_DENIED"):
                 await other.policies.Switch(pb.SwitchRequest(), metadata=other.metadata())
             for policy in ("", "default"):
@@ -277,6 +318,11 @@ async def test_reranking_is_switched_off_at_once_by_an_admin_alone(
                 assert (off.all_off, list(off.off)) == (not policy, [policy] if policy else [])
                 page = await other.search("docs", QUERY, BODY)
                 assert (page.outcome, page.reason) == ("SKIPPED", "POLICY_DISABLED")
+                assert "switched off by hand" in page.message.meta.detail
+                listed = await other.policies.List(pb.ListRequest(), metadata=other.metadata())
+                assert not listed.policies[0].enabled
+                shown = sidecar.metrics.registry.get_sample_value
+                assert shown("sidecar_switched_off", {"policy": "default"}) == 1
                 await admin.policies.Switch(pb.SwitchRequest(policy=policy, on=True), metadata=admin.metadata())
                 assert (await other.search("docs", QUERY, BODY)).outcome == "RERANKED"
             with pytest.raises(grpc.aio.AioRpcError, match="policy 'absent' is not configured"):

@@ -20,6 +20,7 @@ from sidecar.authentication import Authentication, Rates
 from sidecar.callers import Caller
 from sidecar.cli import app
 from sidecar.errors import NoAuthorization, NotAllowed, TooManyCalls
+from sidecar.metrics import Metrics
 
 ROLES: dict[str, Any] = {"search": {"indices": ["articles-*"]}, "busy": {"calls_per_s": 2}}
 runner = CliRunner()
@@ -37,17 +38,19 @@ def test_a_key_is_recognised_and_not_kept(tmp_path: Path) -> None:
     assert file.stat().st_mode & 0o777 == 0o600
     again = runner.invoke(app, ["key", "shop", "search", "--file", str(file)])
     assert (again.exit_code, "holds a key of 'shop'" in again.output) == (2, True)
-    auth = Authentication(AuthSettings(keys_file=file, roles=ROLES))
+    auth = Authentication(AuthSettings(keys_file=file, roles=ROLES), Metrics())
     caller = who(auth, f"Bearer {key}")
     assert (caller.name, caller.role.indices) == ("shop", ("articles-*",))
 
 
-@pytest.mark.parametrize("shown", [[], ["Bearer x"], ["Basic eDp5"], ["Bearer "], ["Bearer a", "Bearer b"], ["x"]])
+@pytest.mark.parametrize(
+    "shown", [[], ["Bearer x"], ["Basic eDp5"], ["Bearer "], ["Bearer a", "Bearer b"], ["x"]]
+)
 def test_anything_else_is_nobody(shown: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     _, kept = api_keys.made("shop", "search")
     monkeypatch.setenv("KEYS", kept.line)
     with pytest.raises(NoAuthorization):
-        who(Authentication(AuthSettings(keys_env="KEYS", roles=ROLES)), *shown)
+        who(Authentication(AuthSettings(keys_env="KEYS", roles=ROLES), Metrics()), *shown)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +78,7 @@ def test_keys_are_read_again_when_the_file_changes_and_a_broken_one_changes_noth
     (first, kept), (second, other) = api_keys.made("one", "search"), api_keys.made("two", "search")
     file = tmp_path / "keys.txt"
     file.write_text(kept.line)
-    auth = Authentication(AuthSettings(keys_file=file, roles=ROLES), lambda: now[0])
+    auth = Authentication(AuthSettings(keys_file=file, roles=ROLES), Metrics(), lambda: now[0])
 
     def write(text: str) -> None:
         file.write_text(text)
@@ -105,7 +108,7 @@ def test_a_caller_has_his_rate_and_others_theirs() -> None:
 def test_too_many_calls_are_refused_with_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     key, kept = api_keys.made("shop", "busy")
     monkeypatch.setenv("KEYS", kept.line)
-    auth = Authentication(AuthSettings(keys_env="KEYS", roles=ROLES), lambda: 0.0)
+    auth = Authentication(AuthSettings(keys_env="KEYS", roles=ROLES), Metrics(), lambda: 0.0)
     for _ in range(2):
         who(auth, f"Bearer {key}")
     with pytest.raises(TooManyCalls, match="'shop' may make 2 calls in a second"):
@@ -141,7 +144,7 @@ def issuer(tmp_path_factory: pytest.TempPathFactory) -> Issuer:
 
 def with_tokens(issuer: Issuer, clock: Callable[[], float] = time.monotonic) -> Authentication:
     told = {"jwks_file": issuer.file, "issuer": "https://id", "audience": "search", "role_claim": "app.role"}
-    return Authentication(AuthSettings.model_validate({"jwt": told, "roles": ROLES}), clock)
+    return Authentication(AuthSettings.model_validate({"jwt": told, "roles": ROLES}), Metrics(), clock)
 
 
 def test_a_valid_token_is_let_in(issuer: Issuer) -> None:
@@ -154,6 +157,7 @@ def test_a_valid_token_is_let_in(issuer: Issuer) -> None:
     [
         ({"exp": 1}, "the token has expired"),
         ({"exp": None}, "the token is not valid"),
+        ({"sub": ""}, "the token names nobody"),
         ({"aud": "others"}, "the token is not valid"),
         ({"iss": "https://evil"}, "the token is not valid"),
         ({"kid": "k2"}, "the token is not valid"),

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from sidecar.metrics import Metrics
 from sidecar.watched_file import WatchedFile
 
 
@@ -17,7 +18,11 @@ class Watched:
         self.unreadable = False
         self.path = folder / "number"
         self.path.write_text("1")
-        self.file = WatchedFile(self.read, "number", self.path, clock=lambda: self.now)
+        self.metrics = Metrics()
+        self.file = WatchedFile(self.read, "number", self.path, metrics=self.metrics, clock=lambda: self.now)
+
+    def is_current(self) -> bool:
+        return self.metrics.registry.get_sample_value("sidecar_file_current", {"file": "number"}) == 1
 
     def read(self) -> int:
         if self.unreadable:
@@ -49,8 +54,10 @@ def test_what_cannot_be_used_is_told_once_and_tried_when_it_changes(watched: Wat
     watched.becomes("no number")
     with capture_logs() as told:
         assert [watched.after_a_second() for _ in range(3)] == [1, 1, 1]
+        assert not watched.is_current()
         watched.becomes("3")
         assert watched.after_a_second() == 3
+        assert watched.is_current()
     assert [line["event"] for line in told] == ["number_not_replaced", "number_replaced"]
 
 
