@@ -194,9 +194,9 @@ class Gate:
             InvalidRequest: the policy is unknown, a value is over its limit, or the query is too long.
         """
         narrowing = call.narrowing
+        self._check_policy(narrowing.policy, call.caller)  # also one that there is none of, of which no more is told
         found = self._resolution(connector, call, known)
-        if found.policy_name and not fits(call.caller.role.policies, found.policy_name):
-            raise NotAllowed(f"policy {found.policy_name!r} is not for the role of {call.caller.name!r}")
+        self._check_policy(found.policy_name, call.caller)
         key = narrowing.key or call.query
         plan = policy.plan(self._settings, found.policy_name, narrowing.overrides, key) if found.policy_name else None
         if plan and self._is_off(plan.policy):
@@ -205,6 +205,10 @@ class Gate:
         if len(call.query) > limit:
             raise InvalidRequest(f"`query` has {len(call.query)} characters, at most {limit} are allowed")
         return plan, found.why
+
+    def _check_policy(self, name: str | None, caller: Caller) -> None:
+        if name and not fits(caller.role.policies, name):
+            raise NotAllowed(f"policy {name!r} is not for the role of {caller.name!r}")
 
     def _resolution(self, connector: str | None, call: SearchCall | RerankCall, known: Known | None) -> Resolution:
         """The policy of a call; what follows from an answer of the engine is worked out once for it."""

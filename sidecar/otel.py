@@ -4,20 +4,21 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from connectors.trace_context import trace_headers
 from sidecar import __version__, tracing
+from sidecar.logs import log
 from sidecar.server_settings import TracingSettings
 
 _EXPORT_TIMEOUT_S = 2
@@ -25,6 +26,21 @@ _CLOSE_S = 3
 _NS_PER_S = 1_000_000_000
 _OWN_FAULTS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
 """What is an error of the server's span by the semantic conventions for gRPC; of others the caller has to say."""
+
+
+class _Exporter(OTLPSpanExporter):
+    """Says once that spans do not get through, and once that they do again; the library would at every try."""
+
+    _failing = False
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        result = super().export(spans)
+        failing = result is not SpanExportResult.SUCCESS
+        if failing != self._failing:
+            self._failing = failing
+            tell, event = (log.warning, "spans_are_lost") if failing else (log.info, "spans_arrive_again")
+            tell(event, endpoint=self._endpoint)
+        return result
 
 
 class OpenTelemetrySpans:
@@ -44,7 +60,7 @@ class OpenTelemetrySpans:
             sampler=ParentBased(TraceIdRatioBased(settings.share)),
             shutdown_on_exit=False,
         )
-        exporter = OTLPSpanExporter(
+        exporter = _Exporter(
             endpoint=settings.endpoint, insecure=settings.endpoint.startswith("http:"), timeout=_EXPORT_TIMEOUT_S
         )
         self._provider.add_span_processor(BatchSpanProcessor(exporter))

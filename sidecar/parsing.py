@@ -1,6 +1,7 @@
 """From the messages of the contract to parsed calls. Pure; every fault names the field and what is allowed."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from google.protobuf.message import Message
@@ -31,13 +32,19 @@ def search_call(
         index=request.index,
         query=_query(request.query),
         body=json_object(request.body or "{}", "body"),
-        params=dict(request.params),
+        params=_params(request.params),
         narrowing=narrowing(request.options),
         clock=clock,
         template=_template(request),
         authorization=authorization,
         caller=caller,
     )
+
+
+def _params(params: Mapping[str, str]) -> dict[str, str]:
+    if "index" in params:
+        raise InvalidRequest("`params.index`: what is searched is named by `index` alone")
+    return dict(params)
 
 
 def explained_call(
@@ -49,7 +56,7 @@ def explained_call(
         index=request.index,
         query="",
         body=json_object(request.body or "{}", "body"),
-        params=dict(request.params),
+        params=_params(request.params),
         narrowing=narrowing(request.options),
         clock=clock,
         template=_template(request),

@@ -110,6 +110,30 @@ async def test_no_spelling_slips_past_a_role(serve: Serve, keys: dict[str, str],
             assert index.startswith("articles-")
 
 
+async def test_of_policies_that_are_not_the_roles_not_even_the_names_are_told(
+    serve: Serve, keys: dict[str, str]
+) -> None:
+    async with (
+        serve(configured=guarded()) as (_, sidecar),
+        RerankClient(f"127.0.0.1:{sidecar.port}", api_key=keys["nothing"]) as client,
+    ):
+        for name in ("default", "absent"):
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await client.search("docs", "apple", BODY, options=pb.Options(policy=name))
+            assert refused.value.code() == grpc.StatusCode.PERMISSION_DENIED
+            assert refused.value.details() == f"policy {name!r} is not for the role of 'nothing-app'"
+
+
+async def test_no_parameter_names_an_index(serve: Serve, keys: dict[str, str]) -> None:
+    request = pb.SearchRequest(index="articles-1", query="apple", params={"index": "secret"})
+    async with (
+        serve(configured=guarded(), connector=engine()) as (_, sidecar),
+        RerankClient(f"127.0.0.1:{sidecar.port}", api_key=keys["articles"]) as client,
+    ):
+        told = await status(lambda: client.stub.Search(request, metadata=client.metadata()))
+    assert told.startswith("INVALID_ARGUMENT: `params.index`")
+
+
 async def test_the_line_of_a_refused_call_says_who_called(serve: Serve, keys: dict[str, str]) -> None:
     with capture_logs(processors=[merge_contextvars]) as told:
         async with (

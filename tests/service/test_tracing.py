@@ -11,6 +11,7 @@ import grpc
 import pytest
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from structlog.testing import capture_logs
 
 from sidecar.client import RerankClient, rerank_request, search_request
 from sidecar.extras import StartError
@@ -170,14 +171,16 @@ async def test_the_share_is_of_traces_that_begin_here(serve: Serve, collector: C
     assert {span.trace_id.hex() for span in collector.spans} == {TRACE}
 
 
-async def test_a_collector_that_is_not_there_costs_nothing(serve: Serve) -> None:
-    async with serve(configured=traced(1)) as (client, _):
-        started = time.monotonic()
-        for number in range(50):
-            await client.stub.Rerank(rerank_request("apple", [f"pie {number}"]))
-        assert time.monotonic() - started < 5
-        stopping = time.monotonic()
-    assert time.monotonic() - stopping < 10
+async def test_a_collector_that_is_not_there_costs_nothing_and_is_told_once(serve: Serve) -> None:
+    with capture_logs() as lines:
+        async with serve(configured=traced(1)) as (client, _):
+            started = time.monotonic()
+            for number in range(50):
+                await client.stub.Rerank(rerank_request("apple", [f"pie {number}"]))
+            assert time.monotonic() - started < 5
+            stopping = time.monotonic()
+        assert time.monotonic() - stopping < 10
+    assert [line["event"] for line in lines if line["event"].startswith("spans")] == ["spans_are_lost"]
 
 
 async def test_without_the_package_the_start_says_what_to_install(

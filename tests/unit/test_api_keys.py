@@ -43,9 +43,7 @@ def test_a_key_is_recognised_and_not_kept(tmp_path: Path) -> None:
     assert (caller.name, caller.role.indices) == ("shop", ("articles-*",))
 
 
-@pytest.mark.parametrize(
-    "shown", [[], ["Bearer x"], ["Basic eDp5"], ["Bearer "], ["Bearer a", "Bearer b"], ["x"]]
-)
+@pytest.mark.parametrize("shown", [[], ["Bearer x"], ["Basic eDp5"], ["Bearer "], ["Bearer a", "Bearer b"], ["x"]])
 def test_anything_else_is_nobody(shown: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     _, kept = api_keys.made("shop", "search")
     monkeypatch.setenv("KEYS", kept.line)
