@@ -32,7 +32,10 @@ class JwtSettings(Section):
         None, description="File with the issuer's public keys (JWKS); read again when it changes."
     )
     jwks_url: str | None = Field(
-        None, pattern="^https://", description="Where they are fetched instead, anew every five minutes."
+        None,
+        pattern="^https://",
+        json_schema_extra={"allowed": "an https:// address"},
+        description="Where they are fetched instead, anew every five minutes.",
     )
     issuer: str = Field(min_length=1, description="What `iss` has to be.")
     audience: str = Field(min_length=1, description="What `aud` has to hold.")

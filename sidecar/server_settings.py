@@ -35,6 +35,7 @@ class TracingSettings(Section):
     endpoint: str = Field(
         "http://localhost:4317",
         pattern=r"^https?://[^/]+/?$",
+        json_schema_extra={"allowed": "http://host:port, https://host:port"},
         description="The collector, OTLP over gRPC: `http://host:port`, or `https://` for TLS. Headers and "
         "certificates for it: OTEL_EXPORTER_OTLP_HEADERS, OTEL_EXPORTER_OTLP_CERTIFICATE.",
     )

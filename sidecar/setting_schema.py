@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from annotated_types import Ge, Le
+from annotated_types import Ge, Gt, Le
 from pydantic import BaseModel, SecretStr, Tag
 from pydantic.fields import FieldInfo
 
@@ -123,7 +123,10 @@ def allowed(annotation: Any, field: FieldInfo | None) -> str:
 
 def _range(field: FieldInfo) -> str:
     least = next((bound.ge for bound in field.metadata if isinstance(bound, Ge)), None)
+    above = next((bound.gt for bound in field.metadata if isinstance(bound, Gt)), None)
     most = next((bound.le for bound in field.metadata if isinstance(bound, Le)), None)
+    if above is not None:
+        return f"above {above}" if most is None else f"above {above}, up to {most}"
     if least is None or most is None:
         return "" if least is None else f"{least} or more"
     return f"{least}..{most}"
