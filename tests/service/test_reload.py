@@ -14,7 +14,7 @@ import yaml
 from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
-from connectors.memory import MemoryConnector
+from connectors.memory import Fault, MemoryConnector
 from sidecar import api_keys, configuration
 from sidecar.app import App
 from sidecar.changes import Changes, differences
@@ -327,6 +327,25 @@ async def test_reranking_is_switched_off_at_once_by_an_admin_alone(
                 assert (await other.search("docs", QUERY, BODY)).outcome == "RERANKED"
             with pytest.raises(grpc.aio.AioRpcError, match="policy 'absent' is not configured"):
                 await admin.policies.Switch(pb.SwitchRequest(policy="absent"), metadata=admin.metadata())
+
+
+async def test_it_can_be_switched_off_while_no_other_call_is_let_in(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, kept = api_keys.made("admin", "admin")
+    monkeypatch.setenv("KEYS", kept.line)
+    full = {**SERVER, "max_concurrent_calls": 1, "auth": {"keys_env": "KEYS", "roles": {"admin": {"admin": True}}}}
+    slow = MemoryConnector("main", {"docs": DOCUMENTS}, faults=[Fault(delay_s=0.5, on="search")])
+    async with (
+        serve(configured=settings(server=full), connector=slow) as (_, sidecar),
+        RerankClient(f"127.0.0.1:{sidecar.port}", api_key=key) as admin,
+    ):
+        under_way = asyncio.create_task(admin.search("docs", QUERY, BODY))
+        await asyncio.sleep(0.1)
+        with pytest.raises(grpc.aio.AioRpcError, match="1 calls are served at once"):
+            await admin.search("docs", QUERY, BODY)
+        assert (await admin.policies.Switch(pb.SwitchRequest(), metadata=admin.metadata())).all_off
+        await under_way
 
 
 async def test_without_auth_nobody_may_switch(serve: Serve) -> None:
