@@ -2,6 +2,8 @@
 
 import asyncio
 import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Self
 
 from h2.config import H2Configuration
@@ -16,21 +18,26 @@ class SlowReader:
     """One connection, whose windows stay shut: the server may send headers, and not one byte of an answer."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Use :meth:`connect`."""
+        """Use :meth:`connected`."""
         self._reader = reader
         self._writer = writer
         self._http = H2Connection(H2Configuration(client_side=True, header_encoding="utf-8"))
 
     @classmethod
-    async def connect(cls, port: int) -> Self:
-        """Connect to a sidecar of this machine, and learn how many calls it takes at once."""
+    @asynccontextmanager
+    async def connected(cls, port: int) -> AsyncIterator[Self]:
+        """Connected to a sidecar of this machine, knowing how many calls it takes at once; it hangs up at the end."""
         one = cls(*await asyncio.open_connection("127.0.0.1", port))
-        one._http.local_settings[SettingCodes.INITIAL_WINDOW_SIZE] = 0
-        one._http.initiate_connection()
-        await one._flush()
-        while not any(isinstance(event, RemoteSettingsChanged) for event in await one._read()):
-            pass
-        return one
+        try:
+            one._http.local_settings[SettingCodes.INITIAL_WINDOW_SIZE] = 0
+            one._http.initiate_connection()
+            await one._flush()
+            while not any(isinstance(event, RemoteSettingsChanged) for event in await one._read()):
+                pass
+            yield one
+        finally:
+            one._writer.close()
+            await one._writer.wait_closed()
 
     @property
     def allowed(self) -> int:
@@ -51,11 +58,6 @@ class SlowReader:
         self._http.send_headers(stream, list(headers.items()))
         self._http.send_data(stream, struct.pack(">BI", _UNCOMPRESSED, len(message)) + message, end_stream=True)
         await self._flush()
-
-    async def close(self) -> None:
-        """Hang up."""
-        self._writer.close()
-        await self._writer.wait_closed()
 
     async def _read(self) -> list[object]:
         events: list[object] = list(self._http.receive_data(await self._reader.read(2**16)))
