@@ -48,6 +48,8 @@ from sidecar.wiring import WiringError, connectors_of
 
 LoadModel = Callable[[str, ModelSettings], LoadedModel]
 _HEALTH_EVERY_S = 0.5
+_LEAST_STREAMS = 1024
+"""Of a connection: a client may open that many before it learns how many are allowed, and would be refused."""
 _SWITCH_INTERVAL_S = 0.0005
 """How long Python code may keep the interpreter from the device's thread, which asks for it back after each operation
 of a forward pass. Measured on two cores of an AMD EPYC, 30 pairs of 85 tokens beside a thread that parses JSON without
@@ -62,13 +64,13 @@ def load_model(name: str, settings: ModelSettings) -> LoadedModel:
 
 
 def _channel_options(max_message_bytes: int, max_calls: int) -> list[tuple[str, int]]:
-    """Of the gRPC port. A connection has twice as many streams as calls are served at once: those that are too many are
-    to be told so. Clients that vanished are noticed within 80 s, and those that ask every 10 s whether the sidecar is
+    """Of the gRPC port. A connection has more streams than calls are served at once: those that are too many are to be
+    told so. Clients that vanished are noticed within 80 s, and those that ask every 10 s whether the sidecar is
     there are not hung up on."""
     return [
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.max_send_message_length", max_message_bytes),
-        ("grpc.max_concurrent_streams", 2 * max_calls),
+        ("grpc.max_concurrent_streams", max(_LEAST_STREAMS, 2 * max_calls)),
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.keepalive_timeout_ms", 20_000),
         ("grpc.keepalive_permit_without_calls", 1),

@@ -73,6 +73,7 @@ class Guard(grpc.aio.ServerInterceptor):
         self._unread = unread
         self._calls = 0
         self._metrics = metrics
+        metrics.under_way.set_function(lambda: self._calls)
         self._spans = spans
 
     async def intercept_service(

@@ -139,6 +139,7 @@ class Metrics:
             "1 while the last change of keys, certificates or lists of revoked ones is served, 0 when it was refused.",
             ("file",),
         )
+        self.under_way = gauge("sidecar_calls_under_way", "Calls served now, of `max_concurrent_calls` at most.")
         self.received = counter(
             "sidecar_received", "Calls that came, also those whose callers left at once.", ("method",)
         )

@@ -205,20 +205,24 @@ async def test_what_callers_leave_unread_has_a_bound(serve: Serve, method: str) 
     large = MemoryConnector("main", {"docs": LONG})
     async with serve(configured=configured(server=own), connector=large) as (client, app):
 
+        def told(name: str, **labels: str) -> float:
+            return app.metrics.registry.get_sample_value(f"sidecar_{name}", labels) or 0.0
+
         def unread_bytes() -> float:
-            return app.metrics.registry.get_sample_value("sidecar_unread_bytes") or 0.0
+            return told("unread_bytes")
 
         await client.search("docs", "apple", BODY)
         before = resident_bytes()
         async with AsyncExitStack() as stack:
             slow = [await stack.enter_async_context(SlowReader.connected(app.port)) for _ in range(5)]
-            assert {one.allowed for one in slow} == {50}
+            assert {one.allowed for one in slow} == {1024}
             for one in slow:
-                for _ in range(one.allowed):
+                for _ in range(50):
                     await one.ask(f"/sidecar.v1.RerankService/{method}", message.SerializeToString())
+            await until(lambda: told("received_total", method=method) >= 250 and told("calls_under_way") == 0)
             for _ in range(20):
                 assert (await client.search("docs", "apple", BODY)).outcome == "RERANKED"
-            await until(lambda: unread_bytes() >= 5 * 16 * MIB)
+            assert unread_bytes() >= 5 * 16 * MIB
             assert unread_bytes() < 5 * (16 + 9) * MIB, "an eighth of the bound each, and one answer"
             assert resident_bytes() < before + 750 * MIB, "with 25 calls under way; 250 answers would take 2,000"
         await until(lambda: unread_bytes() == 0)
