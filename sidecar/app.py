@@ -24,6 +24,7 @@ from sidecar.authentication import Authentication
 from sidecar.certificates import CertificateError, Certificates
 from sidecar.changes import Changes, taken_over
 from sidecar.extras import StartError
+from sidecar.file_stamp import Stamp, stamp_of
 from sidecar.gate import Gate
 from sidecar.health import Health
 from sidecar.interceptors import Guard
@@ -35,7 +36,7 @@ from sidecar.names import Names
 from sidecar.orders import Orders
 from sidecar.pipeline import Pipeline
 from sidecar.policy import languages_of
-from sidecar.reloading import Refused, Reloader, Stamp, stamp_of
+from sidecar.reloading import Refused, Reloader
 from sidecar.retrieval import Retrieval
 from sidecar.scheduler import Scheduler
 from sidecar.service import PolicyService, RerankService

@@ -19,7 +19,7 @@ from sidecar.callers import CheckCertificate, calling, calling_host, host_of, no
 from sidecar.logs import log
 from sidecar.metrics import Metrics
 from sidecar.tracing import NO_SPANS, Spans, carried_by, trace_id
-from sidecar.unread import Unread
+from sidecar.unread import Unread, reply_bytes
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 
@@ -102,7 +102,7 @@ class Guard(grpc.aio.ServerInterceptor):
                 reply = await handler.unary_unary(_read(request, handler.request_deserializer), context)
                 if method.startswith(_WITHOUT_OWN_LINE):
                     self._succeeded(method.rpartition("/")[2], started)
-                connection, size_bytes = context.peer(), reply.ByteSize()
+                connection, size_bytes = context.peer(), reply_bytes.get()
                 self._unread.given(connection, size_bytes)
                 context.add_done_callback(lambda _: self._unread.read(connection, size_bytes))
                 return reply
@@ -113,7 +113,7 @@ class Guard(grpc.aio.ServerInterceptor):
         async def call(request: bytes, context: Any) -> AsyncIterator[Any]:
             async with self._guarded(method, context):
                 async for response in handler.unary_stream(_read(request, handler.request_deserializer), context):
-                    with self._not_working(), self._unread.waiting(context.peer(), response.ByteSize()):
+                    with self._not_working(), self._unread.waiting(context.peer(), reply_bytes.get()):
                         yield response
 
         return call

@@ -110,7 +110,7 @@ class Metrics:
         )
         self.connector_open = gauge(
             "sidecar_connector_open",
-            "1 while an engine that gave no answer is asked only now and then.",
+            "1 while an engine gives no answer, so that calls are refused at once.",
             ("connector",),
         )
         self.unread_bytes = gauge("sidecar_unread_bytes", "Memory of answers that their callers have not read yet.")

@@ -6,13 +6,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from sidecar.configuration import ConfigurationError, load
+from sidecar.file_stamp import Stamp, stamp_of
 from sidecar.logs import log
 from sidecar.metrics import Metrics
 from sidecar.settings import Settings
 
 LOOK_EVERY_S = 1.0
-Stamp = tuple[int, int, int] | None
-"""Inode, size and time of change of a file; None where there is none."""
 
 
 class Refused(Exception):
@@ -61,12 +60,3 @@ class Reloader:
             return True
         self._metrics.configured(ok=False)
         return False
-
-
-def stamp_of(file: Path) -> Stamp:
-    """What is different once a file has changed."""
-    try:
-        status = file.stat()
-    except OSError:
-        return None
-    return status.st_ino, status.st_size, status.st_mtime_ns

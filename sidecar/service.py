@@ -22,7 +22,7 @@ from sidecar.resolution import UnknownPolicy
 from sidecar.settings import Settings
 from sidecar.tracing import spans
 from sidecar.types import Reason
-from sidecar.unread import Unread
+from sidecar.unread import Unread, reply_bytes
 from sidecar.v1 import rerank_pb2 as pb
 from sidecar.v1 import rerank_pb2_grpc as pb_grpc
 from sidecar.watch import Watch
@@ -100,7 +100,8 @@ class RerankService(pb_grpc.RerankServiceServicer):
     def _check_room(self, reply: Message, context: Any) -> None:
         """Refuse with a reason and a request id what gRPC would refuse without, and what nobody would read."""
         self._unread.check(context.peer())
-        size = reply.ByteSize() + _FRAME_BYTES
+        reply_bytes.set(reply.ByteSize())
+        size = reply_bytes.get() + _FRAME_BYTES
         if size > self._max_reply_bytes:
             raise ReplyTooLarge(
                 f"the reply has {size} bytes, `server.max_message_mib` allows {self._max_reply_bytes}: "

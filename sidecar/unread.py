@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 from sidecar.errors import TooManyCalls
 from sidecar.metrics import Metrics
@@ -13,6 +14,11 @@ _COPIES = 4
 Measured: 3.5 for 2 MiB."""
 _CALL_BYTES = 64 * 2**10
 """What a call takes beside its answer."""
+
+
+reply_bytes: ContextVar[int] = ContextVar("reply_bytes", default=0)
+"""Size of the answer that is about to leave: measured once, for it takes as long as writing the answer. Those of
+PolicyService are small and not measured."""
 
 
 class Unread:

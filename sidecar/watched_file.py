@@ -5,11 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from sidecar.file_stamp import Stamp, stamp_of
 from sidecar.logs import log
 from sidecar.metrics import Metrics
 
 T = TypeVar("T")
-Stamp = tuple[tuple[int, int, int], ...] | None
 
 _LOOK_EVERY_S = 1.0
 
@@ -30,7 +30,7 @@ class WatchedFile(Generic[T]):
         ``sidecar_file_current``."""
         self._is_current = metrics.files_current.labels(event)
         self._read, self._event, self._files, self._clock = read, event, files, clock
-        self._looked_at, self._stamp = clock(), _stamp(files)
+        self._looked_at, self._seen = clock(), self._stamps()
         self._told = ""
         self._kept = read()
         self._is_current.set(1)
@@ -39,30 +39,25 @@ class WatchedFile(Generic[T]):
         """What is valid now."""
         if self._clock() >= self._looked_at + _LOOK_EVERY_S:
             self._looked_at = self._clock()
-            stamp = _stamp(self._files)
-            if stamp is None or stamp != self._stamp:
-                self._replace(stamp)
+            stamps = self._stamps()
+            if stamps != self._seen or None in stamps:
+                self._replace(stamps)
         return self._kept
 
-    def _replace(self, stamp: Stamp) -> None:
+    def _replace(self, stamps: list[Stamp]) -> None:
         """A file that cannot be read is tried again; what cannot be used is tried when it changes."""
         try:
             self._kept = self._read()
         except (OSError, ValueError) as error:
-            self._stamp = None if isinstance(error, OSError) else stamp
+            self._seen = [] if isinstance(error, OSError) else stamps
             self._is_current.set(0)
             if str(error) != self._told:
                 self._told = str(error)
                 log.error(f"{self._event}_not_replaced", error=self._told)
         else:
-            self._stamp, self._told = stamp, ""
+            self._seen, self._told = stamps, ""
             self._is_current.set(1)
             log.info(f"{self._event}_replaced", file=str(self._files[0]))
 
-
-def _stamp(files: tuple[Path, ...]) -> Stamp:
-    try:
-        found = [file.stat() for file in files]
-    except OSError:
-        return None
-    return tuple((status.st_ino, status.st_mtime_ns, status.st_size) for status in found)
+    def _stamps(self) -> list[Stamp]:
+        return [stamp_of(file) for file in self._files]

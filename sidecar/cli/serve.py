@@ -12,7 +12,7 @@ import typer
 from pydantic import ValidationError
 
 from sidecar.cli.terminal import ConfigurationFile, settings_of, stop
-from sidecar.reloading import stamp_of
+from sidecar.file_stamp import stamp_of
 from sidecar.settings import ServerSettings, Settings
 
 

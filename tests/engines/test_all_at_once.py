@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
 import yaml
 
@@ -21,8 +20,8 @@ from tests.conftest import DOCUMENTS, loader
 from tests.engines.catalog import ENGINES
 from tests.engines.conftest import TARGETS, FreshNode
 from tests.engines.engine import Engine
-from tests.engines.faulty import BODY, BUDGET_S, SEARCH_TIMEOUT_S, search
-from tests.engines.test_outages import FAILED, End, stalls
+from tests.engines.faulty import BODY, BUDGET_S, SEARCH_TIMEOUT_S
+from tests.engines.test_outages import FAILED, End, call, stalls, working
 from tests.pki import ca, issued
 
 CALLERS = 8
@@ -94,26 +93,15 @@ async def load(stage: Stage) -> AsyncIterator[list[End]]:
     """Callers who ask again and again, each twenty times on a connection; the list of how calls ended grows."""
     ends: list[End] = []
 
-    async def keep_calling() -> None:
+    async def keep_calling(_: int) -> None:
         while True:
             async with stage.client() as client:
                 for _ in range(20):
-                    began = time.monotonic()
-                    try:
-                        end = (await search(client, "books", BODY)).outcome
-                    except grpc.aio.AioRpcError as error:
-                        end = error.code().name
-                    ends.append(End(began, time.monotonic() - began, end))
+                    ends.append(await call(client, "books", BODY))
                     await asyncio.sleep(0.02)
 
-    tasks = [asyncio.create_task(keep_calling()) for _ in range(CALLERS)]
-    try:
+    async with working(keep_calling, CALLERS):
         yield ends
-    finally:
-        for task in tasks:
-            task.cancel()
-        results = await asyncio.gather(*tasks, return_exceptions=True)
-    assert all(isinstance(result, asyncio.CancelledError) for result in results), results
 
 
 async def rewrite(stage: Stage) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,14 +58,21 @@ async def callers(client: RerankClient, index: str, count: int) -> AsyncIterator
     """So many callers who ask again and again, each when it has its answer; the list grows meanwhile."""
     ends: list[End] = []
 
-    async def keep_calling(body: Json) -> None:
+    async def keep_calling(number: int) -> None:
         while True:
-            ends.append(await call(client, index, body))
+            ends.append(await call(client, index, BODIES[number % 2]))
             await asyncio.sleep(0.02)
 
-    tasks = [asyncio.create_task(keep_calling(BODIES[number % 2])) for number in range(count)]
-    try:
+    async with working(keep_calling, count):
         yield ends
+
+
+@asynccontextmanager
+async def working(work: Callable[[int], Coroutine[None, None, None]], count: int) -> AsyncIterator[None]:
+    """So many that work without end, each with its number; none may fail meanwhile."""
+    tasks = [asyncio.create_task(work(number)) for number in range(count)]
+    try:
+        yield
     finally:
         for task in tasks:
             task.cancel()

@@ -21,8 +21,9 @@ from sidecar.changes import Changes, differences
 from sidecar.cli import app as command
 from sidecar.client import RerankClient
 from sidecar.cost import CostModel
+from sidecar.file_stamp import stamp_of
 from sidecar.loaded import LoadedModel
-from sidecar.reloading import LOOK_EVERY_S, stamp_of
+from sidecar.reloading import LOOK_EVERY_S
 from sidecar.scoring.fake import WordOverlapScorer
 from sidecar.settings import ModelSettings, Settings
 from sidecar.v1 import rerank_pb2 as pb
