@@ -39,7 +39,9 @@ class ModelSettings(Section):
         description="`auto` (CUDA if present), `cpu`, `cuda` or `cuda:N`.",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="`auto`: bfloat16 or float16 on CUDA, bfloat16 on a CPU that multiplies it, else float32."
+        "auto",
+        description="`auto`: bfloat16 or float16 on CUDA, bfloat16 on a CPU that is measured to be faster by it, else "
+        "float32.",
     )
     backend: Literal["auto", "torch", "onnx"] = Field(
         "auto",

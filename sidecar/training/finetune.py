@@ -128,4 +128,4 @@ def _without_dropout(model: torch.nn.Module) -> None:
 
 
 def _multiplies_bfloat16(device: str) -> bool:
-    return torch.cuda.is_bf16_supported() if device.startswith("cuda") else hardware.has_bfloat16()
+    return torch.cuda.is_bf16_supported() if device.startswith("cuda") else hardware.gains_by_bfloat16()

@@ -105,9 +105,41 @@ def test_a_named_number_type_is_taken_as_it_is(name: str) -> None:
     assert str(pick_dtype(ModelSettings.model_validate({"dtype": name}), torch.device("cpu"))) == f"torch.{name}"
 
 
-def test_on_a_cpu_auto_is_bfloat16_where_it_is_multiplied_and_float32_elsewhere() -> None:
-    chosen = pick_dtype(ModelSettings(), torch.device("cpu"))
-    assert chosen == (torch.bfloat16 if has_bfloat16() else torch.float32)
+@pytest.mark.parametrize(
+    ("has_it", "bfloat16_s", "chosen"),
+    [(True, 0.5, "bfloat16"), (True, 0.95, "float32"), (True, 1.6, "float32"), (False, 0.5, "float32")],
+)
+def test_on_a_cpu_auto_is_bfloat16_where_products_are_markedly_faster_in_it(
+    monkeypatch: pytest.MonkeyPatch, has_it: bool, bfloat16_s: float, chosen: str
+) -> None:
+    times_s = {torch.float32: 1.0, torch.bfloat16: bfloat16_s}
+    monkeypatch.setattr(hardware, "has_bfloat16", lambda: has_it)
+    monkeypatch.setattr(hardware, "_product_s", times_s.__getitem__)
+    monkeypatch.setattr(hardware, "gains_by_bfloat16", hardware.gains_by_bfloat16.__wrapped__)
+    assert str(pick_dtype(ModelSettings(), torch.device("cpu"))) == f"torch.{chosen}"
+
+
+def test_number_types_are_compared_once_and_by_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container's quota may be far below the machine's cores."""
+    threads: list[int] = []
+    before = torch.get_num_threads()
+
+    def product_s(_: torch.dtype) -> float:
+        threads.append(torch.get_num_threads())
+        return 1.0
+
+    monkeypatch.setattr(hardware, "has_bfloat16", lambda: True)
+    monkeypatch.setattr(hardware, "_product_s", product_s)
+    hardware.gains_by_bfloat16.cache_clear()
+    try:
+        assert not hardware.gains_by_bfloat16()
+        measured = len(threads)
+        assert not hardware.gains_by_bfloat16()
+    finally:
+        hardware.gains_by_bfloat16.cache_clear()
+    assert set(threads) == {1}
+    assert len(threads) == measured
+    assert torch.get_num_threads() == before
 
 
 @pytest.mark.parametrize("fast", [False, True])
