@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from connectors.answer_text import AnswerText
 from connectors.errors import MalformedAnswer
@@ -20,8 +20,7 @@ class DocumentRef:
     routing: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Hit:
+class Hit(NamedTuple):
     """One hit. ``raw`` is the engine's own JSON object, never changed; ``score`` is None when the engine gave none."""
 
     ref: DocumentRef

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from connectors.hits import Json
 from sidecar.callers import NOBODY, Caller
@@ -63,8 +64,7 @@ class RerankCall:
     caller: Caller = NOBODY
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(NamedTuple):
     """One document of an answer."""
 
     candidate: Candidate

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from connectors.hits import DocumentRef, Json
 
@@ -61,8 +61,7 @@ class Carried:
 Carried.UNKNOWN = Carried(is_known=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(NamedTuple):
     """One document in the engine's order. ``rank`` is its place there, from 0.
 
     ``text`` is given by the caller and used as it is; ``source`` is the stored document as far as the hit carries it,
@@ -78,8 +77,7 @@ class Candidate:
     hit: Json | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Ranked:
+class Ranked(NamedTuple):
     """One place of an answer: which candidate (by original rank), its raw model score and the passage that got it, and
     its cosine where that counted."""
 
@@ -92,7 +90,7 @@ class Ranked:
 
     def of(self, team: str) -> "Ranked":
         """The same place, drawn by a team."""
-        return replace(self, team=team)
+        return self._replace(team=team)
 
 
 @dataclass(slots=True)

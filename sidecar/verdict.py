@@ -34,7 +34,7 @@ def ranking_of(
     relevance = {rank: place.relevance_score for rank, place in best.items() if place.relevance_score is not None}
     cosine = {rank: place.cosine for rank, place in near.items() if place.cosine is not None}
     share = plan.cosine.share if plan.cosine else 0.0
-    places = {**near, **{rank: replace(place, cosine=cosine.get(rank)) for rank, place in best.items()}}
+    places = {**near, **(_beside(best, cosine) if cosine else best)}
     order = ranking.order(original, relevance, plan.fusion, cosine, share)
     ranked = Ranking(
         [places.get(rank, Ranked(rank)) for rank in order],
@@ -61,6 +61,12 @@ def _near(
         rank: Ranked(rank, None, place.passage, place.relevance_score)
         for rank, place in best.items()
         if (beside if rank in scored else plan.orders_rest)
+    }
+
+
+def _beside(best: Mapping[int, Ranked], cosine: Mapping[int, float]) -> dict[int, Ranked]:
+    return {
+        rank: Ranked(rank, place.relevance_score, place.passage, cosine.get(rank)) for rank, place in best.items()
     }
 
 
