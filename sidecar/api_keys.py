@@ -1,6 +1,7 @@
 """API keys as salted hashes, a line each: `NAME:ROLE:SALT:HASH`. A key itself is never kept.
 
-Keys are 256 random bits, which nobody guesses: one SHA-256 is enough, and takes no time of a call.
+A key is `rs_NAME~SECRET`: it says whose it claims to be, so that one hash tells, however many keys there are. The
+secret is 256 random bits, which nobody guesses: one SHA-256 is enough.
 """
 
 import hashlib
@@ -11,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_PREFIX = "rs_"
+_PREFIX, _END_OF_NAME = "rs_", "~"
 _SALT_BYTES = 16
 
 
@@ -43,17 +44,17 @@ def made(name: str, role: str) -> tuple[str, ApiKey]:
     for what, text in (("name", name), ("role", role)):
         if not _NAME.fullmatch(text):
             raise KeyFault(f"the {what} {text!r} is not 1 to 64 of letters, digits, `.`, `_` and `-`")
-    key, salt = _PREFIX + secrets.token_urlsafe(32), secrets.token_bytes(_SALT_BYTES)
+    key, salt = f"{_PREFIX}{name}{_END_OF_NAME}{secrets.token_urlsafe(32)}", secrets.token_bytes(_SALT_BYTES)
     return key, ApiKey(name, role, salt, _digest(salt, key))
 
 
-def read(text: str, source: str, roles: Mapping[str, object]) -> list[ApiKey]:
-    """The keys in a file or variable; blank lines and those that start with `#` are passed over.
+def read(text: str, source: str, roles: Mapping[str, object]) -> dict[str, ApiKey]:
+    """The keys in a file or variable, by name; blank lines and those that start with `#` are passed over.
 
     Raises:
         KeyFault: a line is none, a name occurs twice, or a role is not configured; names ``source`` and line.
     """
-    return list(_read(text, source, roles))
+    return {key.name: key for key in _read(text, source, roles)}
 
 
 def _read(text: str, source: str, roles: Mapping[str, object]) -> Iterator[ApiKey]:
@@ -77,10 +78,10 @@ def _read(text: str, source: str, roles: Mapping[str, object]) -> Iterator[ApiKe
             raise KeyFault(f"{source}:{number}: salt and hash are hexadecimal digits") from None
 
 
-def found(keys: list[ApiKey], key: str) -> ApiKey | None:
-    """Whose key this is. All are compared, each in a time that tells nothing of where they differ."""
-    matching = [one for one in keys if hmac.compare_digest(one.digest, _digest(one.salt, key))]
-    return matching[0] if matching else None
+def found(keys: Mapping[str, ApiKey], key: str) -> ApiKey | None:
+    """Whose key this is; compared in a time that tells nothing of where it differs."""
+    kept = keys.get(key.removeprefix(_PREFIX).partition(_END_OF_NAME)[0])
+    return kept if kept and hmac.compare_digest(kept.digest, _digest(kept.salt, key)) else None
 
 
 def _digest(salt: bytes, key: str) -> bytes:

@@ -51,7 +51,7 @@ class Authentication:
         if len(shown) != 1 or not isinstance(shown[0], str) or not shown[0].lower().startswith(_BEARER):
             raise NoAuthorization("send one metadata `authorization: Bearer KEY`")
         secret = shown[0][len(_BEARER) :].strip()
-        if key := api_keys.found(self._keys.current(), secret):
+        if key := self._keys.found(secret):
             caller, kind = Caller(key.name, self._settings.roles[key.role]), "key"
         else:
             caller, kind = await self._by_token(secret, self._settings.roles), "token"
@@ -80,16 +80,17 @@ class _Keys:
 
     def __init__(self, settings: AuthSettings, metrics: Metrics, clock: Callable[[], float]) -> None:
         variable, file, self._roles = settings.keys_env, settings.keys_file, settings.roles
-        self._own = api_keys.read(os.environ.get(variable, ""), f"${variable}", self._roles) if variable else []
+        self._own = api_keys.read(os.environ.get(variable, ""), f"${variable}", self._roles) if variable else {}
         self._file = (
             WatchedFile(lambda: self._read(file), "api_keys", file, metrics=metrics, clock=clock) if file else None
         )
 
-    def current(self) -> list[api_keys.ApiKey]:
-        """All that are valid now."""
-        return [*(self._file.current() if self._file else []), *self._own]
+    def found(self, key: str) -> api_keys.ApiKey | None:
+        """Whose key this is now."""
+        of_file = api_keys.found(self._file.current(), key) if self._file else None
+        return of_file or api_keys.found(self._own, key)
 
-    def _read(self, file: Path) -> list[api_keys.ApiKey]:
+    def _read(self, file: Path) -> dict[str, api_keys.ApiKey]:
         return api_keys.read(file.read_text(encoding="utf-8"), str(file), self._roles)
 
 

@@ -1,7 +1,8 @@
 """Takes a changed configuration file over while calls are served; a file that cannot be used changes nothing."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from sidecar.metrics import Metrics
 from sidecar.settings import Settings
 
 LOOK_EVERY_S = 1.0
+RETRY_AFTER_S, RETRY_EVERY_S = 10.0, 600.0
+"""A refused file is tried again, ever less often: another one that it names, a key or a certificate, may have come
+after it."""
 
 
 class Refused(Exception):
@@ -28,6 +32,8 @@ class Reloader:
         self._metrics = metrics
         self._asked = asyncio.Event()
         self._stamp = seen
+        self._refused: Sequence[str] = ()
+        self._retry_at, self._retry_after_s = 0.0, RETRY_AFTER_S
 
     def ask(self) -> None:
         """Read the file again now, changed or not, as on SIGHUP."""
@@ -45,18 +51,28 @@ class Reloader:
                 self._asked.clear()
                 self._stamp = stamp
                 await self.reload()
+            elif self._refused and last == stamp and time.monotonic() >= self._retry_at:
+                await self.reload(again=True)
             last = stamp
 
-    async def reload(self) -> bool:
-        """Take the file over as it is now; whether that went well."""
+    async def reload(self, *, again: bool = False) -> bool:
+        """Take the file over as it is now; whether that went well. What was refused is tried ``again`` in silence, as
+        long as its faults are the same."""
+        known, self._refused = (self._refused if again else ()), ()
+        self._retry_after_s = min(RETRY_EVERY_S, 2 * self._retry_after_s) if again else RETRY_AFTER_S
         try:
             await self._apply(await asyncio.to_thread(load, self._file))
         except (ConfigurationError, Refused) as error:
-            log.error("configuration_refused", faults=str(error).splitlines())
+            self._refuse(str(error).splitlines(), known)
         except Exception as error:  # noqa: BLE001 - whatever it is, what was served goes on being served
-            log.exception("configuration_refused", faults=[f"an unforeseen fault: {type(error).__name__}"])
+            self._refuse([f"an unforeseen fault: {type(error).__name__}"], known, error)
         else:
             self._metrics.configured(ok=True)
             return True
-        self._metrics.configured(ok=False)
         return False
+
+    def _refuse(self, faults: Sequence[str], known: Sequence[str], cause: Exception | None = None) -> None:
+        self._refused, self._retry_at = faults, time.monotonic() + self._retry_after_s
+        if faults != known:
+            log.error("configuration_refused", faults=faults, exc_info=cause)
+            self._metrics.configured(ok=False)

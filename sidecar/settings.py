@@ -279,7 +279,8 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _names_exist(self) -> Self:
-        if faults := dangling_names(self.model_dump(include={"connectors", "models", "policies", "default_policy"})):
+        named = self.model_dump(include={"server", "connectors", "models", "policies", "default_policy"})
+        if faults := dangling_names(named):
             raise Faults(*faults)
         return self
 
@@ -345,6 +346,19 @@ def _references(tree: Mapping[str, Any]) -> Iterator[tuple[str, Keys, object]]:
         for place, match in enumerate(matches if isinstance(matches, (list, tuple)) else ()):
             if isinstance(match, Mapping):
                 yield "connectors", ("policies", policy, "match", place, "connector"), match.get("connector")
+    yield from _of_roles(tree.get("server"))
+
+
+def _of_roles(server: object) -> Iterator[tuple[str, Keys, object]]:
+    """What roles may use, by name; a pattern may stand for what is still to come."""
+    auth = server.get("auth") if isinstance(server, Mapping) else None
+    roles = auth.get("roles") if isinstance(auth, Mapping) else None
+    for role, may_use in roles.items() if isinstance(roles, Mapping) else ():
+        for section in ("connectors", "policies") if isinstance(may_use, Mapping) else ():
+            names = may_use.get(section)
+            for place, name in enumerate(names if isinstance(names, (list, tuple)) else ()):
+                if isinstance(name, str) and "*" not in name:
+                    yield section, ("server", "auth", "roles", role, section, place), name
 
 
 def _undefined(name: str, defined: list[str]) -> str:

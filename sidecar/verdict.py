@@ -65,9 +65,7 @@ def _near(
 
 
 def _beside(best: Mapping[int, Ranked], cosine: Mapping[int, float]) -> dict[int, Ranked]:
-    return {
-        rank: Ranked(rank, place.relevance_score, place.passage, cosine.get(rank)) for rank, place in best.items()
-    }
+    return {rank: Ranked(rank, place.relevance_score, place.passage, cosine.get(rank)) for rank, place in best.items()}
 
 
 def _partial(ranked: Ranking, scored: PairScores, rest: int) -> Ranking:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from sidecar.cli.target import Target, TlsCa, TlsCert, TlsKey, TlsOn, client_of
+from sidecar.cli.target import Target, TlsCa, TlsCert, TlsKey, TlsOn, client_of, in_words
 from sidecar.cli.terminal import stop
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def doctor(
                 else []
             )
         except grpc.RpcError as error:
-            stop(f"{error.code().name}: {error.details()}")
+            stop(in_words(error))
     settings: dict[str, Any] = json.loads(explained.policy.settings) if explained.policy.name else {}
     found = list(problems(asked, settings, explained.rank_window_size))
     found += [f"of the last {one.replies} replies: {sentence}" for one in status for sentence in one.findings]

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sidecar.cli.target import Target, TlsCa, TlsCert, TlsKey, TlsOn, client_of
+from sidecar.cli.target import Target, TlsCa, TlsCert, TlsKey, TlsOn, client_of, in_words
 from sidecar.cli.terminal import stop
 
 
@@ -40,7 +40,7 @@ def search(
         try:
             pages = list(client.search_progressive(index, query, request, connector=connector, options=options))
         except grpc.RpcError as error:
-            stop(f"{error.code().name}: {error.details()}")
+            stop(in_words(error))
     show(query, pages[0], pages[-1])
 
 

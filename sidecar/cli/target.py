@@ -45,6 +45,13 @@ def channel_of(target: str, *, tls: bool, ca: Path | None, cert: Path | None, ke
         stop(f"{error.filename} cannot be read: {error.strerror}")
 
 
+def in_words(error: "grpc.RpcError") -> str:
+    """What a call failed of, and where a missing key would be looked for."""
+    said = f"{error.code().name}: {error.details()}"
+    missing = error.code().name == "UNAUTHENTICATED" and not os.environ.get(KEY_VARIABLE)
+    return f"{said} (the environment variable {KEY_VARIABLE} is not set)" if missing else said
+
+
 def _tls(tls: bool, ca: Path | None, cert: Path | None, key: Path | None) -> "Tls | None":
     from sidecar.client import Tls
 

@@ -11,6 +11,8 @@ VERSION = "0.0.78"
 WORKER = str(Path(__file__).with_name("infinity_worker.py"))
 QUIET = {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "INFINITY_ANONYMOUS_USAGE_STATS": "0"}
 """It is given a folder and has no reason to ask anybody."""
+_ITS_OWN = ("pandas<3", "pyarrow<22", "datasets<4")
+"""Ours would be taken else, which ask for numpy 2 and a newer hub without telling pip."""
 _FOLDER = Path("build/infinity")
 _INSTALL_S = 240.0
 
@@ -60,7 +62,7 @@ def _install(interpreter: Path) -> None:
     ]
     try:
         subprocess.run(
-            [*pip, f"infinity-emb[torch]=={VERSION}"],
+            [*pip, f"infinity-emb[torch]=={VERSION}", *_ITS_OWN],
             capture_output=True,
             text=True,
             timeout=_INSTALL_S,

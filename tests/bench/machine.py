@@ -12,6 +12,7 @@ from typing import Any
 ISA_FEATURES = ("amx_bf16", "amx_int8", "avx512_bf16", "avx512_vnni", "avx_vnni", "avx512f", "avx2")
 """Flags of /proc/cpuinfo that decide how fast a matrix product is, fastest first."""
 _LIMITS = ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY", "OMP_NUM_THREADS")
+_NO_NAMES = ("cpu", "processor")
 _PACKAGES = ("torch", "transformers", "sentence-transformers", "onnxruntime", "tokenizers", "grpcio", "numpy")
 
 
@@ -22,13 +23,14 @@ def describe() -> dict[str, Any]:
     from sidecar.scoring import hardware
 
     cpuinfo = Path("/proc/cpuinfo")
-    processor, isa = processor_of(cpuinfo.read_text() if cpuinfo.is_file() else "")
+    named, isa = processor_of(cpuinfo.read_text() if cpuinfo.is_file() else "")
+    processor = named or platform.processor() or platform.machine()
     threads = hardware.usable_cpus()
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
-        "slug": slug(gpu, isa, threads),
+        "slug": slug(gpu, processor, isa, threads),
         "gpu": gpu,
-        "processor": processor or platform.processor() or platform.machine(),
+        "processor": processor,
         "isa": isa,
         "threads": threads,
         "limits": {name: os.environ[name] for name in _LIMITS if name in os.environ},
@@ -52,13 +54,14 @@ def processor_of(cpuinfo: str) -> tuple[str, list[str]]:
     return (name[1].strip() if name else ""), [feature for feature in ISA_FEATURES if feature in listed]
 
 
-def slug(gpu: str | None, isa: list[str], threads: int) -> str:
+def slug(gpu: str | None, processor: str, isa: list[str], threads: int) -> str:
     """A short name for files.
 
-    >>> slug(None, ["amx_bf16", "avx2"], 2), slug("NVIDIA H100 80GB HBM3", [], 16)
-    ('cpu-amx-bf16-2', 'nvidia-h100-80gb-hbm3')
+    >>> slug(None, "Intel(R) Xeon(R) Processor", ["amx_bf16", "avx2"], 2), slug("NVIDIA H100 80GB HBM3", "", [], 16)
+    ('intel-xeon-amx-bf16-2', 'nvidia-h100-80gb-hbm3')
     """
-    name = gpu or f"cpu-{isa[0] if isa else 'plain'}-{threads}"
+    words = [word for word in re.sub(r"\(\w+\)", " ", processor.lower()).split() if word not in _NO_NAMES]
+    name = gpu or f"{' '.join(words)}-{isa[0] if isa else 'plain'}-{threads}"
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 

@@ -19,8 +19,8 @@ from tests.conftest import DOCUMENTS, SERVER, Serve, settings
 BODY = {"query": {"match": {"body": "apple"}}}
 ROLES = {
     "articles": {"indices": ["articles-*"], "policies": ["default"], "connectors": ["main"]},
-    "elsewhere": {"connectors": ["other"]},
-    "nothing": {"policies": ["none"]},
+    "elsewhere": {"connectors": ["other-*"]},
+    "nothing": {"policies": []},
     "all": {},
 }
 

@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
 from connectors.memory import Fault, MemoryConnector
-from sidecar import api_keys, configuration
+from sidecar import api_keys, configuration, reloading
 from sidecar.app import App
 from sidecar.changes import Changes, differences
 from sidecar.cli import app as command
@@ -297,12 +297,45 @@ async def test_a_hundred_rewrites_a_third_of_them_broken_cost_no_call(file: Path
     assert windows == {2, 3, 4, 5}
 
 
+async def test_what_was_refused_for_want_of_another_file_is_taken_over_when_that_has_come(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mounted volumes change one after the other: the configuration first, the keys that it names later."""
+    monkeypatch.setattr(reloading, "LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(reloading, "RETRY_AFTER_S", 0.05)
+    _, kept = api_keys.made("app", "search")
+    keys, guarded = tmp_path / "keys.txt", tree()
+    guarded["server"] = {**guarded["server"], "auth": {"keys_file": str(keys), "roles": {"search": {}}}}
+    with capture_logs() as logged:
+        async with served(file) as (client, app):
+            await reloaded(app, file, guarded, "refused")
+            await asyncio.sleep(0.5)
+            assert [one["event"] for one in logged].count("configuration_refused") == 1, "the same is said once"
+            assert value(app, "reloads_total", outcome="refused") == 1
+            keys.write_text(kept.line)
+            await until(lambda: value(app, "current") == 1)
+            with pytest.raises(grpc.aio.AioRpcError, match="UNAUTHENTICATED"):
+                await client.search("docs", QUERY, BODY)
+
+
+async def test_a_refused_file_is_tried_ever_less_often(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that names a large model with a fault must not have it loaded again and again."""
+    monkeypatch.setattr(reloading, "LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(reloading, "RETRY_AFTER_S", 0.05)
+    loads = Loads()
+    async with served(file, loads) as (_, app):
+        loads.broken.add("default")
+        await reloaded(app, file, {**tree(), "models": {"default": {"max_length": 64}}}, "refused")
+        await asyncio.sleep(1.0)
+        assert 3 <= len(loads.names) - 1 <= 6, "after 0.05 s, then 0.1, 0.2, 0.4"
+
+
 async def test_reranking_is_switched_off_at_once_by_an_admin_alone(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = {role: api_keys.made(role, role) for role in ("admin", "search", "others")}
     monkeypatch.setenv("KEYS", "\n".join(kept.line for _, kept in made.values()))
-    roles: dict[str, Any] = {"admin": {"admin": True}, "search": {}, "others": {"admin": True, "policies": ["x"]}}
+    roles: dict[str, Any] = {"admin": {"admin": True}, "search": {}, "others": {"admin": True, "policies": ["x-*"]}}
     auth = {"keys_env": "KEYS", "roles": roles}
     async with serve(configured=settings(server={**SERVER, "auth": auth})) as (_, sidecar):
         admin, other, third = (

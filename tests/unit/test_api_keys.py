@@ -65,7 +65,40 @@ def test_a_broken_line_is_told_without_its_secret(text: str, message: str) -> No
         api_keys.read(text, "f", ROLES)
 
 
-@pytest.mark.parametrize("name", ["", "a b", "a:b", "x" * 65])
+def test_a_key_is_told_among_a_hundred_thousand_by_one_hash(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever tries keys that are none must not keep the sidecar busy."""
+    key, kept = api_keys.made("shop", "search")
+    other, _ = api_keys.made("shop", "search")
+    stranger, _ = api_keys.made("stranger", "search")
+    keys = {f"app-{number}": kept for number in range(100_000)} | {"shop": kept}
+    hashed: list[str] = []
+    digest = api_keys._digest
+
+    def counted(salt: bytes, text: str) -> bytes:
+        hashed.append(text)
+        return digest(salt, text)
+
+    monkeypatch.setattr(api_keys, "_digest", counted)
+    assert api_keys.found(keys, key) is kept
+    for wrong in (other, stranger, "", "rs_", "rs_shop", "rs_shop~", "shop", key[:-1], key + "x", "\ud800"):
+        assert api_keys.found(keys, wrong) is None
+    assert len(hashed) < 10
+
+
+def test_keys_of_the_file_and_of_the_environment_may_have_one_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As while a key moves from one to the other."""
+    (one, in_file), (two, in_environment) = api_keys.made("shop", "search"), api_keys.made("shop", "busy")
+    monkeypatch.setenv("KEYS", in_environment.line)
+    file = tmp_path / "keys.txt"
+    file.write_text(in_file.line)
+    auth = Authentication(AuthSettings(keys_file=file, keys_env="KEYS", roles=ROLES), Metrics())
+    assert who(auth, f"Bearer {one}").role.indices == ("articles-*",)
+    assert who(auth, f"bearer {two}").role.calls_per_s == 2, "the scheme's case does not matter (RFC 9110, 11.1)"
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a:b", "a~b", "x" * 65])
 def test_names_that_would_break_the_file_are_refused(name: str) -> None:
     with pytest.raises(KeyFault):
         api_keys.made(name, "search")

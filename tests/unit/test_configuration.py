@@ -330,6 +330,26 @@ def test_settings_made_in_code_check_names_as_well() -> None:
 
 
 @pytest.mark.parametrize(
+    ("role", "fault"),
+    [
+        ({"policies": ["b", "a*", "*"]}, "server.auth.roles.app.policies.0: 'b' is not defined; defined: a"),
+        ({"connectors": ["e*", "main"]}, "server.auth.roles.app.connectors.1: 'main' is not defined; defined: none"),
+        ({"policies": ["a", "later-*"], "connectors": []}, ""),
+    ],
+)
+def test_what_a_role_names_exists_and_its_patterns_may_wait_for_what_is_to_come(
+    role: dict[str, Any], fault: str
+) -> None:
+    auth = {"keys_env": "KEYS", "roles": {"app": role}}
+    tree = {"policies": {"a": {"text": {"fields": ["x"]}}}, "server": {"auth": auth}}
+    if not fault:
+        assert Settings.model_validate(tree).server.auth
+        return
+    with pytest.raises(ValueError, match=re.escape(fault)):
+        Settings.model_validate(tree)
+
+
+@pytest.mark.parametrize(
     ("setting", "fault"),
     [
         ("reserve_ms: 300", "policies.articles.budget_ms: is 300, and `server.reserve_ms` takes 300"),
