@@ -1,21 +1,17 @@
 """The certificates of the gRPC port, read again when their files change: no restart, and no call lost."""
 
 import ssl
-from pathlib import Path
 from threading import Lock
 from typing import Any
 
 import grpc
 
-from sidecar.logs import log
 from sidecar.metrics import Metrics
 from sidecar.server_settings import TlsSettings
-
-Stamp = tuple[tuple[int, int], ...]
-"""Of each file when it was changed, in ns, and its size."""
+from sidecar.watched_file import WatchedFile
 
 
-class CertificateError(Exception):
+class CertificateError(ValueError):
     """A certificate or key cannot be used; the message says which and why."""
 
 
@@ -29,12 +25,10 @@ class Certificates:
             CertificateError: one of them cannot be used.
         """
         self._settings = settings
-        self._is_current = metrics.files_current.labels("certificates")
-        self._files = [file for file in (settings.cert, settings.key, settings.client_ca) if file]
         self._lock = Lock()
-        self._seen = self._stamp()
-        self._first = self._read()
-        self._is_current.set(1)
+        files = [file for file in (settings.cert, settings.key, settings.client_ca) if file]
+        self._file = WatchedFile(self._read, "certificates", *files, metrics=metrics)
+        self._given = self._first = self._file.current()
 
     def credentials(self) -> grpc.ServerCredentials:
         """For a secure port."""
@@ -48,24 +42,8 @@ class Certificates:
     def _changed(self) -> grpc.ServerCertificateConfiguration | None:
         """The certificates anew if a file has changed, else None: those in use stay. It never raises."""
         with self._lock:
-            try:
-                stamp = self._stamp()
-                if stamp == self._seen:
-                    return None
-                self._seen = stamp
-                found = self._read()
-            except (CertificateError, OSError) as error:
-                if isinstance(error.__cause__ or error, PermissionError):
-                    self._seen = ()  # a change of rights is no change of the file
-                self._is_current.set(0)
-                log.error("certificates_not_replaced", error=str(error))
-                return None
-            self._is_current.set(1)
-            log.info("certificates_replaced", cert=str(self._settings.cert))
-            return found
-
-    def _stamp(self) -> Stamp:
-        return tuple((status.st_mtime_ns, status.st_size) for status in map(Path.stat, self._files))
+            before, self._given = self._given, self._file.current()
+            return None if self._given is before else self._given
 
     def _read(self) -> grpc.ServerCertificateConfiguration:
         settings = self._settings

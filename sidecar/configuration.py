@@ -3,6 +3,7 @@
 rerank-sidecar.yaml:14: policies.articles.fusion.method: 'linaer' is not allowed; allowed: linear, rrf, replace
 """
 
+import errno
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -80,10 +81,7 @@ def load(path: str | Path) -> Settings:
 
 def _text(file: Path) -> str:
     try:
-        if file.exists() and not (file.is_file() or file.is_dir()):
-            raise ConfigurationError(file, Fault(0, "", "is neither a file nor a link to one"))
-        with file.open("rb") as stream:
-            content = stream.read(MAX_BYTES + 1)
+        content = _start_of(file)
         if len(content) <= MAX_BYTES:
             return content.decode()
         message = f"is larger than {MAX_BYTES >> 20} MiB"
@@ -96,6 +94,14 @@ def _text(file: Path) -> str:
     except (OSError, ValueError) as error:
         message = f"cannot be read: {getattr(error, 'strerror', None) or error}"
     raise ConfigurationError(file, Fault(0, "", message))
+
+
+def _start_of(file: Path) -> bytes:
+    """A byte more than may be, if there is one. A pipe would be waited for."""
+    if file.exists() and not (file.is_file() or file.is_dir()):
+        raise OSError(errno.EINVAL, "it is neither a file nor a link to one")
+    with file.open("rb") as stream:
+        return stream.read(MAX_BYTES + 1)
 
 
 def _validate(located: Located, folder: Path) -> tuple[Settings | None, set[Fault]]:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 Stamp = tuple[int, int, int] | None
-"""Inode, size and time of change of a file; None where there is none."""
+"""Inode, size and time of change of a file, its rights included; None where there is none."""
 
 
 def stamp_of(file: Path) -> Stamp:
@@ -12,4 +12,4 @@ def stamp_of(file: Path) -> Stamp:
         status = file.stat()
     except OSError:
         return None
-    return status.st_ino, status.st_size, status.st_mtime_ns
+    return status.st_ino, status.st_size, status.st_ctime_ns

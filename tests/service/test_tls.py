@@ -11,16 +11,21 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from sidecar import watched_file
+from sidecar.certificates import Certificates
 from sidecar.cli import app
 from sidecar.cli.serve import is_loopback
 from sidecar.client import RerankClient, Tls
 from sidecar.extras import StartError
+from sidecar.metrics import Metrics
 from sidecar.settings import Settings
 from tests.conftest import SERVER, Serve, settings
 from tests.pki import ca, issued, openssl
 
 runner = CliRunner()
 TEXTS = ["apple pie", "pears"]
+LOOKED_AT_S = 1.1
+"""Files are looked at once a second."""
 
 
 @pytest.fixture(scope="module")
@@ -83,8 +88,10 @@ async def test_certificates_are_read_again_when_they_change_and_no_call_is_lost(
     ):
         await lasting.rerank("apple", TEXTS)
         (tmp_path / "server.pem").write_text("no certificate")
+        await asyncio.sleep(LOOKED_AT_S)
         assert await outcome(sidecar.port, Tls(pki / "ca.pem")) == "OK", "a broken one changes nothing"
         install("next")
+        await asyncio.sleep(LOOKED_AT_S)
         assert await outcome(sidecar.port, Tls(pki / "other-ca.pem")) == "OK"
         assert await outcome(sidecar.port, Tls(pki / "ca.pem")) == "UNAVAILABLE"
         await lasting.rerank("apple", TEXTS)
@@ -121,20 +128,20 @@ async def test_a_certificate_that_is_revoked_is_refused_also_on_a_connection_tha
     ):
         await lasting.rerank("apple", TEXTS)
         listed.write_bytes(one.read_bytes())
-        await asyncio.sleep(1.1)
+        await asyncio.sleep(LOOKED_AT_S)
         with pytest.raises(grpc.aio.AioRpcError, match="this client certificate has been revoked") as refused:
             await lasting.rerank("apple", TEXTS)
         assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED
         assert await outcome(sidecar.port, shown("colleague")) == "OK"
         listed.write_text("broken")
-        await asyncio.sleep(1.1)
+        await asyncio.sleep(LOOKED_AT_S)
         assert await outcome(sidecar.port, shown("client")) == "UNAUTHENTICATED", "a broken list changes nothing"
         foreign = revocation_list(pki, "other-ca").read_bytes()
         listed.write_bytes(foreign)
-        await asyncio.sleep(1.1)
+        await asyncio.sleep(LOOKED_AT_S)
         assert await outcome(sidecar.port, shown("client")) == "UNAUTHENTICATED", "nor does the list of another CA"
         listed.write_bytes(nobody.read_bytes() + foreign)
-        await asyncio.sleep(1.1)
+        await asyncio.sleep(LOOKED_AT_S)
         assert await outcome(sidecar.port, shown("client")) == "OK", "which may stand beside ours"
 
 
@@ -196,10 +203,59 @@ def test_which_addresses_only_this_machine_reaches(address: str, expected: bool)
     assert is_loopback(address) is expected
 
 
-def test_plain_text_for_others_asks_for_it_in_so_many_words(tmp_path: Path) -> None:
-    file = tmp_path / "sidecar.yaml"
-    server = {"address": "0.0.0.0:0", "metrics_address": None}
+def configuration(folder: Path, **server: Any) -> Path:
+    """A file with these server settings."""
+    file = folder / "sidecar.yaml"
+    server = {"address": "127.0.0.1:0", "metrics_address": None, **server}
     file.write_text(yaml.safe_dump({"server": server, "policies": {"p": {"text": {"fields": ["x"]}}}}))
+    return file
+
+
+def test_check_finds_what_serve_would_stop_for(pki: Path, tmp_path: Path) -> None:
+    def checked(**server: Any) -> tuple[int, str]:
+        found = runner.invoke(app, ["check", str(configuration(tmp_path, **server))])
+        return found.exit_code, found.output
+
+    good = {"cert": str(pki / "server.pem"), "key": str(pki / "server-key.pem"), "client_ca": str(pki / "ca.pem")}
+    assert checked(tls=good)[0] == 0
+    code, said = checked(tls={**good, "key": str(pki / "client-key.pem")})
+    assert (code, "client-key.pem: KEY_VALUES_MISMATCH" in said) == (2, True)
+    foreign = revocation_list(pki, "other-ca", "next")
+    code, said = checked(tls={**good, "client_crl": str(foreign)})
+    assert (code, "holds no list that is signed by a CA of" in said) == (2, True)
+    keys = tmp_path / "keys.txt"
+    keys.write_text("shop:search:00\n")
+    code, said = checked(auth={"keys_file": str(keys), "roles": {"search": {}}})
+    assert (code, "keys.txt:1: expected NAME:ROLE:SALT:HASH, found 3 parts" in said) == (2, True)
+
+
+def test_a_certificate_without_rights_is_read_once_it_has_them(
+    pki: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A change of rights alone leaves content and time of a file as they are."""
+    monkeypatch.setattr(watched_file, "_LOOK_EVERY_S", 0.0)
+    for kind in ("", "-key"):
+        (tmp_path / f"server{kind}.pem").write_bytes((pki / f"server{kind}.pem").read_bytes())
+    tls, metrics = with_tls(tmp_path).server.tls, Metrics()
+    assert tls
+    certificates = Certificates(tls, metrics)
+    assert certificates._changed() is None
+
+    def forbidden(*_: object) -> None:
+        raise PermissionError("not allowed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", forbidden)
+        (tmp_path / "server.pem").write_text((pki / "server.pem").read_text())
+        assert certificates._changed() is None
+        assert metrics.registry.get_sample_value("sidecar_file_current", {"file": "certificates"}) == 0
+    (tmp_path / "server.pem").chmod(0o600)
+    assert certificates._changed() is not None
+    assert certificates._changed() is None
+
+
+def test_plain_text_for_others_asks_for_it_in_so_many_words(tmp_path: Path) -> None:
+    file = configuration(tmp_path, address="0.0.0.0:0")
     refused = subprocess.run(
         [sys.executable, "-m", "sidecar", "serve", str(file)], capture_output=True, text=True, timeout=60, check=False
     )

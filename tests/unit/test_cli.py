@@ -1,16 +1,20 @@
 """The commands that need no server: their output, exit status and how they take mistakes."""
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import grpc
 import pytest
 from typer.testing import CliRunner
 
 from sidecar.cli import app
 from sidecar.cli.reference import as_markdown, rows, sections
+from sidecar.cli.target import in_words
 from sidecar.configuration import load
 
 ROOT = Path(__file__).parents[2]
@@ -88,6 +92,44 @@ def test_check_of_a_missing_file_says_so() -> None:
     result = runner.invoke(app, ["check", "nope.yaml"])
     assert result.exit_code == 2
     assert result.stderr == "nope.yaml: there is no such file; `rerank-sidecar init` writes one to start from\n"
+
+
+def test_a_pipe_is_refused_instead_of_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    result = runner.invoke(app, ["check", str(tmp_path / "pipe")])
+    assert result.exit_code == 2
+    assert result.stderr == f"{tmp_path / 'pipe'}: cannot be read: it is neither a file nor a link to one\n"
+
+
+def test_serve_ignores_sighup_and_grpcs_own_log_until_it_can_do_better(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who sends SIGHUP while it starts wants a file read, not the process ended."""
+    before = signal.getsignal(signal.SIGHUP)
+    monkeypatch.delenv("GRPC_VERBOSITY", raising=False)
+    try:
+        for wanted in ("NONE", "DEBUG"):
+            assert runner.invoke(app, ["serve", str(tmp_path / "absent.yaml")]).exit_code == 2
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            assert os.environ["GRPC_VERBOSITY"] == wanted
+            monkeypatch.setenv("GRPC_VERBOSITY", "DEBUG")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_missing_key_is_told_where_it_would_be_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Refused(grpc.RpcError):
+        def code(self) -> grpc.StatusCode:
+            return grpc.StatusCode.UNAUTHENTICATED
+
+        def details(self) -> str:
+            return "send one metadata"
+
+    monkeypatch.delenv("RERANK_SIDECAR_KEY", raising=False)
+    said = "UNAUTHENTICATED: send one metadata"
+    assert in_words(Refused()) == f"{said} (the environment variable RERANK_SIDECAR_KEY is not set)"
+    monkeypatch.setenv("RERANK_SIDECAR_KEY", "x")
+    assert in_words(Refused()) == said
 
 
 def test_explain_shows_the_policy_why_and_the_changes(starter: Path) -> None:
