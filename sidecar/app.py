@@ -7,21 +7,20 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from wsgiref.simple_server import WSGIServer
 
 import grpc
-import prometheus_client
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from connectors.base import Connector
-from sidecar import extras, greeting, languages
+from sidecar import extras, greeting, languages, ports
 from sidecar.advice import tight_budgets
 from sidecar.authentication import Authentication
-from sidecar.certificates import CertificateError, Certificates
+from sidecar.callers import nothing_revoked
 from sidecar.changes import Changes, taken_over
 from sidecar.extras import StartError
 from sidecar.file_stamp import Stamp, stamp_of
@@ -40,17 +39,16 @@ from sidecar.reloading import Refused, Reloader
 from sidecar.retrieval import Retrieval
 from sidecar.scheduler import Scheduler
 from sidecar.service import PolicyService, RerankService
-from sidecar.settings import ModelSettings, ServerSettings, Settings
+from sidecar.settings import ModelSettings, Settings
 from sidecar.unread import Unread
 from sidecar.v1 import rerank_pb2 as pb
 from sidecar.v1 import rerank_pb2_grpc as pb_grpc
 from sidecar.watch import Watch
+from sidecar.watched_file import LOOK_EVERY_S
 from sidecar.wiring import WiringError, connectors_of
 
 LoadModel = Callable[[str, ModelSettings], LoadedModel]
 _HEALTH_EVERY_S = 0.5
-_LEAST_STREAMS = 1024
-"""Of a connection: a client may open that many before it learns how many are allowed, and would be refused."""
 _SWITCH_INTERVAL_S = 0.0005
 """How long Python code may keep the interpreter from the device's thread, which asks for it back after each operation
 of a forward pass. Measured on two cores of an AMD EPYC, 30 pairs of 85 tokens beside a thread that parses JSON without
@@ -62,22 +60,6 @@ def load_model(name: str, settings: ModelSettings) -> LoadedModel:
     from sidecar.scoring.loader import load
 
     return load(name, settings)
-
-
-def _channel_options(max_message_bytes: int, max_calls: int) -> list[tuple[str, int]]:
-    """Of the gRPC port. A connection has more streams than calls are served at once: those that are too many are to be
-    told so. Clients that vanished are noticed within 80 s, and those that ask every 10 s whether the sidecar is
-    there are not hung up on."""
-    return [
-        ("grpc.max_receive_message_length", max_message_bytes),
-        ("grpc.max_send_message_length", max_message_bytes),
-        ("grpc.max_concurrent_streams", max(_LEAST_STREAMS, 2 * max_calls)),
-        ("grpc.keepalive_time_ms", 60_000),
-        ("grpc.keepalive_timeout_ms", 20_000),
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-        ("grpc.so_reuseport", 0),  # or a second sidecar would silently share the port
-    ]
 
 
 class App:
@@ -104,8 +86,9 @@ class App:
         self._spans = extras.spans(settings.server.tracing)
         self._load = load
         self._given = connectors
-        self._switches = Switches()
+        self._switches = Switches(self.metrics.switched_off)
         self._current = Current(self._live(settings, connectors_of(settings, self.metrics, given=connectors)))
+        self._switches.show(settings.policies)
         self._watch = Watch(settings.policies, self.metrics)
         self._reloader = self._build_reloader(file, seen, adjust) if file else None
         self._health = Health()
@@ -146,16 +129,14 @@ class App:
         if old.settings.server.auth and not settings.server.auth:
             raise Refused("server.auth: to serve whoever comes from now on needs a restart")
         changes, new = Changes.of(old.settings, settings), taken_over(old.settings, settings)
-        models = [await self._loaded_anew(name, new.loaded_models[name]) for name in changes.load]
+        live, fresh = await self._built(old, new, changes)
+        try:
+            models = [await self._loaded_anew(name, new.loaded_models[name]) for name in changes.load]
+        except Refused:
+            await _close(fresh.values())
+            raise
         if any(languages_of(new, policy) for policy in new.policies.values()):
             await asyncio.to_thread(languages.identifier)
-        try:
-            fresh = connectors_of(new, self.metrics, only=changes.build, given=self._given)
-            kept = {name: one for name, one in old.connectors.items() if name not in changes.close}
-            known = old.authentication if new.server.auth == old.settings.server.auth else None
-            live = self._live(new, {**kept, **fresh}, known)
-        except (WiringError, StartError) as error:
-            raise Refused(str(error)) from error
         self._current.live = live
         for model in models:
             self.models.put(model)
@@ -163,6 +144,7 @@ class App:
             self.models.drop(name)
         self.scheduler.weigh({name: model.device_weight for name, model in new.loaded_models.items()})
         self._watch.follow(new.policies)
+        self._switches.show(new.policies, gone=old.settings.policies)
         log.info("configuration_applied", **{key: list(names) for key, names in vars(changes).items() if names})
         for name in [*changes.close, *fresh]:
             if waiting := self._waiting.pop(name, None):
@@ -170,6 +152,19 @@ class App:
         for name in fresh:
             self._spawn(self._greet(fresh[name]))
         self._spawn(self._close_later(old, changes))
+        self._spawn(self._try_failed(set(new.loaded_models) - set(changes.load)))
+
+    async def _built(self, old: Live, new: Settings, changes: Changes) -> tuple[Live, Mapping[str, Connector]]:
+        """What follows from new settings, and the connectors of it that are new; raises Refused."""
+        fresh: Mapping[str, Connector] = {}
+        try:
+            fresh = connectors_of(new, self.metrics, only=changes.build, given=self._given)
+            kept = {name: one for name, one in old.connectors.items() if name not in changes.close}
+            known = old.authentication if new.server.auth == old.settings.server.auth else None
+            return self._live(new, {**kept, **fresh}, known), fresh
+        except (WiringError, StartError) as error:
+            await _close(fresh.values())
+            raise Refused(str(error)) from error
 
     async def _loaded_anew(self, name: str, settings: ModelSettings) -> LoadedModel:
         """A model that warms up beside those that serve, not in the device's thread, which they need."""
@@ -178,11 +173,22 @@ class App:
         except Exception as error:
             raise Refused(f"models.{name}: {error}") from error
 
+    async def _try_failed(self, names: Iterable[str]) -> None:
+        """Load what could not be loaded before: its checkpoint may have been mended meanwhile."""
+        for name in sorted(filter(self.models.has_failed, names)):
+            try:
+                self.models.put(await self._loaded_anew(name, self._settings.loaded_models[name]))
+            except (Refused, KeyError) as error:
+                log.error("model_failed", model=name, error=str(error))
+            else:
+                log.info("model_ready", model=name, version=self.models.get(name).scorer.version)
+
     async def _close_later(self, old: Live, changes: Changes) -> None:
         await asyncio.sleep(old.settings.longest_call_s + old.settings.server.shutdown_grace_s)
         await old.names.close()
-        for name in changes.close:
-            await old.connectors[name].close()
+        await _close(old.connectors[name] for name in changes.close)
+        for name in changes.drop:
+            self.models.forget(name)
 
     def _build_reloader(self, file: Path, seen: Stamp, adjust: Callable[[Settings], Settings]) -> Reloader:
         return Reloader(file, seen or stamp_of(file), lambda read: self.apply(adjust(read)), self.metrics)
@@ -200,6 +206,8 @@ class App:
             score_cache_bytes=settings.score_cache_mib * 2**20,
         )
         limit = settings.max_message_mib * 2**20
+        revoked = extras.revoked(settings.tls, self.metrics)
+        self._looks: list[Callable[[], None]] = [revoked.look] if revoked else []
         unread = Unread(settings.max_unread_mib * 2**20, self.metrics)
         server = grpc.aio.server(
             interceptors=[
@@ -208,18 +216,18 @@ class App:
                     unread,
                     self.metrics,
                     lambda: self._current.live.authentication,
-                    extras.revoked(settings.tls, self.metrics),
+                    revoked.check if revoked else nothing_revoked,
                     self._spans,
                 )
             ],
-            options=_channel_options(limit, settings.max_concurrent_calls),
+            options=ports.channel_options(limit, settings.max_concurrent_calls),
         )
         watch = self._watch
         pb_grpc.add_RerankServiceServicer_to_server(
             RerankService(self._pipeline, self.metrics, watch, unread, limit), server
         )
         pb_grpc.add_PolicyServiceServicer_to_server(
-            PolicyService(self._current, self._switches, self.models, watch, self.metrics), server
+            PolicyService(self._current, self._switches, self.models, watch), server
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)
         own = [service.full_name for service in pb.DESCRIPTOR.services_by_name.values()]
@@ -234,15 +242,10 @@ class App:
             StartError: a port is taken or an address cannot be used.
         """
         settings = self._settings.server
-        self._open_metrics(settings.metrics_address)
-        try:
-            self.port = self._add_port(settings)
-        except CertificateError as error:
-            raise StartError(f"server.tls: {error}") from error
-        except RuntimeError as error:
-            raise StartError(
-                f"cannot listen on {settings.address}: the port is in use, or the address is not one of this machine"
-            ) from error
+        if settings.metrics_address:
+            self._metrics_server = ports.serve_metrics(settings.metrics_address, self.metrics)
+        self.port, look = ports.listen(self._server, settings, self.metrics)
+        self._looks += [look] if look else []
         await self._health.starting()
         await self._server.start()
         log.info(
@@ -252,14 +255,20 @@ class App:
             metrics=settings.metrics_address,
             tls=settings.tls is not None,
         )
+        self._spawn(self._look_at_files())
         self._starting = [self._spawn(self._load_models())]
         for connector in self._current.live.connectors.values():
             self._starting.append(self._spawn(self._greet(connector)))
 
-    def _add_port(self, settings: ServerSettings) -> int:
-        if settings.tls is None:
-            return self._server.add_insecure_port(settings.address)
-        return self._server.add_secure_port(settings.address, Certificates(settings.tls, self.metrics).credentials())
+    async def _look_at_files(self) -> None:
+        """Keys, certificates and lists are read again when they change, off the event loop."""
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            for look in (*self._looks, self._current.live.authentication.look):
+                try:
+                    await asyncio.to_thread(look)
+                except Exception as error:  # noqa: BLE001 - what was valid stays so, and the next look is to come
+                    log.exception("file_not_looked_at", error=type(error).__name__)
 
     async def ready(self) -> None:
         """Wait until every model is loaded or has failed, and every engine has been greeted."""
@@ -274,8 +283,7 @@ class App:
         self.scheduler.stop()
         self._pipeline.close()
         await self._current.live.names.close()
-        for connector in self._current.live.connectors.values():
-            await connector.close()
+        await _close(self._current.live.connectors.values())
         if self._metrics_server:
             self._metrics_server.shutdown()
             self._metrics_server.server_close()
@@ -315,17 +323,6 @@ class App:
         if self._reloader:
             self._spawn(self._reloader.watch())
         on_ready()
-
-    def _open_metrics(self, address: str | None) -> None:
-        if address is None:
-            return
-        host, _, port = address.rpartition(":")
-        try:
-            self._metrics_server, _ = prometheus_client.start_http_server(
-                int(port), addr=host.strip("[]"), registry=self.metrics.registry
-            )
-        except OSError as error:
-            raise StartError(f"cannot serve metrics on {address}: {error.strerror}") from error
 
     async def _load_models(self) -> None:
         """Load all models, then let all be used: they share the device's thread, and loading would hold up scoring."""
@@ -377,3 +374,8 @@ class App:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+async def _close(connectors: Iterable[Connector]) -> None:
+    for connector in connectors:
+        await connector.close()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sidecar import api_keys
 from sidecar.auth_settings import AuthSettings, JwtSettings, Role
 from sidecar.callers import NOBODY, Caller
-from sidecar.errors import NoAuthorization, NotAllowed, TooManyCalls
+from sidecar.errors import NOT_SHOWN, NoAuthorization, NotAllowed, TooManyCalls
 from sidecar.metrics import Metrics
 from sidecar.watched_file import WatchedFile
 
@@ -28,9 +28,15 @@ class Authentication:
     ) -> None:
         """Raises KeyFault, OSError, ValueError where keys cannot be used, and ImportError without PyJWT."""
         self._settings = settings
-        self._keys = _Keys(settings, metrics, clock) if settings else None
+        self._keys = _Keys(settings, metrics) if settings else None
         self._tokens = _tokens(settings.jwt, metrics, clock) if settings and settings.jwt else None
         self._rates = Rates(clock)
+
+    def look(self) -> None:
+        """Read files of keys again if they have changed."""
+        for file in (self._keys and self._keys.file, self._tokens and self._tokens.file):
+            if file:
+                file.look()
 
     @property
     def asks(self) -> bool:
@@ -49,7 +55,7 @@ class Authentication:
             return NOBODY
         shown = [value for key, value in metadata if key == "authorization"]
         if len(shown) != 1 or not isinstance(shown[0], str) or not shown[0].lower().startswith(_BEARER):
-            raise NoAuthorization("send one metadata `authorization: Bearer KEY`")
+            raise NoAuthorization(NOT_SHOWN)
         secret = shown[0][len(_BEARER) :].strip()
         if key := self._keys.found(secret):
             caller, kind = Caller(key.name, self._settings.roles[key.role]), "key"
@@ -78,16 +84,14 @@ def _tokens(settings: JwtSettings, metrics: Metrics, clock: Callable[[], float])
 class _Keys:
     """The keys of a file and of the environment; the file is read again when it has changed."""
 
-    def __init__(self, settings: AuthSettings, metrics: Metrics, clock: Callable[[], float]) -> None:
+    def __init__(self, settings: AuthSettings, metrics: Metrics) -> None:
         variable, file, self._roles = settings.keys_env, settings.keys_file, settings.roles
         self._own = api_keys.read(os.environ.get(variable, ""), f"${variable}", self._roles) if variable else {}
-        self._file = (
-            WatchedFile(lambda: self._read(file), "api_keys", file, metrics=metrics, clock=clock) if file else None
-        )
+        self.file = WatchedFile(lambda: self._read(file), "api_keys", file, metrics=metrics) if file else None
 
     def found(self, key: str) -> api_keys.ApiKey | None:
         """Whose key this is now."""
-        of_file = api_keys.found(self._file.current(), key) if self._file else None
+        of_file = api_keys.found(self.file.current(), key) if self.file else None
         return of_file or api_keys.found(self._own, key)
 
     def _read(self, file: Path) -> dict[str, api_keys.ApiKey]:

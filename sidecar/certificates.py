@@ -23,12 +23,17 @@ class Certificates:
 
         Raises:
             CertificateError: one of them cannot be used.
+            OSError: one of them cannot be read.
         """
         self._settings = settings
         self._lock = Lock()
         files = [file for file in (settings.cert, settings.key, settings.client_ca) if file]
         self._file = WatchedFile(self._read, "certificates", *files, metrics=metrics)
         self._given = self._first = self._file.current()
+
+    def look(self) -> None:
+        """Read the files again if they have changed, for the handshakes to come."""
+        self._file.look()
 
     def credentials(self) -> grpc.ServerCredentials:
         """For a secure port."""
@@ -49,14 +54,14 @@ class Certificates:
         settings = self._settings
         try:
             ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.cert, settings.key, password=_refuse)
-        except (ssl.SSLError, OSError, ValueError) as error:
+        except (ssl.SSLError, ValueError) as error:
             reason = getattr(error, "reason", None) or error
             raise CertificateError(f"{settings.cert} with {settings.key}: {reason}") from error
         trusted = None
         if settings.client_ca:
             try:
                 ssl.create_default_context(cafile=str(settings.client_ca))
-            except (ssl.SSLError, OSError) as error:
+            except ssl.SSLError as error:
                 raise CertificateError(f"{settings.client_ca} holds no CA certificates: {error}") from error
             trusted = settings.client_ca.read_bytes()
         pairs = [(settings.key.read_bytes(), settings.cert.read_bytes())]

@@ -123,13 +123,13 @@ class Effects:
 
     def add(self, effect: Effect, now: float) -> None:
         """One more reply; ``now`` in seconds of a monotonic clock."""
+        while self._kept and self._kept[0][0] < now - WINDOW_S:
+            self._kept.popleft()
         self._kept.append((now, effect))
 
     def summary(self, now: float) -> Summary:
-        """Of those that are not older than :data:`WINDOW_S`."""
-        while self._kept and self._kept[0][0] < now - WINDOW_S:
-            self._kept.popleft()
-        effects = [effect for _, effect in self._kept]
+        """Of those that are not older than :data:`WINDOW_S`; may be asked in another thread than replies come in."""
+        effects = [effect for at, effect in list(self._kept) if at >= now - WINDOW_S]  # one step, as `list` is in C
         reranked = [effect for effect in effects if effect.reranked]
         reasons = Counter(effect.reason for effect in effects if not effect.reranked)
         return Summary(

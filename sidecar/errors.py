@@ -5,7 +5,7 @@
     │   ├── InvalidRequest        INVALID_ARGUMENT: the caller has to change the request
     │   ├── UnknownName           NOT_FOUND: no such connector
     │   ├── NotAllowed            PERMISSION_DENIED: the configuration forbids it
-    │   ├── NoAuthorization       UNAUTHENTICATED: the end user's own rights are needed and were not sent
+    │   ├── NoAuthorization       UNAUTHENTICATED: a key, or the end user's own rights, are needed and were not sent
     │   ├── TooManyCalls          RESOURCE_EXHAUSTED: more calls at once than the server serves
     │   ├── ReplyTooLarge         RESOURCE_EXHAUSTED: over the limit of a message
     │   └── DeadlinePassed        DEADLINE_EXCEEDED: no time left to search
@@ -51,7 +51,11 @@ class NotAllowed(RequestError):
 
 
 class NoAuthorization(RequestError):
-    """The connector acts for the end user, and the call does not say for whom."""
+    """The call does not show who makes it; or the connector acts for the end user, and it does not say for whom."""
+
+
+NOT_SHOWN = "send one metadata `authorization: Bearer KEY`"
+"""What is said where a call shows nothing."""
 
 
 class TooManyCalls(RequestError):

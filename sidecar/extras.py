@@ -1,11 +1,15 @@
 """What settings may ask for beyond the core, of packages that are not everywhere; they are imported only then."""
 
+from typing import TYPE_CHECKING
+
 from sidecar.auth_settings import AuthSettings
 from sidecar.authentication import Authentication
-from sidecar.callers import CheckCertificate, nothing_revoked
 from sidecar.metrics import Metrics
 from sidecar.server_settings import TlsSettings, TracingSettings
 from sidecar.tracing import NO_SPANS, Spans
+
+if TYPE_CHECKING:
+    from sidecar.revocation import Revoked
 
 
 class StartError(Exception):
@@ -36,15 +40,15 @@ def spans(settings: TracingSettings | None) -> Spans:
         raise StartError(f"server.tracing: a variable OTEL_... of the environment: {error}") from error
 
 
-def revoked(settings: TlsSettings | None, metrics: Metrics) -> CheckCertificate:
-    """What refuses certificates that are revoked; raises StartError."""
+def revoked(settings: TlsSettings | None, metrics: Metrics) -> "Revoked | None":
+    """What refuses certificates that are revoked, if there are lists; raises StartError."""
     if settings is None or settings.client_crl is None or settings.client_ca is None:
-        return nothing_revoked
+        return None
     try:
         from sidecar.revocation import Revoked
     except ImportError:
         raise StartError("server.tls.client_crl needs cryptography: pip install 'rerank-sidecar[jwt]'") from None
     try:
-        return Revoked(settings.client_crl, settings.client_ca, metrics).check
+        return Revoked(settings.client_crl, settings.client_ca, metrics)
     except (ValueError, OSError) as error:
         raise StartError(f"server.tls.client_crl: {error}") from error

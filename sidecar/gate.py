@@ -139,12 +139,22 @@ class Gate:
         named = {one.ref.index for one in call.candidates if one.ref and one.text is None}
         return sorted(name for name in named if name and self._is_allowed(connector.name, name, call.caller))
 
+    def plan_of(self, call: RerankCall, name: str | None, known: Known | None) -> tuple[Plan | None, str]:
+        """The plan of a Rerank call and why it is this one; before the engine is asked for anything of its candidates.
+
+        Raises:
+            InvalidRequest, NotAllowed: the call is not valid or not allowed.
+        """
+        plan, why = self._plan(name, call, known)
+        self._check_counts(plan, call)
+        return plan, why
+
     def access(
         self,
         call: RerankCall,
+        planned: tuple[Plan | None, str],
         name: str | None,
         connector: Connector | None,
-        known: Known | None,
         resolved: Mapping[str, Known],
     ) -> Access:
         """What a Rerank call may use. Its candidates may say that they are from anywhere: where not every index is
@@ -154,8 +164,7 @@ class Gate:
             InvalidRequest, NotAllowed: the call is not valid or not allowed.
             NoAuthorization: texts are missing, and are fetched only for an end user.
         """
-        plan, why = self._plan(name, call, known)
-        self._check_counts(plan, call)
+        plan, why = planned
         missing = [candidate for candidate in call.candidates if needs_fetch(candidate, plan)]
         if connector is None:
             if missing:
@@ -258,7 +267,7 @@ class Gate:
         if "pit" in body:
             raise NotAllowed("a point in time hides which index it reads: only some indices are allowed here")
         if hides_a_query(body):
-            raise NotAllowed("a `wrapper` query hides what it reads: only some indices are allowed here")
+            raise NotAllowed("a `wrapper` query, or `collate`, hides what it reads: only some indices are allowed here")
         for index in named_indices(body):
             self._allow(connector, index, caller)
 

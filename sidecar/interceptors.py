@@ -46,6 +46,8 @@ _WITHOUT_OWN_LINE = "/sidecar.v1.PolicyService/"
 """Calls of that service are counted and logged here; a ranking tells more of itself."""
 _ALWAYS_SERVED = frozenset(("Switch", "Status"))
 """However many calls are under way: what an admin needs then."""
+_ARRIVES_WITHIN_S = 10.0
+"""A call counts from its beginning among those that are served at once; none may take its time to say what it wants."""
 _MAX_MESSAGE_BYTES = 1000
 """Of a message, which is sent twice, percent-encoded and in the details: trailing metadata have 8 KiB."""
 
@@ -56,7 +58,10 @@ def status_of(error: Exception) -> grpc.StatusCode | None:
 
 
 class Guard(grpc.aio.ServerInterceptor):
-    """Surrounds the calls of this package; health and reflection pass untouched, so that they work under any load."""
+    """Surrounds the calls of this package; health and reflection pass untouched, so that they work under any load.
+
+    Whether a call is let in is decided before its request is read: who may not call takes no memory.
+    """
 
     def __init__(
         self,
@@ -88,18 +93,19 @@ class Guard(grpc.aio.ServerInterceptor):
             return handler
         self._metrics.received.labels(method.rpartition("/")[2]).inc()
         if handler.response_streaming:
-            return grpc.unary_stream_rpc_method_handler(
+            return grpc.stream_stream_rpc_method_handler(
                 self._stream(method, handler), response_serializer=handler.response_serializer
             )
-        return grpc.unary_unary_rpc_method_handler(
+        return grpc.stream_unary_rpc_method_handler(
             self._unary(method, handler), response_serializer=handler.response_serializer
         )
 
     def _unary(self, method: str, handler: Any) -> Any:
-        async def call(request: bytes, context: Any) -> Any:
+        async def call(requests: AsyncIterator[bytes], context: Any) -> Any:
             started = time.monotonic()
             async with self._guarded(method, context):
-                reply = await handler.unary_unary(_read(request, handler.request_deserializer), context)
+                request = await _read(requests, handler.request_deserializer)
+                reply = await handler.unary_unary(request, context)
                 if method.startswith(_WITHOUT_OWN_LINE):
                     self._succeeded(method.rpartition("/")[2], started)
                 connection, size_bytes = context.peer(), reply_bytes.get()
@@ -110,9 +116,10 @@ class Guard(grpc.aio.ServerInterceptor):
         return call
 
     def _stream(self, method: str, handler: Any) -> Any:
-        async def call(request: bytes, context: Any) -> AsyncIterator[Any]:
+        async def call(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
             async with self._guarded(method, context):
-                async for response in handler.unary_stream(_read(request, handler.request_deserializer), context):
+                request = await _read(requests, handler.request_deserializer)
+                async for response in handler.unary_stream(request, context):
                     with self._not_working(), self._unread.waiting(context.peer(), reply_bytes.get()):
                         yield response
 
@@ -177,10 +184,17 @@ def _about(method: str) -> dict[str, str]:
     return {"request_id": request_id.get(), "method": method, **trace}
 
 
-def _read(request: bytes, deserialize: Callable[[bytes], Any]) -> Any:
-    """The request, read here and not by grpc, which would answer an ill-formed one with UNKNOWN and no request id."""
+async def _read(requests: AsyncIterator[bytes], deserialize: Callable[[bytes], Any]) -> Any:
+    """The one request of a call. grpc would read it before anybody is asked who he is, all the megabytes that are
+    allowed, and answer an ill-formed one with UNKNOWN and no request id."""
     try:
+        async with asyncio.timeout(_ARRIVES_WITHIN_S):
+            request = await anext(aiter(requests), None)
+        if request is None:
+            raise errors.InvalidRequest("the call ended without a request")
         return deserialize(request)
+    except TimeoutError:
+        raise errors.InvalidRequest(f"the request did not arrive within {_ARRIVES_WITHIN_S:.0f} s") from None
     except DecodeError as error:
         raise errors.InvalidRequest(f"the request cannot be read: {error}") from None
 

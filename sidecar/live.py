@@ -1,7 +1,9 @@
 """The configuration that calls are served by: one object, exchanged whole, so that no call sees half of a change."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+
+from prometheus_client import Gauge
 
 from connectors.base import Connector
 from sidecar.authentication import Authentication
@@ -23,8 +25,12 @@ class Live:
 
 @dataclass
 class Switches:
-    """What is switched off by hand, whatever the configuration says; forgotten with the process."""
+    """What is switched off by hand, whatever the configuration says; forgotten with the process.
 
+    ``gauge`` is that of a policy: 1 while it is off.
+    """
+
+    gauge: Gauge
     all_off: bool = False
     off: set[str] = field(default_factory=set)
 
@@ -41,6 +47,13 @@ class Switches:
             self.off.discard(policy)
         else:
             self.off.add(policy)
+
+    def show(self, policies: Iterable[str], gone: Iterable[str] = ()) -> None:
+        """Tell of the policies that are configured, and no more of those that are gone."""
+        for name in policies:
+            self.gauge.labels(name).set(int(self.is_off(name)))
+        for name in set(gone) - set(policies):
+            self.gauge.remove(name)
 
 
 class Current:

@@ -54,12 +54,16 @@ class Models:
 
     def __init__(self, names: list[str], metrics: Metrics) -> None:
         self._states: dict[str, LoadedModel | str] = dict.fromkeys(names, "it is still loading")
+        self._retired: dict[str, LoadedModel] = {}
+        """No longer configured, and maybe wanted by calls that began before."""
         self._metrics = metrics
         for name in names:
             metrics.begin(name)
 
     def put(self, model: LoadedModel) -> None:
         """A model has become ready."""
+        if model.name not in self._states:
+            self._metrics.begin(model.name)
         self._states[model.name] = model
         if isinstance(model.scorer, CachesTokens):
             self._metrics.watch_cache("tokens", model.name, model.scorer.token_cache)
@@ -73,9 +77,15 @@ class Models:
         self._metrics.model_ready.labels(name).set(0)
 
     def drop(self, name: str) -> None:
-        """A model is no longer configured; calls that have it keep it until they end."""
-        self._states.pop(name, None)
+        """A model is no longer configured; calls that are under way get it until it is forgotten."""
+        state = self._states.pop(name, None)
+        if isinstance(state, LoadedModel):
+            self._retired[name] = state
         self._metrics.end(name)
+
+    def forget(self, name: str) -> None:
+        """No call that could want a dropped model is under way any more."""
+        self._retired.pop(name, None)
 
     def get(self, name: str) -> LoadedModel:
         """The model, ready.
@@ -83,7 +93,7 @@ class Models:
         Raises:
             ModelNotReady: it is loading or has failed; the message says which.
         """
-        state = self._states.get(name, "it is not configured any more")
+        state = self._states.get(name) or self._retired.get(name) or "it is not configured any more"
         if isinstance(state, str):
             raise ModelNotReady(f"model {name!r} is not ready: {state}")
         return state
@@ -91,6 +101,10 @@ class Models:
     def is_ready(self, name: str) -> bool:
         """Whether the model is loaded and warm."""
         return isinstance(self._states.get(name), LoadedModel)
+
+    def has_failed(self, name: str) -> bool:
+        """Whether the model is configured and cannot be used, or not yet."""
+        return isinstance(self._states.get(name), str)
 
     @property
     def all_ready(self) -> bool:

@@ -36,7 +36,8 @@ def named_indices(body: Json) -> Iterator[str]:
 
 
 def hides_a_query(body: Json) -> bool:
-    """Whether a ``wrapper`` query stands somewhere: it is in base64, and may read any index unseen.
+    """Whether a query stands somewhere as text, which may read any index unseen: a ``wrapper`` query holds one in
+    base64, and a phrase suggester's ``collate`` a template.
 
     >>> hides_a_query({"query": {"bool": {"must": {"wrapper": {"query": "e30="}}}}})
     True
@@ -45,7 +46,7 @@ def hides_a_query(body: Json) -> bool:
     while waiting:
         value = waiting.pop()
         if isinstance(value, dict):
-            if "query" in _object(value.get("wrapper")):
+            if "query" in _object(value.get("wrapper")) or "collate" in _object(value.get("phrase")):
                 return True
             waiting.extend(value.values())
         elif isinstance(value, list):

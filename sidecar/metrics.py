@@ -139,6 +139,9 @@ class Metrics:
             "1 while the last change of keys, certificates or lists of revoked ones is served, 0 when it was refused.",
             ("file",),
         )
+        self.file_changes = counter(
+            "sidecar_file_changes", "Changes of these files that were taken over or refused.", ("file", "outcome")
+        )
         self.under_way = gauge("sidecar_calls_under_way", "Calls served now, of `max_concurrent_calls` at most.")
         self.received = counter(
             "sidecar_received", "Calls that came, also those whose callers left at once.", ("method",)
@@ -154,6 +157,17 @@ class Metrics:
         """A changed configuration was taken over, or refused."""
         self.reloads.labels("applied" if ok else "refused").inc()
         self.configuration_current.set(int(ok))
+
+    def file_served(self, file: str) -> None:
+        """A file of keys or certificates was read for the first time."""
+        self.files_current.labels(file).set(1)
+        for outcome in ("applied", "refused"):
+            self.file_changes.labels(file, outcome)
+
+    def file_changed(self, file: str, *, ok: bool) -> None:
+        """A change of it was taken over, or refused."""
+        self.file_changes.labels(file, "applied" if ok else "refused").inc()
+        self.files_current.labels(file).set(int(ok))
 
     def begin(self, model: str) -> None:
         """Show a model's counters from the start: a rate of what is not there yet is no rate of 0."""

@@ -60,6 +60,7 @@ class Pipeline:
         self._scorer = PairScorer(scheduler, score_cache_bytes)
         metrics.watch_cache("scores", "", self._scorer.cache)
         self._turns = asyncio.Semaphore(_TOKENIZER_THREADS)
+        self._aside = ThreadPoolExecutor(1, thread_name_prefix="shadow")
         self._spare_time = SpareTime(scheduler)
         self._cosines = CosineScorer(scheduler, self._cosine_pairs, self._spare_time)
         self._shadow = Shadow(self._rank_in_spare_time, metrics)
@@ -69,7 +70,8 @@ class Pipeline:
         """Let go of the tokenizer's threads, and of what waits for spare time."""
         self._shadow.close()
         self._spare_time.close()
-        self._tokenizers.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._tokenizers, self._aside):
+            threads.shutdown(wait=False, cancel_futures=True)
 
     async def search(self, call: SearchCall) -> Answer:
         """Search the engine and rerank its hits.
@@ -97,7 +99,7 @@ class Pipeline:
     async def finish(self, retrieved: Retrieved) -> Answer:
         """The second half of :meth:`search`: the hits in their final order. Fails only by being cancelled."""
         ranking = await self._orders.agreed(retrieved, lambda: self._rank(retrieved.task))
-        return retrieved.answer(tried(ranking, retrieved.task.plan, retrieved.task.key))
+        return retrieved.answer(tried(ranking, retrieved.task))
 
     async def rerank(self, call: RerankCall) -> Answer:
         """Rerank the caller's own candidates.
@@ -114,7 +116,7 @@ class Pipeline:
         pinned, closed = call.narrowing.pinned_ids, access.closed_indices
         key = call.narrowing.key or call.query
         task = Task(call.query, considered, pinned, plan, skip, connector, deadline, watch, closed, key)
-        ranked = tried(await self._rank(task), plan, task.key)
+        ranked = tried(await self._rank(task), task)
         places = [*ranked.order, *(Ranked(rank) for rank in range(len(considered), len(call.candidates)))]
         kept = [place for place in places if task.keeps(place)][: call.top_n]
         results = [Result(call.candidates[place.rank], place) for place in kept]
@@ -171,8 +173,14 @@ class Pipeline:
         """The order by model and engine, made of what the device has left; None where somebody else wants it."""
         model = self._models.get(plan.model)
         aside = replace(task, deadline=deadline)
+        if not self._has_spare_time():
+            return None
         fetched = await fetch(aside, plan, missing_of(aside, plan))
-        passages, job = await self._off_loop(self._prepared, aside, plan, fetched, model, True)
+        if not self._has_spare_time():
+            return None
+        loop = asyncio.get_running_loop()
+        prepared = loop.run_in_executor(self._aside, _told, self._prepared, aside, plan, fetched, model, True)
+        passages, job = await prepared
         scores = await self._spare_time.scores(model, list(job.pairs.values()), deadline)
         if scores is None:
             return None
@@ -180,6 +188,10 @@ class Pipeline:
         flat = [found[key] for group in job.groups for key in group]
         original = [candidate.score for candidate in task.candidates]
         return ranking_of(original, plan, passages, PairScores(flat, len(passages)), NONE, model.scorer.version)
+
+    def _has_spare_time(self) -> bool:
+        """Whether nobody is scored, or about to be."""
+        return self._scheduler.idle and not self._turns.locked()
 
     async def _scored(
         self, job: PairJob, plan: Plan, terms: Terms, refusal: Overloaded | ModelError | CircuitOpen | None, least: int
@@ -241,10 +253,11 @@ def _told(work: Callable[..., T], *arguments: Any) -> T:
         raise ModelError(f"the tokenizer raised {type(error).__name__}") from error
 
 
-def tried(ranking: Ranking, plan: Plan | None, key: str) -> Ranking:
+def tried(ranking: Ranking, task: Task) -> Ranking:
     """A ranking with the arm that the call is in, where its policy is being tried, and drawn from both orders if so."""
+    plan = task.plan
     if plan is None or not plan.tried:
         return ranking
     if plan.arm is Arm.INTERLEAVED and ranking.scored:
-        ranking = replace(ranking, order=interleaved(ranking.order, key))
+        ranking = replace(ranking, order=interleaved(ranking.order, f"{task.key}\0{task.query}"))
     return replace(ranking, arm=plan.arm.value)

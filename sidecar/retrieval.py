@@ -17,6 +17,8 @@ from sidecar.names import Known, Names
 
 _BROKEN = 500
 
+_RESOLVED_AT_ONCE = 4
+"""Of the indices that one call names: the engine is asked for few at once, and other calls ask as well."""
 _MANY_MEMBERS = 1000
 """Of so many indices a policy is worked out beside the event loop: it takes some 4 us for each."""
 
@@ -59,15 +61,18 @@ class Retrieval:
         """
         name, connector = self._gate.for_rerank(call)
         if connector is None:
-            return self._gate.access(call, name, None, None, {})
+            return self._gate.access(call, self._gate.plan_of(call, name, None), name, None, {})
         deadline = self._deadline(call.clock, connector)
         known = await self._known(connector, call, deadline) if self._gate.must_ask(connector, call) else None
+        planned = self._gate.plan_of(call, name, known)
         named = self._gate.to_be_resolved(connector, call)
-        timeout_s = min(self._gate.names_timeout_s(call), deadline.remaining_s())
-        found = await asyncio.gather(
-            *(self._names.members(connector, index, timeout_s=timeout_s, fresh=True) for index in named)
-        )
-        return self._gate.access(call, name, connector, known, dict(zip(named, found, strict=True)))
+        found: dict[str, Known] = {}
+        for start in range(0, len(named), _RESOLVED_AT_ONCE):
+            some = named[start : start + _RESOLVED_AT_ONCE]
+            timeout_s = min(self._gate.names_timeout_s(call), deadline.remaining_s())
+            asked = (self._names.members(connector, index, timeout_s=timeout_s, fresh=True) for index in some)
+            found |= zip(some, await asyncio.gather(*asked), strict=True)
+        return self._gate.access(call, planned, name, connector, found)
 
     async def _prepare(self, call: SearchCall, connector: Connector, deadline: Deadline) -> Prepared:
         if call.template is not None:

@@ -40,6 +40,10 @@ class Revoked:
         """
         self._listed = WatchedFile(lambda: _read(file, cas), "revoked_certificates", file, cas, metrics=metrics)
 
+    def look(self) -> None:
+        """Read the file again if it has changed."""
+        self._listed.look()
+
     def check(self, shown: Mapping[str, Sequence[bytes]]) -> None:
         """``shown`` is what gRPC knows of the client's end of the connection.
 

@@ -137,8 +137,7 @@ class RerankService(pb_grpc.RerankServiceServicer):
 class PolicyService(pb_grpc.PolicyServiceServicer):
     """List, Explain, Status and Switch."""
 
-    def __init__(self, current: Current, switches: Switches, models: Models, watch: Watch, metrics: Metrics) -> None:
-        self._metrics = metrics
+    def __init__(self, current: Current, switches: Switches, models: Models, watch: Watch) -> None:
         self._current = current
         self._switches = switches
         self._watch = watch
@@ -192,8 +191,7 @@ class PolicyService(pb_grpc.PolicyServiceServicer):
         if others := [name for name in names if not fits(calling.get().role.policies, name)]:
             raise NotAllowed(f"policy {others[0]!r} is not for the role of {calling.get().name!r}")
         self._switches.turn(request.policy, on=request.on)
-        for name in self._settings.policies:
-            self._metrics.switched_off.labels(name).set(int(self._switches.is_off(name)))
+        self._switches.show(self._settings.policies)
         log.warning("reranking_switched", policy=request.policy or "all", on=request.on)
         return pb.SwitchResponse(all_off=self._switches.all_off, off=sorted(self._switches.off))
 

@@ -1,7 +1,8 @@
 """The new order of calls that were answered in the engine's: made from spare capacity alone, and only counted.
 
-It cannot delay or crowd out a call: its passages are scored in parts of 20 ms, each only while nobody else wants the
-device, and it gives up as soon as somebody does. Few are under way at once; of more, the rest is not tried.
+It cannot crowd out a call: it begins when the reply has left and nobody is scored, tokenises in a thread of its own,
+and its passages are scored in parts of 20 ms, each only while nobody else wants the device; it gives up as soon as
+somebody does. Few are under way at once; of more, the rest is not tried.
 """
 
 import asyncio
@@ -18,6 +19,7 @@ from sidecar.types import Ranking
 
 _AT_ONCE = 4
 _ENOUGH_S = 30.0
+_REPLY_LEAVES_S = 0.05
 
 Rank = Callable[[Task, Plan, Deadline], Awaitable[Ranking | None]]
 """Ranks in spare time; None where it gave up."""
@@ -46,6 +48,7 @@ class Shadow:
             task.cancel()
 
     async def _follow(self, task: Task, plan: Plan) -> None:
+        await asyncio.sleep(_REPLY_LEAVES_S)
         started = asyncio.get_running_loop().time()
         try:
             ranking = await self._rank(task, plan, Deadline.earliest(started, _ENOUGH_S))

@@ -39,7 +39,7 @@ class Tokens:
         """Raises OSError or ValueError where the file of keys cannot be used; an address is asked later."""
         self._settings = settings
         file = settings.jwks_file
-        self._fixed = WatchedFile(partial(_of_file, file), "jwks", file, metrics=metrics, clock=clock) if file else None
+        self.file = WatchedFile(partial(_of_file, file), "jwks", file, metrics=metrics) if file else None
         self._issuer = _Issuer(settings.jwks_url, clock) if settings.jwks_url else None
 
     async def read(self, token: str) -> tuple[str, str]:
@@ -68,7 +68,7 @@ class Tokens:
         return str(claims["sub"]), _claim(claims, self._settings.role_claim)
 
     async def _key(self, wanted: str | None) -> jwt.PyJWK:
-        keys = self._fixed.current() if self._fixed else await self._issuer.keys(wanted) if self._issuer else {}
+        keys = self.file.current() if self.file else await self._issuer.keys(wanted) if self._issuer else {}
         if wanted not in keys:
             raise jwt.InvalidTokenError("unknown key")
         return keys[wanted]

@@ -1,8 +1,8 @@
-"""Small files that are read again when they change: keys, lists of what is revoked."""
+"""Small files that are read again when they change: keys, lists of what is revoked, certificates."""
 
-import time
 from collections.abc import Callable
 from pathlib import Path
+from threading import Lock
 from typing import Generic, TypeVar
 
 from sidecar.file_stamp import Stamp, stamp_of
@@ -11,38 +11,36 @@ from sidecar.metrics import Metrics
 
 T = TypeVar("T")
 
-_LOOK_EVERY_S = 1.0
+LOOK_EVERY_S = 1.0
+"""How often somebody is to :meth:`WatchedFile.look`."""
 
 
 class WatchedFile(Generic[T]):
-    """What a file holds now, looked at once a second at most, when somebody asks. A broken one changes nothing."""
+    """What a file holds, as of the last look at it. A broken one changes nothing. Threads may share it."""
 
-    def __init__(
-        self,
-        read: Callable[[], T],
-        event: str,
-        *files: Path,
-        metrics: Metrics,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, read: Callable[[], T], event: str, *files: Path, metrics: Metrics) -> None:
         """``read`` reads ``files``; it raises OSError or ValueError where they cannot be used, and so does this.
         ``event`` begins the names of the log lines ``EVENT_replaced`` and ``EVENT_not_replaced``, and is the label of
-        ``sidecar_file_current``."""
-        self._is_current = metrics.files_current.labels(event)
-        self._read, self._event, self._files, self._clock = read, event, files, clock
-        self._looked_at, self._seen = clock(), self._stamps()
+        ``sidecar_file_current`` and ``sidecar_file_changes_total``."""
+        self._metrics = metrics
+        self._read, self._event, self._files = read, event, files
+        self._lock = Lock()
+        self._seen = self._last = self._stamps()
         self._told = ""
         self._kept = read()
-        self._is_current.set(1)
+        metrics.file_served(event)
 
     def current(self) -> T:
         """What is valid now."""
-        if self._clock() >= self._looked_at + _LOOK_EVERY_S:
-            self._looked_at = self._clock()
-            stamps = self._stamps()
-            if stamps != self._seen or None in stamps:
-                self._replace(stamps)
         return self._kept
+
+    def look(self) -> None:
+        """Read it again if it has changed. A change counts when two looks have found the same, since a half-written
+        file may be valid, too: an empty one holds no keys, a shorter one fewer."""
+        with self._lock:
+            last, self._last = self._last, self._stamps()
+            if self._last == last and (last != self._seen or None in last):
+                self._replace(last)
 
     def _replace(self, stamps: list[Stamp]) -> None:
         """A file that cannot be read is tried again; what cannot be used is tried when it changes."""
@@ -50,13 +48,13 @@ class WatchedFile(Generic[T]):
             self._kept = self._read()
         except (OSError, ValueError) as error:
             self._seen = [] if isinstance(error, OSError) else stamps
-            self._is_current.set(0)
             if str(error) != self._told:
                 self._told = str(error)
+                self._metrics.file_changed(self._event, ok=False)
                 log.error(f"{self._event}_not_replaced", error=self._told)
         else:
             self._seen, self._told = stamps, ""
-            self._is_current.set(1)
+            self._metrics.file_changed(self._event, ok=True)
             log.info(f"{self._event}_replaced", file=str(self._files[0]))
 
     def _stamps(self) -> list[Stamp]:

@@ -44,7 +44,7 @@ def check(
 def _check_access(settings: Settings) -> None:
     """Keys, certificates and lists of revoked ones: what `serve` would stop for."""
     from sidecar import extras
-    from sidecar.certificates import CertificateError, Certificates
+    from sidecar.certificates import Certificates
     from sidecar.metrics import Metrics
 
     metrics = Metrics()
@@ -53,10 +53,10 @@ def _check_access(settings: Settings) -> None:
         extras.revoked(settings.server.tls, metrics)
         if settings.server.tls:
             Certificates(settings.server.tls, metrics)
-    except CertificateError as error:
-        stop(f"server.tls: {error}")
     except extras.StartError as error:
         stop(str(error))
+    except (ValueError, OSError) as error:
+        stop(f"server.tls: {error}")
 
 
 async def _check_engines(settings: Settings) -> bool:

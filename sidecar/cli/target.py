@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sidecar.cli.terminal import stop
+from sidecar.errors import NOT_SHOWN
 
 if TYPE_CHECKING:
     import grpc
@@ -48,7 +49,7 @@ def channel_of(target: str, *, tls: bool, ca: Path | None, cert: Path | None, ke
 def in_words(error: "grpc.RpcError") -> str:
     """What a call failed of, and where a missing key would be looked for."""
     said = f"{error.code().name}: {error.details()}"
-    missing = error.code().name == "UNAUTHENTICATED" and not os.environ.get(KEY_VARIABLE)
+    missing = (error.details() or "").startswith(NOT_SHOWN) and not os.environ.get(KEY_VARIABLE)
     return f"{said} (the environment variable {KEY_VARIABLE} is not set)" if missing else said
 
 

@@ -10,10 +10,11 @@ from structlog.contextvars import merge_contextvars
 from structlog.testing import capture_logs
 
 from connectors.memory import MemoryConnector
-from sidecar import api_keys
+from sidecar import api_keys, interceptors
 from sidecar.client import RerankClient
 from sidecar.settings import Settings
 from sidecar.v1 import rerank_pb2 as pb
+from tests.calls import until
 from tests.conftest import DOCUMENTS, SERVER, Serve, settings
 
 BODY = {"query": {"match": {"body": "apple"}}}
@@ -153,6 +154,7 @@ async def test_the_line_of_a_refused_call_says_who_called(serve: Serve, keys: di
         {"query": {"more_like_this": {"like": [{"_index": "secret", "_id": "1"}]}}},
         {"query": {"geo_shape": {"location": {"indexed_shape": {"index": "secret", "id": "1", "path": "x"}}}}},
         {"query": {"wrapper": {"query": "eyJtYXRjaF9hbGwiOnt9fQ=="}}},
+        {"suggest": {"near": {"text": "x", "phrase": {"field": "title", "collate": {"query": {"source": "{}"}}}}}},
         {"pit": {"id": "abc"}},
     ],
 )
@@ -225,3 +227,45 @@ async def test_calls_are_counted_when_they_come_and_those_about_policies_have_a_
             assert count("sidecar_requests_total", listed) == 1
     lines = [line for line in told if line["event"] == "call"]
     assert (lines[0]["method"], lines[0]["outcome"], lines[0]["caller"]) == ("List", "OK", "articles-app")
+
+
+def begun(channel: grpc.aio.Channel, *metadata: tuple[str, str]) -> Any:
+    """A call whose request never comes."""
+    method: Any = channel.stream_unary("/sidecar.v1.RerankService/Search", None, pb.SearchResponse.FromString)
+    return method(metadata=metadata, timeout=10)
+
+
+async def test_who_may_not_call_is_told_so_before_the_request_is_read(serve: Serve, keys: dict[str, str]) -> None:
+    """Else anybody could have the sidecar hold as many messages, of the largest size, as he likes."""
+    async with (
+        serve(configured=guarded()) as (_, sidecar),
+        grpc.aio.insecure_channel(f"127.0.0.1:{sidecar.port}") as channel,
+    ):
+        calls = [begun(channel), begun(channel, ("authorization", "Bearer rs_all-app~x"))]
+        assert [await call.code() for call in calls] == [grpc.StatusCode.UNAUTHENTICATED] * 2
+
+
+async def test_a_request_that_does_not_come_takes_a_place_for_seconds_only(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interceptors, "_ARRIVES_WITHIN_S", 0.3)
+    narrow = settings(server={**SERVER, "max_concurrent_calls": 2})
+    async with (
+        serve(configured=narrow) as (client, sidecar),
+        grpc.aio.insecure_channel(f"127.0.0.1:{sidecar.port}") as channel,
+    ):
+        idle = [begun(channel), begun(channel)]
+        under_way = "sidecar_calls_under_way"
+        await until(lambda: sidecar.metrics.registry.get_sample_value(under_way) == 2)
+        assert (await status(lambda: client.search("docs", "apple", BODY))).startswith("RESOURCE_EXHAUSTED")
+        assert [await call.code() for call in idle] == [grpc.StatusCode.INVALID_ARGUMENT] * 2
+        assert await idle[0].details() == "the request did not arrive within 0 s"
+        assert (await client.search("docs", "apple", BODY)).outcome == "RERANKED"
+
+
+async def test_a_call_that_ends_without_a_request_is_told_so(serve: Serve) -> None:
+    async with serve() as (_, sidecar), grpc.aio.insecure_channel(f"127.0.0.1:{sidecar.port}") as channel:
+        call = begun(channel)
+        await call.done_writing()
+        assert await call.code() == grpc.StatusCode.INVALID_ARGUMENT
+        assert await call.details() == "the call ended without a request"

@@ -174,6 +174,20 @@ async def test_where_not_all_is_allowed_texts_are_fetched_from_concrete_indices_
     assert "'now' is no concrete index" in str(by_alias.details())
 
 
+async def test_a_call_that_names_many_indices_has_the_text_of_all(serve: Serve) -> None:
+    """Few of them are asked for at once; those that are too many candidates are refused before any is."""
+    names = [f"books-{number}" for number in range(40)]
+    connectors = {"main": {"type": "memory", "indices": {"x": "unused"}, "allow_indices": ["books-*"]}}
+    engine = MemoryConnector("main", dict.fromkeys(names, DOCUMENTS))
+    limited = settings({"limits": {"candidates": 40}, "rank_window_size": 40}, connectors=connectors)
+    async with serve(connector=engine, configured=limited) as (client, _):
+        candidates = [pb.Candidate(id="d1", index=name) for name in names]
+        reply = await client.rerank(QUERY, candidates, connector="main")
+        assert (reply.outcome, reply.meta.scored) == (pb.OUTCOME_RERANKED, len(names))
+        refused = await status(client.rerank(QUERY, [*candidates, candidates[0]], connector="main"))
+        assert refused.details() == "there are 41 `candidates`, at most 40 are allowed"
+
+
 async def test_a_point_in_time_tells_nothing_of_where_an_alias_leads(serve: Serve) -> None:
     class PointInTime(AliasConnector):
         async def search(self, index: str, body: Json, **more: Any) -> Hits:

@@ -73,13 +73,15 @@ class Loads:
 
 
 @asynccontextmanager
-async def served(file: Path, loads: Loads | None = None) -> AsyncIterator[tuple[RerankClient, App]]:
+async def served(
+    file: Path, loads: Loads | None = None, engine: MemoryConnector | None = None
+) -> AsyncIterator[tuple[RerankClient, App]]:
     """A sidecar that watches a file, as `rerank-sidecar serve` does."""
     loads = loads or Loads()
     app = App(
         configuration.load(file),
         load=loads,
-        connectors={"main": MemoryConnector("main", {"docs": DOCUMENTS})},
+        connectors={"main": engine or MemoryConnector("main", {"docs": DOCUMENTS})},
         file=file,
     )
     await app.start()
@@ -218,6 +220,56 @@ async def test_a_new_model_warms_up_before_it_serves_and_a_broken_one_is_refused
         await reloaded(app, file, changed)
         assert loads.names[-1] == "second"
         assert (await client.search("docs", QUERY, BODY)).message.meta.model_version == "v4"
+
+
+async def test_a_call_under_way_is_scored_by_the_model_that_it_began_with(file: Path) -> None:
+    loads, slow = Loads(), MemoryConnector("main", {"docs": DOCUMENTS}, faults=[Fault(delay_s=0.5, on="search")])
+    async with served(file, loads, slow) as (client, app):
+        before = asyncio.create_task(client.search("docs", QUERY, BODY))
+        await asyncio.sleep(0.1)
+        await reloaded(app, file, {**tree(model="second"), "models": {"second": {}}})
+        assert not before.done()
+        page = await before
+        assert (page.outcome, page.message.meta.model) == ("RERANKED", "default")
+        page = await client.search("docs", QUERY, BODY)
+        assert (page.outcome, page.message.meta.model) == ("RERANKED", "second")
+        assert app.metrics.registry.get_sample_value("sidecar_failed_passes_total", {"model": "second"}) == 0
+
+
+async def test_a_model_that_failed_is_tried_again_with_the_next_configuration(file: Path) -> None:
+    loads = Loads()
+    loads.broken = {"default"}
+    async with served(file, loads) as (client, app):
+        assert (await client.search("docs", QUERY, BODY)).reason == "MODEL_NOT_READY"
+        await reloaded(app, file, tree(rank_window_size=3))
+        await until(lambda: len(loads.names) == 2)
+        assert (await client.search("docs", QUERY, BODY)).reason == "MODEL_NOT_READY", "which does not refuse the rest"
+        loads.broken = set()
+        await reloaded(app, file, tree(rank_window_size=3))
+        await until(lambda: app.models.is_ready("default"))
+        assert (await client.search("docs", QUERY, BODY)).outcome == "RERANKED"
+
+
+async def test_no_model_is_loaded_for_a_configuration_whose_keys_cannot_be_used(file: Path, tmp_path: Path) -> None:
+    (tmp_path / "keys.txt").write_text("broken")
+    loads = Loads()
+    async with served(file, loads) as (_, app):
+        changed = {**tree(model="second"), "models": {"second": {}}}
+        changed["server"] = {**SERVER, "auth": {"keys_file": str(tmp_path / "keys.txt"), "roles": {"search": {}}}}
+        await reloaded(app, file, changed, "refused")
+        assert loads.names == ["default"]
+
+
+async def test_what_is_switched_off_shows_for_the_policies_that_there_are(file: Path) -> None:
+    async with served(file) as (_, app):
+        app._switches.turn("", on=False)
+        both = tree()
+        both["policies"]["more"] = {**both["policies"]["default"], "match": [{"index": "x"}]}
+        await reloaded(app, file, both)
+        shown = app.metrics.registry.get_sample_value
+        assert shown("sidecar_switched_off", {"policy": "more"}) == 1
+        await reloaded(app, file, tree())
+        assert shown("sidecar_switched_off", {"policy": "more"}) is None
 
 
 async def test_what_needs_a_restart_is_said_and_the_rest_is_taken_over(file: Path) -> None:

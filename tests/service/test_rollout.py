@@ -1,6 +1,7 @@
 """A policy that is being tried: the same for the same key on all pages, in the shadow without any cost to calls."""
 
 import asyncio
+import threading
 import time
 from typing import Any
 
@@ -8,9 +9,11 @@ import pytest
 
 from connectors.memory import MemoryConnector
 from sidecar.cost import CostModel
+from sidecar.deadline import Deadline
+from sidecar.pipeline import Pipeline
 from sidecar.scoring.fake import WordOverlapScorer
 from sidecar.v1 import rerank_pb2 as pb
-from tests.calls import until
+from tests.calls import RecordingConnector, busy, score, until
 from tests.conftest import DOCUMENTS, Serve, settings
 
 BODY = {"query": {"match": {"body": "apple"}}}
@@ -123,3 +126,49 @@ async def test_interleaved_hits_say_whose_draw_they_were_and_none_is_lost(serve:
             for start in (0, 2, 4)
         ]
         assert [hit["_id"] for one in pages for hit in one.hits] == [hit["_id"] for hit in page.hits]
+
+
+async def test_each_query_of_a_session_has_a_coin_of_its_own(serve: Serve) -> None:
+    """Else one toss would favour one team all through a session."""
+    async with serve(WordOverlapScorer(), configured=settings({"mode": "interleave"})) as (client, _):
+        pages = [await client.search("docs", f"apple w{number}", BODY, options=keyed("ann")) for number in range(30)]
+    first = [page.results[0].team for page in pages]
+    assert 5 <= first.count("engine") <= 25
+
+
+async def test_the_shadow_begins_when_the_reply_has_left_and_in_a_thread_of_its_own(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared: list[tuple[float, str]] = []
+    own = Pipeline._prepared
+
+    def spied(self: Pipeline, *arguments: Any) -> Any:
+        prepared.append((time.monotonic(), threading.current_thread().name))
+        return own(self, *arguments)
+
+    monkeypatch.setattr(Pipeline, "_prepared", spied)
+    async with serve(WordOverlapScorer(), configured=settings({"mode": "shadow"})) as (client, app):
+        await client.search("docs", QUERY, BODY)
+        answered = time.monotonic()
+        await until(lambda: value(app, "calls_total", end="ranked") == 1)
+    [(began, thread)] = prepared
+    assert began > answered
+    assert thread.startswith("shadow")
+
+
+async def test_the_shadow_asks_nothing_of_an_engine_while_a_call_is_scored(serve: Serve) -> None:
+    engine = RecordingConnector()
+    async with serve(WordOverlapScorer(), configured=settings({"mode": "shadow"}), connector=engine) as (client, app):
+        async with busy(app.scheduler):
+            live = asyncio.create_task(
+                score(
+                    app.scheduler,
+                    app.models.get("default"),
+                    [app.models.get("default").scorer.encode("a", ["b"])],
+                    Deadline.earliest(time.monotonic(), 5.0),
+                )
+            )
+            await asyncio.sleep(0)
+            await client.search("docs", QUERY, BODY)
+            await until(lambda: value(app, "calls_total", end="dropped") == 1)
+        await live

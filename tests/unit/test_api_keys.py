@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -105,16 +104,15 @@ def test_names_that_would_break_the_file_are_refused(name: str) -> None:
 
 
 def test_keys_are_read_again_when_the_file_changes_and_a_broken_one_changes_nothing(tmp_path: Path) -> None:
-    now = [0.0]
     (first, kept), (second, other) = api_keys.made("one", "search"), api_keys.made("two", "search")
     file = tmp_path / "keys.txt"
     file.write_text(kept.line)
-    auth = Authentication(AuthSettings(keys_file=file, roles=ROLES), Metrics(), lambda: now[0])
+    auth = Authentication(AuthSettings(keys_file=file, roles=ROLES), Metrics())
 
     def write(text: str) -> None:
         file.write_text(text)
-        os.utime(file, (now[0] + 1, now[0] + 1))
-        now[0] += 2.0
+        auth.look()
+        auth.look()
 
     write("nonsense")
     assert who(auth, f"Bearer {first}").name == "one"
@@ -211,13 +209,14 @@ def test_a_file_without_keys_is_named(issuer: Issuer, tmp_path: Path, text: str)
 
 
 def test_new_keys_of_a_file_are_taken_over_and_a_broken_file_changes_nothing(tmp_path: Path) -> None:
-    now, before = [0.0], Issuer(tmp_path)
-    auth = with_tokens(before, lambda: now[0])
+    before = Issuer(tmp_path)
+    auth = with_tokens(before)
     after = Issuer(tmp_path)
-    assert who(auth, f"Bearer {before.token()}").name == "ann", "it is looked at once a second"
+    assert who(auth, f"Bearer {before.token()}").name == "ann", "nobody has looked at it since"
     for text in (after.file.read_text(), "broken"):
         after.file.write_text(text)
-        now[0] += 1.0
+        auth.look()
+        auth.look()
         assert who(auth, f"Bearer {after.token()}").name == "ann"
         with pytest.raises(NoAuthorization):
             who(auth, f"Bearer {before.token()}")

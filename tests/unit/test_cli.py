@@ -123,10 +123,10 @@ def test_a_missing_key_is_told_where_it_would_be_looked_for(monkeypatch: pytest.
             return grpc.StatusCode.UNAUTHENTICATED
 
         def details(self) -> str:
-            return "send one metadata"
+            return "send one metadata `authorization: Bearer KEY`"
 
     monkeypatch.delenv("RERANK_SIDECAR_KEY", raising=False)
-    said = "UNAUTHENTICATED: send one metadata"
+    said = "UNAUTHENTICATED: send one metadata `authorization: Bearer KEY`"
     assert in_words(Refused()) == f"{said} (the environment variable RERANK_SIDECAR_KEY is not set)"
     monkeypatch.setenv("RERANK_SIDECAR_KEY", "x")
     assert in_words(Refused()) == said

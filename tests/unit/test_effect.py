@@ -1,5 +1,9 @@
 """Whether reranking still does anything, from what lately came of a policy's calls."""
 
+import itertools
+import sys
+import threading
+import time
 from typing import Any
 
 import pytest
@@ -111,3 +115,30 @@ def test_metrics_show_the_shares() -> None:
     assert value("unmoved_ratio") == 0.0
     assert value("rank_displacement") == pytest.approx(4 / 3)
     assert metrics.registry.get_sample_value("sidecar_unmoved_ratio", {"policy": "silent"}) is None
+
+
+def test_replies_come_in_while_another_thread_asks_for_the_summary() -> None:
+    """A scrape is answered in a thread of its own."""
+    effects, over, failed = Effects(), threading.Event(), list[BaseException]()
+    before = sys.getswitchinterval()
+
+    def scrape() -> None:
+        try:
+            while not over.is_set():
+                effects.summary(float(next(clock)))
+        except BaseException as error:  # noqa: BLE001 - looked at below
+            failed.append(error)
+
+    clock = itertools.count()
+    sys.setswitchinterval(1e-6)
+    scraping = threading.Thread(target=scrape)
+    scraping.start()
+    try:
+        started = time.monotonic()
+        while time.monotonic() < started + 1.0 and not failed:
+            effects.add(Effect(), float(next(clock)))
+    finally:
+        over.set()
+        scraping.join()
+        sys.setswitchinterval(before)
+    assert not failed

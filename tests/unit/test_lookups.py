@@ -44,3 +44,11 @@ def test_a_wrapper_query_is_found_wherever_it_stands() -> None:
     assert hides_a_query({"query": {"bool": {"must": [wrapper]}}})
     assert hides_a_query({"aggs": {"a": {"filter": wrapper}}})
     assert not hides_a_query({"query": {"match": {"wrapper": "query"}}})
+
+
+def test_a_suggesters_collate_is_a_query_too() -> None:
+    """It may be text, which an engine parses as a query for each suggestion."""
+    collate = {"query": {"source": '{"more_like_this": {"like": [{"_index": "secret", "_id": "1"}]}}'}, "prune": True}
+    assert hides_a_query({"suggest": {"text": "x", "near": {"phrase": {"field": "title", "collate": collate}}}})
+    assert not hides_a_query({"suggest": {"text": "x", "near": {"phrase": {"field": "title"}}}})
+    assert not hides_a_query({"query": {"match": {"collate": {"query": "x"}}}}), "a field may be called so"
