@@ -4,7 +4,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -104,8 +104,7 @@ class Guard(grpc.aio.ServerInterceptor):
         async def call(requests: AsyncIterator[bytes], context: Any) -> Any:
             started = time.monotonic()
             async with self._guarded(method, context):
-                request = await _read(requests, handler.request_deserializer)
-                reply = await handler.unary_unary(request, context)
+                reply = await handler.unary_unary(await _read(requests, handler.request_deserializer), context)
                 if method.startswith(_WITHOUT_OWN_LINE):
                     self._succeeded(method.rpartition("/")[2], started)
                 connection, size_bytes = context.peer(), reply_bytes.get()
@@ -149,6 +148,7 @@ class Guard(grpc.aio.ServerInterceptor):
                 code, message = _translated(error)
                 self._failed(name, code.name, started)
                 details = error_details.encode(code.value[0], message, _details_of(error, code))
+                error.__traceback__ = error.__cause__ = error.__context__ = None  # they hold the request until a gc
                 own = (("x-request-id", request_id.get()), (error_details.KEY, details))
                 await context.abort(code, message, own)
             finally:
@@ -188,15 +188,22 @@ async def _read(requests: AsyncIterator[bytes], deserialize: Callable[[bytes], A
     """The one request of a call. grpc would read it before anybody is asked who he is, all the megabytes that are
     allowed, and answer an ill-formed one with UNKNOWN and no request id."""
     try:
-        async with asyncio.timeout(_ARRIVES_WITHIN_S):
-            request = await anext(aiter(requests), None)
-        if request is None:
-            raise errors.InvalidRequest("the call ended without a request")
-        return deserialize(request)
-    except TimeoutError:
-        raise errors.InvalidRequest(f"the request did not arrive within {_ARRIVES_WITHIN_S:.0f} s") from None
+        return deserialize(await _first(requests))
     except DecodeError as error:
         raise errors.InvalidRequest(f"the request cannot be read: {error}") from None
+
+
+async def _first(requests: AsyncIterator[bytes]) -> bytes:
+    """What comes first; the iterator is closed, or it would hold it as long as the call takes."""
+    incoming: Any = aiter(requests)  # a generator, but for its type
+    async with aclosing(incoming):
+        try:
+            async with asyncio.timeout(_ARRIVES_WITHIN_S):
+                async for request in incoming:
+                    return request
+        except TimeoutError:
+            raise errors.InvalidRequest(f"the request did not arrive within {_ARRIVES_WITHIN_S:.0f} s") from None
+    raise errors.InvalidRequest("the call ended without a request")
 
 
 def _translated(error: Exception) -> tuple[grpc.StatusCode, str]:

@@ -21,12 +21,24 @@ def configure(level: str = "info", *, pretty: bool = False) -> None:
         _frames_only,
     ]
     last = structlog.dev.ConsoleRenderer() if pretty else structlog.processors.JSONRenderer()
+    logging.basicConfig(handlers=[_Libraries()], level=logging.WARNING, force=True)
     logging.getLogger("elastic_transport.node_pool").setLevel(logging.ERROR)  # it tells every failed try
     structlog.configure(
         processors=[*processors, last],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
     )
+
+
+class _Libraries(logging.Handler):
+    """What libraries log, in the same lines: the first line of what they say before anything is filled in, since the
+    rest may quote a query or a document."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record."""
+        said = str(record.msg).partition("\n")[0]
+        error = record.exc_info[1] if record.exc_info else None
+        log.log(record.levelno, "library", logger=record.name, said=said, exc_info=error)
 
 
 def _frames_only(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:

@@ -201,7 +201,7 @@ class PolicyService(pb_grpc.PolicyServiceServicer):
             name=name,
             version=policy.version_of(self._settings, name),
             match=[f"{one.connector}:{one.index}" if one.connector else one.index for one in settings.match],
-            enabled=settings.enabled and not self._switches.is_off(name),
+            enabled=self._settings.enabled and settings.enabled and not self._switches.is_off(name),
             model=settings.model,
             model_ready=self._models.is_ready(settings.model),
             settings=settings.model_dump_json(),

@@ -243,6 +243,9 @@ class PolicySettings(Section):
 class Settings(Section):
     """The whole configuration."""
 
+    enabled: bool = Field(
+        True, description="false: all policies leave the engine's order alone, whatever they say themselves."
+    )
     server: ServerSettings = Field(ServerSettings(), description="The gRPC server.")
     connectors: dict[str, AnyConnector] = Field(
         {}, description="Search engines by name; none: only plain texts are reranked."

@@ -16,6 +16,7 @@ from sidecar.cli.key import key
 from sidecar.cli.reference import settings
 from sidecar.cli.search import search
 from sidecar.cli.serve import serve
+from sidecar.cli.switch import switch
 from sidecar.cli.train import train
 
 app = typer.Typer(
@@ -38,6 +39,7 @@ app.command()(train)
 app.command()(serve)
 app.command()(search)
 app.command()(doctor)
+app.command()(switch)
 app.command()(health)
 app.command()(key)
 

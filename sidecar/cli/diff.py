@@ -9,12 +9,14 @@ from sidecar.changes import Changes, differences
 from sidecar.cli.terminal import settings_of
 from sidecar.policy import version_of
 from sidecar.resolution import Resolver
+from sidecar.settings import Settings
 
 
 def diff(
     old: Annotated[Path, typer.Argument(help="The configuration as it is served.")],
     new: Annotated[Path, typer.Argument(help="The one to come.")],
     index: Annotated[list[str] | None, typer.Option(help="An index to tell of, repeatable.")] = None,
+    connector: Annotated[str, typer.Option(help="Connector of the indices; default: the only one.")] = "",
 ) -> None:
     """Show what would change if a running sidecar took another configuration over: values, and policies by index."""
     before, after = settings_of(old), settings_of(new)
@@ -31,11 +33,19 @@ def diff(
     ):
         for name in names:
             typer.echo(f"{what}: {name}")
-    patterns = {match.index for one in (before, after) for policy in one.policies.values() for match in policy.match}
-    for name in dict.fromkeys([*(index or []), *sorted(pattern for pattern in patterns if "*" not in pattern)]):
-        ends = []
-        for settings in (before, after):
-            chosen = Resolver(settings).resolve(None, name, None).policy_name
-            ends.append(f"{chosen} ({version_of(settings, chosen)})" if chosen else "not reranked")
+    for name in dict.fromkeys([*(index or []), *_matched(before, after)]):
+        ends = [_policy_of(settings, connector, name) for settings in (before, after)]
         if ends[0] != ends[1] or name in (index or []):
             typer.echo(f"index {name}: {ends[0]} -> {ends[1]}")
+
+
+def _matched(*settings: Settings) -> list[str]:
+    """What policies match, patterns as they are written: indices that fit one of them have its policy, if no longer
+    pattern fits them too."""
+    return sorted({match.index for one in settings for policy in one.policies.values() for match in policy.match})
+
+
+def _policy_of(settings: Settings, connector: str, index: str) -> str:
+    only = next(iter(settings.connectors)) if len(settings.connectors) == 1 else None
+    chosen = Resolver(settings).choose(connector or only, index).policy_name
+    return f"{chosen} ({version_of(settings, chosen)})" if chosen else "not reranked"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from sidecar.cli.target import Target, TlsCa, TlsCert, TlsKey, TlsOn, client_of, in_words
+from sidecar.cli.target import Target, TlsCa, TlsCert, TlsKey, TlsOn, client_of, engine_authorization, in_words
 from sidecar.cli.terminal import stop
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def doctor(
             explained = client.policies.Explain(
                 pb.ExplainRequest(connector=connector, index=index, options=pb.Options(policy=policy)),
                 timeout=_TIMEOUT_S,
-                metadata=client.metadata(),
+                metadata=client.metadata(engine_authorization()),
             )
             console.print(f"policy: {explained.policy.name or 'none'} ({explained.why})")
             asked = [_asked(client, index, one, field or ["*"], size, connector, policy) for one in asking]
@@ -82,8 +82,15 @@ def _asked(
 
     body = {"query": {"multi_match": {"query": query, "fields": fields}}, "size": size}
     options = pb.Options(policy=policy)
-    pages = client.search_progressive(index, query, body, connector=connector, options=options, timeout_s=_TIMEOUT_S)
-    original, final = pages
+    original, final = client.search_progressive(
+        index,
+        query,
+        body,
+        connector=connector,
+        options=options,
+        timeout_s=_TIMEOUT_S,
+        authorization=engine_authorization(),
+    )
     return Asked(original, final, size)
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sidecar.cli.target import Target, TlsCa, TlsCert, TlsKey, TlsOn, client_of, in_words
+from sidecar.cli.target import Target, TlsCa, TlsCert, TlsKey, TlsOn, client_of, engine_authorization, in_words
 from sidecar.cli.terminal import stop
 
 
@@ -38,7 +38,10 @@ def search(
     options = pb.Options(policy=policy, budget_ms=budget_ms)
     with client_of(target, tls=tls, ca=tls_ca, cert=tls_cert, key=tls_key) as client:
         try:
-            pages = list(client.search_progressive(index, query, request, connector=connector, options=options))
+            found = client.search_progressive(
+                index, query, request, connector=connector, options=options, authorization=engine_authorization()
+            )
+            pages = list(found)
         except grpc.RpcError as error:
             stop(in_words(error))
     show(query, pages[0], pages[-1])

@@ -21,6 +21,8 @@ TlsCert = Annotated[Path | None, typer.Option(help="PEM file of the certificate 
 TlsKey = Annotated[Path | None, typer.Option(help="PEM file of its key.")]
 KEY_VARIABLE = "RERANK_SIDECAR_KEY"
 """Environment variable with the API key or token: on a command line others could read it."""
+ENGINE_VARIABLE = "RERANK_SIDECAR_ENGINE_AUTHORIZATION"
+"""Environment variable with the end user's own `Authorization` for an engine that is asked in his name."""
 
 
 def client_of(
@@ -33,6 +35,11 @@ def client_of(
         return BlockingRerankClient(target, _tls(tls, ca, cert, key), os.environ.get(KEY_VARIABLE))
     except OSError as error:
         stop(f"{error.filename} cannot be read: {error.strerror}")
+
+
+def engine_authorization() -> str | None:
+    """What :data:`ENGINE_VARIABLE` says."""
+    return os.environ.get(ENGINE_VARIABLE)
 
 
 def channel_of(target: str, *, tls: bool, ca: Path | None, cert: Path | None, key: Path | None) -> "grpc.Channel":

@@ -1,6 +1,7 @@
 """Hostile callers: whatever they send, the sidecar answers with a status that blames them, and serves on."""
 
 import asyncio
+import contextlib
 import gc
 import json
 import resource
@@ -23,9 +24,11 @@ from tests.conftest import Serve
 from tests.conftest import settings as configured
 from tests.slow_reader import SlowReader
 
+PROGRESSIVE = "/sidecar.v1.RerankService/SearchProgressive"
 METHODS = {
     "/sidecar.v1.RerankService/Search": pb.SearchRequest,
     "/sidecar.v1.RerankService/Rerank": pb.RerankRequest,
+    PROGRESSIVE: pb.SearchProgressiveRequest,
     "/sidecar.v1.PolicyService/List": pb.ListRequest,
     "/sidecar.v1.PolicyService/Explain": pb.ExplainRequest,
     "/sidecar.v1.PolicyService/Status": pb.StatusRequest,
@@ -48,9 +51,12 @@ def plain(value: bytes) -> bytes:
 
 async def ends(channel: grpc.aio.Channel, method: str, frame: bytes, **options: Any) -> str:
     """The status of a call with these bytes as its request."""
-    call = channel.unary_unary(method, request_serializer=plain, response_deserializer=plain)
     try:
-        await call(frame, timeout=PATIENCE_S, **options)
+        if method == PROGRESSIVE:
+            async for _ in channel.unary_stream(method, plain, plain)(frame, timeout=PATIENCE_S, **options):
+                pass
+        else:
+            await channel.unary_unary(method, plain, plain)(frame, timeout=PATIENCE_S, **options)
     except grpc.aio.AioRpcError as error:
         return error.code().name
     return "OK"
@@ -137,6 +143,13 @@ MESSAGES: dict[str, Any] = {
         top_n=st.none() | st.integers(-(2**31), 2**31 - 1),
         options=OPTIONS,
     ),
+    PROGRESSIVE: st.builds(
+        pb.SearchProgressiveRequest,
+        search=st.none()
+        | st.builds(pb.SearchRequest, connector=CONNECTOR, index=INDEX, query=TEXT, body=JSON, options=OPTIONS),
+    ),
+    "/sidecar.v1.PolicyService/List": st.just(pb.ListRequest()),
+    "/sidecar.v1.PolicyService/Switch": st.builds(pb.SwitchRequest, policy=TEXT, on=st.booleans()),
     "/sidecar.v1.PolicyService/Explain": st.builds(
         pb.ExplainRequest, connector=CONNECTOR, index=INDEX, body=JSON, options=OPTIONS, template=st.just("") | JSON
     ),
@@ -150,6 +163,53 @@ ANY = st.one_of(*(st.tuples(st.just(method), messages) for method, messages in M
 def test_any_message_is_answered_or_the_callers_fault(serve: Serve, sent: list[tuple[str, Any]]) -> None:
     found = run(serve, [(method, message.SerializeToString()) for method, message in sent])
     assert set(found) <= THEIRS, [one for one in zip(found, sent, strict=True) if one[0] not in THEIRS]
+
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+FRAMES = st.builds(
+    lambda kind, flags, stream, body: len(body).to_bytes(3, "big") + bytes((kind, flags)) + stream + body,
+    st.integers(0, 12),
+    st.integers(0, 255),
+    st.binary(min_size=4, max_size=4),
+    st.binary(max_size=60),
+)
+
+
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(st.lists(st.one_of(st.binary(max_size=200), st.lists(FRAMES, max_size=8).map(b"".join)), max_size=20))
+def test_no_bytes_on_a_connection_stop_the_sidecar(serve: Serve, sent: list[bytes]) -> None:
+    """Neither what is no HTTP/2 at all nor frames of any kind, flags and stream."""
+
+    async def send(port: int, content: bytes) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        with contextlib.suppress(OSError):
+            writer.write(content)
+            await writer.drain()
+            writer.write_eof()
+            await asyncio.wait_for(reader.read(), PATIENCE_S)
+        writer.close()
+
+    async def all_of_them() -> None:
+        async with attacked(serve) as (_, app):
+            for content in sent:
+                await send(app.port, content)
+                await send(app.port, PREFACE + content)
+
+    asyncio.run(all_of_them())
+
+
+@settings(max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(st.lists(ANY, min_size=10, max_size=20))
+def test_whatever_a_stranger_sends_he_is_told_that_nobody_knows_him(serve: Serve, sent: list[tuple[str, Any]]) -> None:
+    """Nothing of a request is looked at before its caller is known."""
+
+    async def all_of_them() -> set[str]:
+        auth = {"keys_env": "NO_KEYS_AT_ALL", "roles": {"search": {}}}
+        own = {"address": "127.0.0.1:0", "metrics_address": None, "shutdown_grace_s": 1, "auth": auth}
+        async with serve(configured=configured(server=own)) as (_, app), raw_channel(app) as channel:
+            return {await ends(channel, method, message.SerializeToString()) for method, message in sent}
+
+    assert asyncio.run(all_of_them()) == {"UNAUTHENTICATED"}
 
 
 async def test_a_small_frame_that_inflates_past_the_limit_is_refused(serve: Serve) -> None:

@@ -40,6 +40,29 @@ async def test_a_sidecar_that_works_is_said_to(serve: Serve) -> None:
     assert "nothing is wrong: 3 queries reranked" in told(result)
 
 
+async def test_commands_show_the_end_users_own_rights_where_the_engine_asks_for_them(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connectors = {"main": {"type": "opensearch", "hosts": ["http://x:9200"], "forward_authorization": True}}
+    asked: list[str | None] = []
+
+    class Forwarding(MemoryConnector):
+        def acting_as(self, authorization: str) -> "Forwarding":
+            asked.append(authorization)
+            return self
+
+    def engine() -> Forwarding:
+        return Forwarding("main", {"docs": DOCUMENTS})
+
+    monkeypatch.delenv("RERANK_SIDECAR_ENGINE_AUTHORIZATION", raising=False)
+    refused = await examined(serve, configured=settings(connectors=connectors), connector=engine())
+    assert "UNAUTHENTICATED" in told(refused)
+    monkeypatch.setenv("RERANK_SIDECAR_ENGINE_AUTHORIZATION", "Basic dTpw")
+    result = await examined(serve, configured=settings(connectors=connectors), connector=engine())
+    assert result.exit_code == 0, result.output
+    assert set(asked) == {"Basic dTpw"}
+
+
 def same(_: int, pairs: Sequence[Pair]) -> Scores:
     return np.ones(len(pairs), np.float32)
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,33 @@ def test_sigterm_ends_it_cleanly_and_frees_the_port(tmp_path: Path) -> None:
         assert process.event("stopped")
         with socket.socket() as again:
             again.bind(("127.0.0.1", port))
+
+
+def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
+    """The first one lets a call finish, which here never does: its engine is silent."""
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        file = configuration(tmp_path, shutdown_grace_s=60)
+        tree = yaml.safe_load(file.read_text())
+        hosts = [f"http://127.0.0.1:{silent.getsockname()[1]}"]
+        tree["connectors"]["main"] |= {"hosts": hosts, "search_timeout_ms": 60_000}
+        file.write_text(yaml.safe_dump(tree))
+        with running(file) as process, ThreadPoolExecutor(1) as caller:
+            port = process.event("listening")["port"]
+            process.event("model_failed")
+            with BlockingRerankClient(f"127.0.0.1:{port}") as client:
+                call = caller.submit(client.search, "articles", "apple", timeout_s=_WAIT_S)
+                time.sleep(1.0)
+                process.popen.send_signal(signal.SIGTERM)
+                assert process.event("stopping")
+                with pytest.raises(subprocess.TimeoutExpired):
+                    process.popen.wait(1.0)
+                assert not call.done()
+                process.popen.send_signal(signal.SIGTERM)
+                assert process.popen.wait(5.0) == 1
+                with pytest.raises(grpc.RpcError, match="UNAVAILABLE"):
+                    call.result()
 
 
 @pytest.mark.parametrize("setting", ["address", "metrics_address"])

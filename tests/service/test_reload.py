@@ -434,6 +434,42 @@ async def test_it_can_be_switched_off_while_no_other_call_is_let_in(
         await under_way
 
 
+async def test_the_switch_is_a_command_too(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    key, kept = api_keys.made("admin", "admin")
+    monkeypatch.setenv("KEYS", kept.line)
+    own = {**SERVER, "auth": {"keys_env": "KEYS", "roles": {"admin": {"admin": True}}}}
+    async with serve(configured=settings(server=own)) as (_, sidecar):
+
+        async def switch(*words: str) -> tuple[int, str]:
+            target = ["--target", f"127.0.0.1:{sidecar.port}"]
+            result = await asyncio.to_thread(CliRunner().invoke, command, ["switch", *words, *target])
+            return result.exit_code, result.output.strip()
+
+        monkeypatch.delenv("RERANK_SIDECAR_KEY", raising=False)
+        assert "RERANK_SIDECAR_KEY is not set" in (await switch("off"))[1]
+        monkeypatch.setenv("RERANK_SIDECAR_KEY", key)
+        async with RerankClient(f"127.0.0.1:{sidecar.port}", api_key=key) as client:
+            assert await switch("off") == (0, "switched off: all policies")
+            assert (await client.search("docs", QUERY, BODY)).reason == "POLICY_DISABLED"
+            assert await switch("on") == (0, "switched off: none")
+            assert await switch("off", "default") == (0, "switched off: default")
+            assert await switch("on", "default") == (0, "switched off: none")
+            assert (await client.search("docs", QUERY, BODY)).outcome == "RERANKED"
+        assert await switch("off", "absent") == (2, "INVALID_ARGUMENT: policy 'absent' is not configured")
+        assert (await switch("of"))[0] == 2
+
+
+async def test_one_line_of_the_file_switches_all_policies_off(file: Path) -> None:
+    async with served(file) as (client, app):
+        await reloaded(app, file, {"enabled": False, **tree()})
+        page = await client.search("docs", QUERY, BODY)
+        assert (page.outcome, page.reason) == ("SKIPPED", "POLICY_DISABLED")
+        listed = await client.policies.List(pb.ListRequest())
+        assert not listed.policies[0].enabled
+        await reloaded(app, file, tree())
+        assert (await client.search("docs", QUERY, BODY)).outcome == "RERANKED"
+
+
 async def test_without_auth_nobody_may_switch(serve: Serve) -> None:
     async with serve() as (client, _):
         with pytest.raises(grpc.aio.AioRpcError, match="PERMISSION_DENIED"):
@@ -459,6 +495,16 @@ def test_what_a_change_takes_is_told_before(tmp_path: Path) -> None:
         assert line in result.output
     same = CliRunner().invoke(command, ["diff", str(old), str(old)])
     assert same.output == "nothing differs\n"
+
+
+def test_what_changes_is_told_by_pattern_and_for_the_connector_that_a_policy_is_of(tmp_path: Path) -> None:
+    old, new = tmp_path / "old.yaml", tmp_path / "new.yaml"
+    before, after = tree(match=[{"index": "articles-*", "connector": "main"}]), tree(match=[{"index": "news-*"}])
+    write(old, before)
+    write(new, after)
+    told = CliRunner().invoke(command, ["diff", str(old), str(new)]).output
+    assert any(line.startswith("index articles-*: default (") and "not reranked" in line for line in told.splitlines())
+    assert any(line.startswith("index news-*: not reranked -> default (") for line in told.splitlines())
 
 
 def test_a_secret_that_differs_is_not_shown() -> None:
