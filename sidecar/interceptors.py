@@ -193,7 +193,7 @@ async def _read(requests: AsyncIterator[bytes], deserialize: Callable[[bytes], A
         raise errors.InvalidRequest(f"the request cannot be read: {error}") from None
 
 
-async def _first(requests: AsyncIterator[bytes]) -> bytes:
+async def _first(requests: AsyncIterator[bytes]) -> Any:
     """What comes first; the iterator is closed, or it would hold it as long as the call takes."""
     incoming: Any = aiter(requests)  # a generator, but for its type
     async with aclosing(incoming):

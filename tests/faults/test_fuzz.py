@@ -7,6 +7,7 @@ import json
 import resource
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -271,15 +272,19 @@ async def test_what_callers_leave_unread_has_a_bound(serve: Serve, method: str) 
         def unread_bytes() -> float:
             return told("unread_bytes")
 
+        def done(count: float) -> bool:
+            return told("received_total", method=method) >= count and told("calls_under_way") == 0
+
         await client.search("docs", "apple", BODY)
         before = resident_bytes()
         async with AsyncExitStack() as stack:
             slow = [await stack.enter_async_context(SlowReader.connected(app.port)) for _ in range(5)]
             assert {one.allowed for one in slow} == {1024}
-            for one in slow:
-                for _ in range(50):
+            first = told("received_total", method=method)
+            for asked in range(25, 251, 25):  # as many at once as are served
+                for one in slow * 5:
                     await one.ask(f"/sidecar.v1.RerankService/{method}", message.SerializeToString())
-            await until(lambda: told("received_total", method=method) >= 250 and told("calls_under_way") == 0)
+                await until(partial(done, first + asked))
             for _ in range(20):
                 assert (await client.search("docs", "apple", BODY)).outcome == "RERANKED"
             assert unread_bytes() >= 5 * 16 * MIB
