@@ -4,18 +4,24 @@ import os
 from collections.abc import Mapping
 from typing import Annotated, Self
 
-from pydantic import Discriminator, Field, SecretStr, Tag, model_validator
+from pydantic import Discriminator, Field, PrivateAttr, SecretStr, Tag, model_validator
 
+from sidecar.file_stamp import Stamp, stamp_of
 from sidecar.setting_types import ExistingFile, Faults, Section
 
 
 class SecretFrom(Section):
-    """Where a secret is read from, so that it need not stand in the file."""
+    """Where a secret is read from, so that it need not stand in the file.
+
+    Two are equal while the file is the same: a configuration that is read again after a rotation is another one.
+    """
 
     env: str | None = Field(None, description="Name of the environment variable that holds the secret.")
     file: ExistingFile | None = Field(
         None, description="Path of the file that holds the secret; a final newline is dropped."
     )
+
+    _stamp: Stamp = PrivateAttr(None)
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -23,6 +29,7 @@ class SecretFrom(Section):
             raise ValueError("give exactly one of `env` and `file`")
         if self.env is not None and self.env not in os.environ:
             raise Faults((("env",), f"the environment variable {self.env} is not set"))
+        self._stamp = stamp_of(self.file) if self.file else None
         return self
 
     def read(self) -> str:

@@ -507,6 +507,20 @@ def test_what_changes_is_told_by_pattern_and_for_the_connector_that_a_policy_is_
     assert any(line.startswith("index news-*: not reranked -> default (") for line in told.splitlines())
 
 
+def test_a_secret_of_a_file_that_was_rotated_makes_its_connector_anew(tmp_path: Path) -> None:
+    """The configuration says the same; SIGHUP has it read again."""
+    secret, file = tmp_path / "password", tmp_path / "sidecar.yaml"
+    engine = {"type": "opensearch", "hosts": ["http://x:9200"], "bearer_token": {"file": "password"}}
+    secret.write_text("old")
+    write(file, {**tree(), "connectors": {"main": engine}})
+    before, same = configuration.load(file), configuration.load(file)
+    assert Changes.of(before, same).build == ()
+    secret.write_text("new!")
+    after = configuration.load(file)
+    assert Changes.of(before, after).build == ("main",)
+    assert list(differences(before, after)) == ["~ connectors.main: a secret"]
+
+
 def test_a_secret_that_differs_is_not_shown() -> None:
     def one(password: str) -> Settings:
         engine = {
