@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import yaml
 from sidecar import configuration
 from sidecar.app import App
 from sidecar.client import RerankClient, Tls
+from sidecar.reloading import Reloader
 from sidecar.scoring.fake import WordOverlapScorer
 from tests.calls import SLACK_S, until
 from tests.conftest import DOCUMENTS, loader
@@ -27,6 +29,7 @@ from tests.pki import ca, issued
 
 CALLERS = 8
 REWRITES = 100
+ROTATIONS = 6
 WHEN_BROKEN = ["policies: {", "policies: {default: {budget_ms: soon}}", "connectors: {}\npolicies: {}"]
 
 
@@ -44,6 +47,12 @@ class Stage:
         self.install("first")
         self.write(self.tree(rank_window_size=10))
         self.app = App(configuration.load(self.file), load=loader(self.scorer), file=self.file)
+
+    @property
+    def reloader(self) -> Reloader:
+        """What watches the configuration."""
+        assert self.app._reloader
+        return self.app._reloader
 
     def install(self, name: str) -> None:
         """Put a certificate and its key where the sidecar looks for them."""
@@ -78,6 +87,14 @@ class Stage:
         """A value of the sidecar's own metrics, 0 where it has none."""
         return self.app.metrics.registry.get_sample_value(f"sidecar_{name}", labels) or 0.0
 
+    def more_reloads(self, outcome: str, than: float) -> bool:
+        """Whether there were more."""
+        return self.metric("configuration_reloads_total", outcome=outcome) > than
+
+    def has_rotated(self, times: int) -> bool:
+        """Whether so many certificates were taken over."""
+        return self.metric("file_changes_total", file="certificates", outcome="applied") >= times
+
     def client(self) -> RerankClient:
         """One that trusts the CA, on a connection of its own."""
         return RerankClient(f"localhost:{self.app.port}", Tls(self.folder / "ca.pem"))
@@ -106,21 +123,28 @@ async def load(stage: Stage) -> AsyncIterator[list[End]]:
 
 
 async def rewrite(stage: Stage) -> None:
-    """A third of the files is broken."""
-    rng, reloader = random.Random(0), stage.app._reloader
-    assert reloader
-    for number in range(REWRITES):
-        broken = number % 3 == 2
-        stage.write(rng.choice(WHEN_BROKEN) if broken else stage.tree(rank_window_size=2 + number % 5))
-        assert await reloader.reload() is not broken
-        await asyncio.sleep(0.05)
+    """A third of the files is broken; of each the watching task is told, as by SIGHUP."""
+    rng, reloader = random.Random(0), stage.reloader
+
+    async def watched(_: int) -> None:
+        await reloader.watch()
+
+    async with working(watched, 1):
+        for number in range(REWRITES):
+            outcome = "refused" if number % 3 == 2 else "applied"
+            before = stage.metric("configuration_reloads_total", outcome=outcome)
+            tree = stage.tree(rank_window_size=2 + number % 5)
+            stage.write(rng.choice(WHEN_BROKEN) if outcome == "refused" else tree)
+            reloader.ask()
+            await until(partial(stage.more_reloads, outcome, before))
+            await asyncio.sleep(0.05)
 
 
 async def rotate(stage: Stage) -> None:
-    """Another certificate, again and again."""
-    for number in range(20):
+    """Another certificate, again and again, as slowly as changes are seen."""
+    for number in range(ROTATIONS):
         stage.install(("second", "first")[number % 2])
-        await asyncio.sleep(0.3)
+        await until(partial(stage.has_rotated, number + 1))
 
 
 async def fail_scoring(stage: Stage) -> None:
@@ -183,6 +207,8 @@ async def test_all_at_once(fresh_node: FreshNode, name: str, tmp_path: Path) -> 
     refused = REWRITES // 3
     assert stage.metric("configuration_reloads_total", outcome="refused") == refused
     assert stage.metric("configuration_reloads_total", outcome="applied") == REWRITES - refused
+    assert stage.metric("file_changes_total", file="certificates", outcome="applied") == ROTATIONS
+    assert stage.metric("file_changes_total", file="certificates", outcome="refused") == 0
     assert stage.metric("connector_open", connector="main") == 0
     assert stage.metric("failed_passes_total", model="default") > 0
     for reason in ("MODEL_ERROR", "CIRCUIT_OPEN"):
