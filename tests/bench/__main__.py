@@ -9,7 +9,7 @@ One that fails or takes too long is reported and the next one runs; the exit sta
 
 The first throughput run on a machine installs infinity, a rival, from the package index into build/infinity; this
 takes minutes and a network. The variable INFINITY_PYTHON names an interpreter that has it, and then nothing is
-installed; so does --gpu, which leaves infinity out where it is not there yet.
+installed. --gpu installs nothing: it leaves infinity out where it is not there yet.
 """
 
 import argparse
