@@ -21,6 +21,11 @@ class NotInstalled(Exception):
     """The environment could not be made; the message says why."""
 
 
+def is_made() -> bool:
+    """Whether :func:`python` installs nothing."""
+    return bool(os.environ.get("INFINITY_PYTHON")) or (_FOLDER / "made").is_file()
+
+
 def python() -> Path:
     """The interpreter of the environment, made on demand; INFINITY_PYTHON names one that is there already.
 

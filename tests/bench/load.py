@@ -30,6 +30,7 @@ CANDIDATES, LEAST_CANDIDATES, TOKENS = 100, 10, 85
 _SHARE_OF_BUDGET = 0.4
 """A call takes no more of its budget than this, served alone."""
 FACTORS = (0.5, 0.8, 1.0, 2.0, 3.0)
+TOGETHER = "all of these"
 ARRIVALS: tuple[Arrivals, ...] = ("constant", "poisson")
 BUDGETS_MS = {"cpu": 600, "cuda": 150}
 PHASES_S = {"cpu": 20.0, "cuda": 12.0}
@@ -40,16 +41,18 @@ _LONGEST_BUDGET_MS = 5000
 DEVICE_S, WASTED_S = "sidecar_device_seconds_total", "sidecar_wasted_device_seconds_total"
 """Counters of the server: how long the device was busy, and for scores that nobody got."""
 MEANING = {
-    "arrivals": "evenly spaced, or those of a Poisson process with the same number of calls",
-    "load": "calls due per second over the capacity: the most calls per second reranked with four callers in turn",
+    "arrivals": "evenly spaced, or those of a Poisson process with the same number of calls; last: all phases together",
+    "load": "calls due per second over the capacity: what four callers in turn get per second, in whole calls",
     "due_per_s": "calls due per second",
-    "calls": "calls due in the phase",
+    "calls": "calls due in the phase; in the last row, in all phases",
     "p50_ms": "and the other percentiles: latency of all answers, from when the call was due until it was answered",
-    "p99.9_ms": "given with 1,000 calls or more",
+    "p99.9_ms": "given with 1,000 calls or more: of a phase that has as many, and in the last row of all phases",
     "in_budget_percent": "share of all calls that were answered within the budget, seen from the caller",
     "reranked_percent": "share of all calls whose answer is reranked, in full or in part",
-    "goodput_per_s": "reranked answers within the budget, per second",
+    "goodput_per_s": "answers within the budget that are reranked, in full or in part, per second",
+    "good_pairs_per_s": "scored pairs of those answers, per second: an answer reranked in part counts for its part",
     "of_best_percent": "goodput over the best goodput of any row",
+    "pairs_of_best_percent": "good pairs per second over the most of any row",
     "wasted_percent": "device time for scores that nobody got, over all device time: the server's own counters",
     "ends": "outcomes and their reasons, with the number of calls",
     "failed_percent": "share without an answer: an error status, or none before patience ended",
@@ -62,9 +65,12 @@ MEANING = {
 
 
 def capacity_per_s(server: Server, kind: Stream, seconds: float) -> float:
-    """Calls of a kind per second that are reranked with a few callers in turn and a budget that is no limit."""
+    """Calls of a kind per second that are reranked with a few callers in turn and a budget that is no limit.
+
+    Counted by their scored pairs: a call that is reranked in part is as much of a call.
+    """
     found = generated(server, Plan(server.address, seconds, [kind]))
-    done = sum(is_reranked(call) for call in found.calls)
+    done = scored_pairs(found.calls) / kind.candidates
     if not done:
         raise RuntimeError(f"not one call was reranked: {Counter(call.reason for call in found.calls)}")
     return done / found.wall_s
@@ -85,19 +91,44 @@ def is_reranked(call: Call) -> bool:
     return call.outcome in ("RERANKED", "PARTIAL")
 
 
-def row(found: Result, plan: Plan, budget_ms: int, spent: Mapping[str, float]) -> dict[str, Any]:
-    """What callers got in one phase; ``spent`` is how far the server's counters moved."""
-    calls = found.calls
+def scored_pairs(calls: Sequence[Call]) -> int:
+    """Of those that are reranked."""
+    return sum(call.scored for call in calls if is_reranked(call))
+
+
+def seen(calls: Sequence[Call], budget_ms: int) -> dict[str, Any]:
+    """What callers got."""
     answered = [call for call in calls if call.outcome not in ("ERROR", "NO_ANSWER")]
-    good = [call for call in calls if is_reranked(call) and call.latency_ms <= budget_ms]
     return {
         "calls": len(calls),
         **latencies([call.latency_ms for call in answered]),
         "in_budget_percent": percent(sum(call.latency_ms <= budget_ms for call in answered), len(calls)),
         "reranked_percent": percent(sum(map(is_reranked, calls)), len(calls)),
+    }
+
+
+def row(found: Result, plan: Plan, budget_ms: int, spent: Mapping[str, float]) -> dict[str, Any]:
+    """What callers got in one phase, and how much of it; ``spent`` is how far the server's counters moved."""
+    good = [call for call in found.calls if is_reranked(call) and call.latency_ms <= budget_ms]
+    return {
+        **seen(found.calls, budget_ms),
         "goodput_per_s": round(len(good) / plan.seconds, 2),
+        "good_pairs_per_s": round(scored_pairs(good) / plan.seconds, 1),
         "wasted_percent": percent(spent[WASTED_S], spent[DEVICE_S]) if WASTED_S in spent else None,
     }
+
+
+def with_shares(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The rows with their shares of the best, in calls and in scored pairs."""
+    calls, pairs = (max(one[key] for one in rows) for key in ("goodput_per_s", "good_pairs_per_s"))
+    return [
+        {
+            **one,
+            "of_best_percent": percent(one["goodput_per_s"], calls) or 0.0,
+            "pairs_of_best_percent": percent(one["good_pairs_per_s"], pairs) or 0.0,
+        }
+        for one in rows
+    ]
 
 
 def detail(found: Result, spent: Mapping[str, float]) -> dict[str, Any]:
@@ -137,8 +168,9 @@ def outcomes(calls: Sequence[Call]) -> dict[str, int]:
 def phases(
     server: Server, candidates: int, capacity: float, phase_s: float, budget_ms: int
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Rows and details of all phases."""
+    """Rows and details of all phases, and a row of all their calls together."""
     rows, details = [], []
+    calls: list[Call] = []
     every = [(arrivals, factor) for arrivals in ARRIVALS for factor in FACTORS]
     for arrivals, factor in track(every, "phases", console=Console(stderr=True), transient=True):
         plan = Plan(
@@ -152,10 +184,8 @@ def phases(
         phase = {"arrivals": arrivals, "load": factor, "due_per_s": round(factor * capacity, 2)}
         rows.append({**phase, **row(found, plan, budget_ms, spent)})
         details.append({**phase, **detail(found, spent)})
-    best = max(row["goodput_per_s"] for row in rows)
-    for one in rows:
-        one["of_best_percent"] = percent(one["goodput_per_s"], best) or 0.0
-    return rows, details
+        calls += found.calls
+    return [*with_shares(rows), {"arrivals": TOGETHER, **seen(calls, budget_ms)}], details
 
 
 def measure(chosen: argparse.Namespace) -> Section:
@@ -175,7 +205,7 @@ def measure(chosen: argparse.Namespace) -> Section:
         f"{os.cpu_count()} cores for server and generator, {phase_s:.0f} s a phase, "
         f"capacity {capacity:.2f} calls/s ({capacity * candidates:.0f} pairs/s)"
     )
-    notes = list(_notes(rows, capacity))
+    notes = list(_notes(rows[:-1], capacity))
     series = {"budget_ms": budget_ms, "capacity_per_s": round(capacity, 3)}
     return Section("load", title, rows, MEANING, details, notes, series)
 

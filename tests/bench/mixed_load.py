@@ -37,10 +37,10 @@ MEANING = {
     "calls": "short calls in the phase",
     "p50_ms": "and the other percentiles: latency of the short calls, from when they were due",
     "p99.9_ms": "given with 1,000 calls or more",
-    "reranked_percent": "share of the short calls that were reranked",
+    "reranked_percent": "share of the short calls that were reranked, in full or in part",
     "others": "calls beside the short ones",
     "others_p50_ms": "their median latency",
-    "others_reranked_percent": "share of them that were reranked",
+    "others_reranked_percent": "share of them that were reranked, in full or in part",
 }
 
 

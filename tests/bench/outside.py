@@ -1,30 +1,27 @@
-"""Where the time of a call goes outside the forward: 100 hits of 500 characters, a scorer that costs nothing.
+"""Where the time of a Search goes outside the forward: 100 hits of 500 characters, a scorer that costs nothing.
 
-    python -m tests.bench.outside
+    python -m tests.bench.outside [--calls N]
 
 The server is a process of its own with the real tokenizer, gRPC, scheduler and log; its engine is a canned answer,
-which is parsed anew by every call, and its scorer gives numbers at once. Printed are p50 and p99 of whole calls as the
-client sees them, one after the other, and of the time the server counts itself, stage by stage: with new queries, then
-with one query whose scores are all kept.
+which is parsed anew by every call, and its scorer gives numbers at once. Times are those of whole calls as the client
+sees them, one after the other, and of the time the server counts itself, stage by stage: with new queries, so that the
+token ids of the documents are kept and scores are not, then with one query whose scores are all kept.
 """
 
+import argparse
 import asyncio
 import json
 import multiprocessing
 import os
-import platform
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
-from statistics import quantiles
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 from transformers import AutoTokenizer
 
 from connectors.attempts import Call
@@ -41,16 +38,30 @@ from sidecar.scoring.checkpoint import location
 from sidecar.settings import BUNDLED, ModelSettings, Settings
 from sidecar.tokenization import PairEncoder
 from sidecar.v1 import rerank_pb2 as pb
+from tests.bench import section
+from tests.bench.percentiles import median_and_tail
+from tests.bench.section import Row, Section
 
-CALLS = 1000
+CALLS, QUICK_CALLS = 1000, 100
 WARM_UP = 200
 HITS = 100
 DOCUMENT_CHARS = 500
 ANSWERS = 10
 BODY = {"query": {"match": {"text": "apple"}}, "size": HITS}
+WHOLE_CALL, OUTSIDE = "call, seen from the client", "in the server outside the forward passes"
+"""The bench of single calls has rows of these names too. The server's own total ends before the reply is built."""
+TOKENS_KNOWN, SCORES_KNOWN = "tokens", "tokens and scores"
+MEANING = {
+    "known": "what the server has kept of earlier calls: token ids of the documents, or the scores of all pairs too",
+    "what": "a stage of a call as its reply tells it; the engine's answer is read in the search, the scorer is free",
+    "p50_ms": "half of the calls took no longer",
+    "p99_ms": "99 % of the calls took no longer",
+}
 STAGES = ("search_ms", "fetch_ms", "tokenize_ms", "queue_ms", "score_ms", "total_ms")
 _WORDS = ("storage", "winter", "cellar", "keep", "cool", "paper", "fruit", "price", "orchard", "sugar", "skin", "soil")
 _START_S = 60
+_BUDGET_MS = 5000
+"""No limit to a call, also on a busy machine."""
 
 
 def answer(number: int) -> bytes:
@@ -111,7 +122,7 @@ def loaded(name: str, settings: ModelSettings) -> LoadedModel:
 
 def configured(**server: Any) -> Settings:
     """One policy over all indices."""
-    policy = {"match": [{"index": "*"}], "text": {"fields": ["title", "text"]}, "budget_ms": 1000, "cosine": None}
+    policy = {"match": [{"index": "*"}], "text": {"fields": ["title", "text"]}, "budget_ms": _BUDGET_MS, "cosine": None}
     return Settings.model_validate(
         {
             "server": {"address": "127.0.0.1:0", "metrics_address": None, **server},
@@ -150,16 +161,18 @@ def server_process(**server: Any) -> Iterator[str]:
         if not here.poll(_START_S):
             raise RuntimeError("the server has not started")
         yield f"127.0.0.1:{here.recv()}"
-        here.send("stop")
     finally:
+        with suppress(BrokenPipeError):
+            here.send("stop")
         process.join(_START_S)
+        process.kill()
 
 
-async def measure(address: str, *, repeat_queries: bool) -> dict[str, list[float]]:
-    """Milliseconds of each call and of each stage of it, CALLS times."""
-    times: dict[str, list[float]] = {name: [] for name in ("whole call", *STAGES)}
+async def times_of(address: str, calls: int, *, repeat_queries: bool) -> dict[str, list[float]]:
+    """Milliseconds of each call and of each stage of it, so many times after some calls that do not count."""
+    times: dict[str, list[float]] = {name: [] for name in (WHOLE_CALL, *STAGES, OUTSIDE)}
     async with RerankClient(address) as client:
-        for number in range(WARM_UP + CALLS):
+        for number in range(WARM_UP + calls):
             query = f"which apple keeps {0 if repeat_queries else number}"
             started = time.perf_counter()
             reply = await client.stub.Search(search_request("docs", query, BODY), timeout=_START_S)
@@ -167,35 +180,37 @@ async def measure(address: str, *, repeat_queries: bool) -> dict[str, list[float
             if reply.outcome != pb.OUTCOME_RERANKED or len(reply.results) != HITS:
                 raise RuntimeError(f"{pb.Reason.Name(reply.reason)}, {len(reply.results)} hits")
             if number >= WARM_UP:
-                times["whole call"].append(took_ms)
+                spent = reply.meta.timings
+                times[WHOLE_CALL].append(took_ms)
+                times[OUTSIDE].append(spent.total_ms - spent.device_ms)
                 for stage in STAGES:
-                    times[stage].append(getattr(reply.meta.timings, stage))
+                    times[stage].append(getattr(spent, stage))
     return times
 
 
-def table(title: str, times: Mapping[str, Sequence[float]]) -> Table:
-    """p50 and p99 of each row."""
-    shown = Table(title=title, title_justify="left")
-    for heading in ("", "p50", "p99"):
-        shown.add_column(heading, justify="right" if heading else "left", no_wrap=True)
-    for name, milliseconds in times.items():
-        cuts = quantiles(milliseconds, n=100, method="inclusive")
-        shown.add_row(name, f"{cuts[49]:.2f}", f"{cuts[98]:.2f}")
-    return shown
+def rows_of(known: str, times: Mapping[str, Sequence[float]]) -> list[Row]:
+    """One row a stage."""
+    return [{"known": known, "what": name, **median_and_tail(took)} for name, took in times.items()]
 
 
-def main() -> None:
-    """Run it and print the tables."""
-    console = Console(width=100)
-    console.print(
-        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-    )
-    what = f"{HITS} hits of {DOCUMENT_CHARS} characters, {CALLS} calls, ms"
-    for known, score_cache_mib, repeat_queries in (("tokens", 0, False), ("tokens and scores", 64, True)):
+def measure(chosen: argparse.Namespace) -> Section:
+    """Both kinds of calls, each on a server of its own."""
+    calls = QUICK_CALLS if chosen.quick else chosen.calls
+    rows: list[Row] = []
+    for known, score_cache_mib in ((TOKENS_KNOWN, 0), (SCORES_KNOWN, 64)):
         with server_process(score_cache_mib=score_cache_mib) as address:
-            times = asyncio.run(measure(address, repeat_queries=repeat_queries))
-        console.print(table(f"{what}, {known} known", times))
+            times = asyncio.run(times_of(address, calls, repeat_queries=known == SCORES_KNOWN))
+        rows += rows_of(known, times)
+    title = (
+        f"Search with a scorer that costs nothing: {HITS} hits of {DOCUMENT_CHARS} characters, "
+        f"{os.cpu_count()} cores for server and client, {calls} calls each, one at a time"
+    )
+    return Section("outside", title, rows, MEANING)
+
+
+def _options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--calls", type=int, default=CALLS, help=f"calls that count, after {WARM_UP} that do not")
 
 
 if __name__ == "__main__":
-    main()
+    section.run(measure, __doc__ or "", _options)

@@ -25,5 +25,10 @@ def latencies(values: Sequence[float]) -> dict[str, float | None]:
     return row
 
 
+def median_and_tail(values: Sequence[float]) -> dict[str, float | None]:
+    """p50 and p99 in the unit of the values, here ms; None without any."""
+    return {f"p{percent}_ms": _rounded(percentile(values, percent)) for percent in (50, 99)}
+
+
 def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 2)

@@ -5,7 +5,7 @@
 100 hits of 500 characters, the same in each call, with ever new queries: token ids of the documents may be kept,
 scores may not. The server is a process of its own; its client is too, and each sends the next call when the last one
 was answered. The bare forward is `Scorer.score` alone, on the batches that the scheduler makes of the same pairs, in
-this process while the server is idle.
+this process while the server is idle. Calls are Rerank; tests/bench/outside.py has those of Search.
 """
 
 import argparse
@@ -13,7 +13,6 @@ import math
 import os
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 from rich.console import Console
 from rich.progress import track
@@ -24,7 +23,8 @@ from tests.bench.contestants import Sidecar, seconds
 from tests.bench.generate import generated
 from tests.bench.generator import Call, Plan, Stream
 from tests.bench.machine import device
-from tests.bench.percentiles import percentile
+from tests.bench.outside import OUTSIDE, WHOLE_CALL
+from tests.bench.percentiles import median_and_tail, percentile
 from tests.bench.section import Row, Section
 from tests.bench.server import SCORES_ANEW, Server, running
 
@@ -35,7 +35,6 @@ _ROUNDS = 5
 _COLD = 2
 _BUDGET_MS = 5000
 _LIMIT_S = 60.0
-OUTSIDE = "in the server outside the forward passes"
 MEANING = {
     "what": "a stage of a call as its reply tells it, or a difference of two",
     "p50_ms": "half of the calls took no longer",
@@ -82,7 +81,7 @@ def rows_of(calls: Sequence[Call], forward: Sequence[float]) -> list[Row]:
     """The table: the call from outside in, then what is around the forward, then the bare forward."""
     bare = percentile(forward, 50) or 0.0
     stages = {
-        "call, seen from the client": [call.latency_ms for call in calls],
+        WHOLE_CALL: [call.latency_ms for call in calls],
         "on the way: client, gRPC, request and reply": [call.latency_ms - call.server_ms for call in calls],
         "in the server (its own total)": [call.server_ms for call in calls],
         "- assemble and tokenise": [call.tokenize_ms for call in calls],
@@ -94,11 +93,7 @@ def rows_of(calls: Sequence[Call], forward: Sequence[float]) -> list[Row]:
         "bare forward, in another process": list(forward),
         "call over the median bare forward": [call.latency_ms - bare for call in calls],
     }
-    return [{"what": name, **_cuts(times)} for name, times in stages.items()]
-
-
-def _cuts(times: Sequence[float]) -> dict[str, Any]:
-    return {f"p{cut}_ms": None if (found := percentile(times, cut)) is None else round(found, 2) for cut in (50, 99)}
+    return [{"what": name, **median_and_tail(times)} for name, times in stages.items()]
 
 
 def measure(chosen: argparse.Namespace) -> Section:

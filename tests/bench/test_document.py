@@ -7,11 +7,9 @@ from typing import Any
 
 import pytest
 
+from tests.bench import __main__ as everything
 from tests.bench import document, goals, plots
-from tests.bench.contestants import IN_INT8
 from tests.bench.section import Section
-from tests.bench.single_call import OUTSIDE
-from tests.bench.throughput import AS_IT_COMES
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -72,40 +70,26 @@ def test_every_figure_stands_in_the_document_with_its_command_commit_and_machine
         assert said in text
 
 
-def result(name: str, rows: list[dict[str, Any]], **machine: Any) -> dict[str, Any]:
-    made = kept(name)
-    return {**made, "rows": rows, "machine": {**made["machine"], **machine}}
+def test_goals_stand_in_the_document_whatever_was_measured() -> None:
+    text = document.markdown([kept("throughput")])
+    for goal in goals.GOALS:
+        assert f"| {goal.what} | {goal.on.name} |" in text
+    assert goals.MEANING["measured"] in text
 
 
-@pytest.mark.parametrize(
-    ("machine", "goal", "reached"),
-    [({"isa": ["amx_bf16"]}, "at least 6", "no"), ({"isa": ["avx2"]}, "at least 4", "yes")],
-)
-def test_goals_depend_on_the_machine(machine: dict[str, Any], goal: str, reached: str) -> None:
-    theirs = {"tokens": 85, "who": AS_IT_COMES, "dtype": "float32", "sidecar_is_faster_by": 4.5, "median_ms": 900.0}
-    int8 = {"tokens": 85, "who": IN_INT8, "dtype": "int8", "sidecar_is_faster_by": 1.0, "median_ms": 200.0}
-    rows = [one for row in (theirs, int8) for one in (row, {**row, "tokens": 250, "median_ms": 1.0})]
-    found = goals.reached([result("throughput", rows, **machine)])
-    assert [(one["goal"], one["measured"], one["reached"]) for one in found] == [(goal, 4.5, reached)]
+def test_columns_of_older_runs_and_of_newer_ones_are_all_explained() -> None:
+    older, newer = kept("load", "b"), kept("load", "a")
+    newer["meaning"] = {"p50_ms": "the middle one", "pairs_per_s": "pairs"}
+    for results in ([newer, older], [older, newer]):
+        text = document.markdown([{**one, "rows": []} for one in results])
+        assert "- `pairs/s`: pairs" in text
+    assert text.count("- `p50 ms`: the middle one") == 1
 
 
-def test_the_worst_figure_counts_and_what_was_not_measured_is_not_judged() -> None:
-    loads: list[dict[str, Any]] = [
-        {"load": 3.0, "in_budget_percent": 100.0, "of_best_percent": 95.0},
-        {"load": 3.0, "in_budget_percent": 99.9, "of_best_percent": None},
-        {"load": 1.0, "in_budget_percent": 10.0, "of_best_percent": 10.0},
-    ]
-    stages: list[dict[str, Any]] = [
-        {"what": OUTSIDE, "p50_ms": 2.9, "p99_ms": 8.1},
-        {"what": "else", "p50_ms": 99, "p99_ms": 99},
-    ]
-    found = goals.reached([result("load", loads), result("single_call", stages)])
-    assert [(one["measured"], one["reached"]) for one in found] == [
-        (99.9, "no"),
-        (95.0, "yes"),
-        (2.9, "yes"),
-        (8.1, "no"),
-    ]
+def test_every_bench_has_its_place_and_name_in_the_document() -> None:
+    assert set(document.ORDER) == {*everything.LIMITS_S, "soak"}
+    for name in document.ORDER:
+        assert f"## {document._NAMES[name]}\n" in document.markdown([kept(name)])
 
 
 def test_pictures_are_drawn_beside_the_document(tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 """The parts of the benches that decide what a figure is."""
 
+import argparse
 import doctest
 import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +17,20 @@ from transformers import AutoModelForSequenceClassification
 from sidecar.settings import ServerSettings
 from sidecar.v1 import rerank_pb2 as pb
 from tests.bench import __main__ as everything
-from tests.bench import arrivals, flops, generator, load, machine, percentiles, section, server, soak, texts
+from tests.bench import (
+    arrivals,
+    flops,
+    generator,
+    infinity_environment,
+    load,
+    machine,
+    percentiles,
+    section,
+    server,
+    soak,
+    texts,
+    throughput,
+)
 from tests.bench.generator import Call, Plan, Requests, Result, Stream
 from tests.checkpoints import build
 
@@ -68,6 +83,9 @@ def test_percentiles_are_nearest_ranks_and_the_last_one_needs_a_thousand_values(
     assert percentiles.percentile([], 50) is None
     assert percentiles.latencies(hundred)["p99.9_ms"] is None
     assert percentiles.latencies(hundred * 10)["p99.9_ms"] == 100
+    assert percentiles.latencies([float(value) for value in range(1, 1173)])["p99.9_ms"] == 1171
+    assert percentiles.median_and_tail(hundred) == {"p50_ms": 50, "p99_ms": 99}
+    assert percentiles.median_and_tail([]) == {"p50_ms": None, "p99_ms": None}
 
 
 @pytest.mark.parametrize("family", ["bert", "xlm-roberta", "modernbert"])
@@ -98,14 +116,14 @@ def test_metrics_are_summed_over_labels_without_buckets() -> None:
     assert server.sums_of(f"# TYPE a counter\n{text}") == {"a_total": 5.0, "h_sum": 5.0}
 
 
-def answered(outcome: str, latency_ms: float, *, reason: str = "UNSPECIFIED") -> Call:
-    return Call("calls", 0.0, 1.0, latency_ms, outcome, reason, scored=10, server_ms=latency_ms - 1)
+def answered(outcome: str, latency_ms: float, *, reason: str = "UNSPECIFIED", scored: int = 10) -> Call:
+    return Call("calls", 0.0, 1.0, latency_ms, outcome, reason, scored=scored, server_ms=latency_ms - 1)
 
 
 def test_goodput_counts_reranked_answers_in_time_only() -> None:
     calls = [
         answered("RERANKED", 50),
-        answered("PARTIAL", 90),
+        answered("PARTIAL", 90, scored=3),
         answered("RERANKED", 150),
         answered("ORIGINAL_ORDER", 5, reason="OVERLOADED"),
         Call("calls", 0.0, 1.0, 900.0, generator.NO_ANSWER),
@@ -114,6 +132,7 @@ def test_goodput_counts_reranked_answers_in_time_only() -> None:
     spent = {load.DEVICE_S: 1.0, load.WASTED_S: 0.25}
     row = load.row(found, Plan("", 2.0, []), 100, spent)
     assert row["goodput_per_s"] == 1.0
+    assert row["good_pairs_per_s"] == 6.5, "10 pairs of a whole call and 3 of one in part, in 2 s"
     assert row["in_budget_percent"] == 60
     assert row["reranked_percent"] == 60
     assert row["wasted_percent"] == 25
@@ -124,6 +143,44 @@ def test_goodput_counts_reranked_answers_in_time_only() -> None:
     assert detail["sender_cpu_percent"] == 25
     assert detail["ends"].startswith("RERANKED 2")
     assert load.row(found, Plan("", 2.0, []), 100, {})["wasted_percent"] is None
+
+
+def test_shares_of_the_best_are_those_of_calls_and_of_scored_pairs() -> None:
+    """Ten of a hundred pairs in each call: twice the calls, a fifth of the work."""
+    whole = {"goodput_per_s": 4.0, "good_pairs_per_s": 400.0}
+    part = {"goodput_per_s": 8.0, "good_pairs_per_s": 80.0}
+    shares = [(row["of_best_percent"], row["pairs_of_best_percent"]) for row in load.with_shares([whole, part])]
+    assert shares == [(50, 100), (100, 20)]
+    nothing = load.with_shares([{"goodput_per_s": 0.0, "good_pairs_per_s": 0.0}])[0]
+    assert (nothing["of_best_percent"], nothing["pairs_of_best_percent"]) == (0, 0)
+
+
+def test_capacity_counts_a_call_reranked_in_part_for_its_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = [answered("RERANKED", 50), answered("PARTIAL", 90, scored=5), answered("ORIGINAL_ORDER", 5)]
+    monkeypatch.setattr(load, "generated", lambda *_: Result(calls, cpu_s=0.5, wall_s=2.0))
+    there: Any = SimpleNamespace(address="")
+    assert load.capacity_per_s(there, Stream(candidates=10), 2.0) == 0.75
+    calls[:] = [answered("ORIGINAL_ORDER", 5, reason="OVERLOADED")]
+    with pytest.raises(RuntimeError, match=r"not one call was reranked: .*OVERLOADED"):
+        load.capacity_per_s(there, Stream(candidates=10), 2.0)
+
+
+def test_the_last_percentile_is_given_of_the_calls_of_all_phases_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A phase has 242 calls at the most on two cores: only all of them together are enough."""
+    times = iter(range(10))
+
+    def phase(*_: Any) -> Result:
+        slow = float(next(times))
+        return Result([answered("RERANKED", 100 + slow)] * 2 + [answered("RERANKED", 20)] * 98, cpu_s=0.5, wall_s=2.0)
+
+    monkeypatch.setattr(load, "generated", phase)
+    there: Any = SimpleNamespace(address="", metrics=lambda: {load.DEVICE_S: 1.0})
+    rows, details = load.phases(there, 10, 4.0, 2.0, 600)
+    assert [row["calls"] for row in rows] == [100] * 10 + [1000]
+    assert [row["p99.9_ms"] for row in rows] == [None] * 10 + [109]
+    assert rows[-1]["arrivals"] == load.TOGETHER
+    assert rows[-1]["in_budget_percent"] == 100
+    assert len(details) == 10
 
 
 def test_growth_is_that_of_the_samples_after_the_warm_up() -> None:
@@ -150,6 +207,53 @@ def test_caches_of_the_memory_run_are_small_enough_to_be_full_before_its_samples
 )
 def test_a_bench_that_fails_or_hangs_is_told_and_ended(name: str, limit_s: float, said: str) -> None:
     assert everything.run(name, [], limit_s) == said
+
+
+def test_the_benches_for_a_gpu_take_less_than_eight_minutes_at_most() -> None:
+    assert sum(limit_s for _, limit_s in everything.planned([], gpu=True).values()) < 470, "and time to end them"
+    assert set(everything.GPU_LIMITS_S) < set(everything.LIMITS_S)
+
+
+def test_the_benches_for_a_gpu_are_started_with_options_that_they_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INFINITY_PYTHON", "/usr/bin/python3")
+    plan = {name: options for name, (options, _) in everything.planned([], gpu=True).items()}
+    assert plan == {name: [] for name in everything.GPU_LIMITS_S} | {"load": ["--seconds", "6"]}
+    parser = argparse.ArgumentParser()
+    load._options(parser)
+    assert parser.parse_args(plan["load"]).seconds == 6
+
+
+@pytest.mark.parametrize("made", [True, False])
+def test_the_benches_for_a_gpu_install_nothing(made: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("INFINITY_PYTHON", raising=False)
+    monkeypatch.setattr(infinity_environment, "_FOLDER", tmp_path)
+    if made:
+        (tmp_path / "made").touch()
+    options, _ = everything.planned(["throughput"], gpu=True)["throughput"]
+    assert options == ([] if made else ["--without", "infinity"])
+    parser = argparse.ArgumentParser()
+    throughput._options(parser)
+    assert parser.parse_args(options).without == ("" if made else "infinity")
+    assert everything.planned(["throughput"])["throughput"] == ([], everything.LIMITS_S["throughput"])
+
+
+def test_the_benches_for_a_gpu_are_refused_without_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(machine, "device", lambda: "cpu")
+    monkeypatch.setattr(sys, "argv", ["bench", "--gpu"])
+    with pytest.raises(SystemExit):
+        everything.main()
+    assert "--gpu needs a CUDA device" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="no bench small in the benches for a GPU: throughput, "):
+        everything.planned(["small"], gpu=True)
+
+
+def test_the_help_says_what_is_installed_and_how_not_to() -> None:
+    command = [sys.executable, "-m", "tests.bench", "--help"]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    assert "installs infinity" in said
+    assert "INFINITY_PYTHON" in said
 
 
 def test_a_bench_that_does_not_exist_is_refused() -> None:
