@@ -42,7 +42,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_each_objective_teaches_what_its_labels_say(tmp_path: Path, base: Path, objective: str) -> None:
     data = rows(objective)
-    told = finetune.finetune(data, run(objective, base=str(base)), tmp_path / "work", tmp_path / "out")
+    told = finetune.finetune(data, run(objective, base=str(base)), tmp_path, tmp_path / "out")
     assert told["steps"] == 20
     labels = torch.tensor([row["labels"] for row in data])
     before, after = scores(base), scores(tmp_path / "out")
