@@ -83,12 +83,15 @@ class ModelSettings(Section):
         """The languages that the checkpoint's folder said it is for when these settings were made; None: any."""
         return self._languages
 
+    @field_validator("checkpoint")
+    @classmethod
+    def _says_usable_languages(cls, checkpoint: str) -> str:
+        model_files.languages_of(checkpoint)
+        return checkpoint
+
     @model_validator(mode="after")
-    def _says_its_languages(self) -> Self:
-        try:
-            self._languages = model_files.languages_of(self.checkpoint)
-        except model_files.LanguagesFault as fault:
-            raise Faults((("checkpoint",), str(fault))) from fault
+    def _keeps_its_languages(self) -> Self:
+        self._languages = model_files.languages_of(self.checkpoint)
         return self
 
     @model_validator(mode="after")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -289,10 +290,12 @@ def _scorer(checkpoint: str, max_length: int | None, device: str, kind: str = "c
     from sidecar.settings import ModelSettings
 
     wanted = {"checkpoint": checkpoint, "kind": kind, "max_length": max_length, "device": device}
-    settings = ModelSettings.model_validate(wanted)
-    picked = hardware.pick_device(settings)
     try:
+        settings = ModelSettings.model_validate(wanted)
+        picked = hardware.pick_device(settings)
         return scorer_of(settings, picked, hardware.pick_dtype(settings, picked))
+    except ValidationError as error:
+        stop(f"checkpoint {checkpoint!r}: {error.errors()[0]['msg']}")
     except CheckpointError as error:
         stop(str(error))
 

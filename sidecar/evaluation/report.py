@@ -129,7 +129,9 @@ def conclusion(found: Study, advice: Advice) -> Iterator[str]:
     figures = f"{compared.difference:+.3f} {found.measure}, {compared.wins} won, {compared.losses} lost"
     rare = "" if compared.p_value is None else f", p {chance(compared)}"
     yield f"{others}: reranking {advice.verdict} ({figures}{rare})"
-    if not advice.worth_it:
+    if advice.fits and not advice.measured:
+        yield f"None of the answers is the model's ({_counted(advice.chosen)}): whether it would help is not known"
+    elif not advice.worth_it:
         yield "Leave it off for this index (`enabled: false`)"
 
 

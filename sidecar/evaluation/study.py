@@ -161,8 +161,15 @@ class Advice:
     confirmed: Comparison
 
     @property
+    def measured(self) -> bool:
+        """Whether any answer is the model's: a policy that is off, or queries in another language, tell nothing."""
+        return len(self.chosen.fell_back) < len(self.chosen.answers)
+
+    @property
     def verdict(self) -> str:
-        """`helps`, `may help`, `makes no difference` or `does not help`."""
+        """`helps`, `may help`, `makes no difference`, `does not help` or `was not measured`."""
+        if not self.measured:
+            return "was not measured"
         if self.confirmed.wins == self.confirmed.losses == 0:
             return "makes no difference"
         if self.confirmed.difference <= 0:

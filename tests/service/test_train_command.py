@@ -83,6 +83,14 @@ def test_a_teacher_that_tells_nothing_apart_teaches_nothing(tmp_path: Path, base
     assert not (tmp_path / "out").exists()
 
 
+def test_a_teacher_that_says_nonsense_of_itself_is_refused(tmp_path: Path, base: Path) -> None:
+    teacher = checkpoints.edit(checkpoints.build(tmp_path / "teacher"), sidecar={"languages": ["english"]})
+    arguments = ["--objective", "kl", "--teacher", str(teacher), "--guard", "0"]
+    result = run(collection(tmp_path / "fruit"), tmp_path / "out", base, *arguments)
+    assert result.exit_code == 2
+    assert "`sidecar.languages` is ['english']" in " ".join(result.output.split())
+
+
 GERMAN = "Welche Apfelsorten lassen sich im Winter am besten im Keller lagern, und wie lange halten sie sich?"
 
 

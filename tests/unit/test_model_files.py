@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from sidecar.changes import Changes
+from sidecar.cli import app
 from sidecar.model_files import LanguagesFault, languages_of, location, say_languages
 from sidecar.policy import plan
 from sidecar.settings import ModelSettings, Settings
@@ -57,8 +59,15 @@ def test_what_cannot_be_used_is_told_with_its_file(tmp_path: Path, said: object)
     checkpoint = folder(tmp_path, {"sidecar": {"languages": said}})
     with pytest.raises(LanguagesFault, match=r"config\.json: `sidecar\.languages` is .*; allowed: no such key"):
         languages_of(checkpoint)
-    with pytest.raises(ValueError, match=r"checkpoint: .*config\.json: `sidecar\.languages` is"):
+    with pytest.raises(ValueError, match=r"checkpoint\n.*config\.json: `sidecar\.languages` is"):
         ModelSettings(checkpoint=checkpoint)
+    for command in (
+        ["export", checkpoint, str(tmp_path / "out")],
+        ["train", str(tmp_path), "out", "--base", checkpoint],
+    ):
+        ended = CliRunner().invoke(app, command)
+        assert ended.exit_code == 2
+        assert "`sidecar.languages` is" in " ".join(ended.output.split())
 
 
 def of_checkpoint(checkpoint: str, **policy: Any) -> Settings:

@@ -133,6 +133,16 @@ def test_fallbacks_are_not_passed_off_as_the_models_quality() -> None:
     assert "Over the others it is 1.000" in told
 
 
+@pytest.mark.parametrize("reason", ["SHADOW", "POLICY_DISABLED", "LANGUAGE"])
+def test_where_the_model_had_no_say_at_all_nothing_is_said_of_it(reason: str) -> None:
+    found = studied({"one": {query: answer(ENGINE, "SKIPPED", reason) for query in QUERIES}})
+    advice = study.advise(found)
+    told = list(report.conclusion(found, advice))
+    assert (advice.verdict, advice.worth_it) == ("was not measured", False)
+    assert told[-1] == f"None of the answers is the model's ({reason} 40): whether it would help is not known"
+    assert not any("Leave it off" in line for line in told)
+
+
 def test_a_query_with_nothing_to_order_is_no_fallback() -> None:
     answers = all_first()
     answers["q00"] = answer(["good"], "SKIPPED", "NO_CANDIDATES")
