@@ -31,9 +31,14 @@ def identifier() -> Any:
 
 def check(query: str, passages: Iterable[Sequence[str]], known: Collection[str]) -> None:
     """Raise OtherLanguage where query and first passages, by document, are surely in none of ``known``."""
-    starts = (texts[0][:_CHARS] for texts in islice(passages, _PASSAGES))
-    if found := other(" ".join((query[: 3 * _CHARS], *starts)), known):
+    if found := other(text_of(query, passages), known):
         raise OtherLanguage(f"the texts are in {found!r}, and the policy's model is for {', '.join(sorted(known))}")
+
+
+def text_of(query: str, passages: Iterable[Sequence[str]]) -> str:
+    """What the language of a call is told by: the start of its query and of its first passages, by document."""
+    starts = (texts[0][:_CHARS] for texts in islice(passages, _PASSAGES))
+    return " ".join((query[: 3 * _CHARS], *starts))
 
 
 def other(text: str, known: Collection[str]) -> str:

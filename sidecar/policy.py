@@ -12,7 +12,7 @@ from math import isfinite
 from sidecar.errors import InvalidRequest
 from sidecar.resolution import configured
 from sidecar.rollout import Arm, arm_of
-from sidecar.settings import BUNDLED, BUNDLED_LANGUAGES, Cosine, Fusion, Limits, ModelSettings, PolicySettings, Settings
+from sidecar.settings import Cosine, Fusion, Limits, ModelSettings, PolicySettings, Settings
 from sidecar.text_settings import TextSettings
 
 
@@ -100,7 +100,7 @@ def languages_of(settings: Settings, policy: PolicySettings) -> tuple[str, ...] 
     """The languages that a policy's model is for; None is any."""
     if policy.languages != "auto":
         return policy.languages
-    return BUNDLED_LANGUAGES if settings.models[policy.model].checkpoint == BUNDLED else None
+    return settings.models[policy.model].languages
 
 
 def _bounded(field: str, asked: int | None, policy: PolicySettings) -> int:

@@ -4,15 +4,15 @@ from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
+from sidecar import model_files
 from sidecar.connector_settings import AnyConnector
 from sidecar.server_settings import ServerSettings as ServerSettings
 from sidecar.setting_types import BUNDLED as BUNDLED
 from sidecar.setting_types import Checkpoint, Faults, IndexPattern, Keys, Language, Section
 from sidecar.text_settings import TextSettings
 
-BUNDLED_LANGUAGES = ("en",)
 NEAR = "near"
 """Name of the model that a policy's cosine is of, if it names no other."""
 
@@ -75,6 +75,24 @@ class ModelSettings(Section):
     vector_cache_mib: int = Field(
         64, ge=0, le=65_536, description="Memory for a `bi_encoder`'s vectors of passages, in MiB; 0 keeps none."
     )
+
+    _languages: tuple[str, ...] | None = PrivateAttr(None)
+
+    @property
+    def languages(self) -> tuple[str, ...] | None:
+        """The languages that the checkpoint's folder said it is for when these settings were made; None: any."""
+        return self._languages
+
+    @field_validator("checkpoint")
+    @classmethod
+    def _says_usable_languages(cls, checkpoint: str) -> str:
+        model_files.languages_of(checkpoint)
+        return checkpoint
+
+    @model_validator(mode="after")
+    def _keeps_its_languages(self) -> Self:
+        self._languages = model_files.languages_of(self.checkpoint)
+        return self
 
     @model_validator(mode="after")
     def _of_its_kind(self) -> Self:
@@ -183,7 +201,8 @@ class PolicySettings(Section):
         "auto",
         json_schema_extra={"allowed": "auto, null, list of codes (en, de, pt ...)"},
         description="Languages that the model is for; texts that are surely in another one keep the engine's order "
-        "(SKIPPED, LANGUAGE). null: any; `auto`: English for the bundled model, any for others.",
+        "(SKIPPED, LANGUAGE). null: any; `auto`: as the checkpoint's folder says (`sidecar.languages` of its "
+        "config.json: English for `bundled` and what is made of it), any where it says nothing.",
     )
     order_cache_s: int = Field(
         0, ge=0, le=3600, description="How long later pages follow the order of the first one, in s; 0: each by itself."

@@ -78,6 +78,7 @@ def evaluate(
         if settings:
             policy = policy or _only(settings)
             swept = variants.sweep(settings, policy, window or [], max_tokens or [], fusion or [], model or [])
+            judged = judged.noting(variants.rollout_note(settings, policy))
             asked = _of_own(settings, policy, swept, question, judged, timed)
         else:
             with client_of(target, tls=tls, ca=tls_ca, cert=tls_cert, key=tls_key) as client:
@@ -116,7 +117,7 @@ def _of_own(
 ) -> "Found":
     from sidecar.evaluation import sweeping
 
-    with _advancing(sweeping.steps(swept, len(judged.queries), timed)) as advance:
+    with _advancing(sweeping.steps(settings, policy, swept, len(judged.queries), timed)) as advance:
         return sweeping.of_own(settings, policy, swept, question, judged, timed, advance)
 
 

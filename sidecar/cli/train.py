@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -27,6 +28,9 @@ OBJECTIVES = ("margin", "logistic", "bce", "mse", "softmax", "margin-mse", "kl")
 OF_TEACHER = ("margin-mse", "kl")
 """Both as in :mod:`sidecar.training.losses`, which takes seconds to import."""
 _MOST_HELD_OUT = 300
+_LOOKED_AT = 200
+"""Lists whose language is looked at; they come in no order."""
+_ANY = "any"
 
 
 def train(
@@ -62,6 +66,10 @@ def train(
     every: Annotated[int, typer.Option(min=1, help="Steps from one checkpoint to the next.")] = 100,
     seed: Annotated[int, typer.Option(help="Of the sample, the split and the order.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    language: Annotated[
+        list[str] | None,
+        typer.Option(help="Code of a language that the model is for, repeatable, or `any`; default: as --base says."),
+    ] = None,
     tolerant: Annotated[
         bool, typer.Option(help="Leave broken lines of the data out instead of refusing them.")
     ] = False,
@@ -76,6 +84,7 @@ def train(
         stop("margin-mse and kl learn from a --teacher; the other objectives learn from the judgments alone")
     if bool(config) != bool(index):
         stop("name both --config and --index, or neither: then negatives come from BM25 over corpus.jsonl")
+    languages = _languages(language or [], base)
     try:
         import accelerate  # noqa: F401
         import datasets  # noqa: F401
@@ -104,13 +113,15 @@ def train(
         stop(f"no query has {negatives} other documents: ask for fewer --negatives")
     if len({label for row in lists.rows for label in row["labels"]}) < 2:
         stop(f"every document of every list has the same label: {objective} learns nothing from one label")
+    _tell_languages(lists.rows, languages, console)
     run = finetune.Run(base, objective, epochs, batch, rate, max_length, seed, every, chosen)
-    told = _finetuned(lists.rows, run, out, console)
+    told = _finetuned(lists.rows, run, out, languages, console)
     with _steps("measuring", len(kept)) as advance:
         unseen, trained = {name: found[name] for name in kept}, _scorer(str(out), max_length, chosen)
         results = checking.results(collection, unseen, trained, advance)
     facts = {"base": base, "objective": objective, "lists": len(lists.rows), "documents a list": 1 + negatives, **told}
     facts |= {"seed": seed, "device": chosen, "tokens of a pair at most": max_length}
+    facts |= {"languages": _ANY if languages is None else ", ".join(languages)}
     command = f"rerank-sidecar {shlex.join(sys.argv[1:])}"
     file = card.write(out, command=command, data=[data], facts=facts, results=results, queries=len(kept))
     console.print(_table(results, len(kept)))
@@ -119,7 +130,39 @@ def train(
     console.print(f"wrote {out}, {file.name} in it; next: set `checkpoint: {out}` under `models`; rerank-sidecar eval")
 
 
-def _finetuned(rows: "Sequence[dict[str, Any]]", run: "Run", out: Path, console: Console) -> dict[str, Any]:
+def _languages(asked: Sequence[str], base: str) -> tuple[str, ...] | None:
+    """Those that the checkpoint will be for: what is asked, else what the one it starts from is for; None: any."""
+    from sidecar.model_files import LanguagesFault, languages_of
+    from sidecar.setting_types import LANGUAGES
+
+    if list(asked) == [_ANY]:
+        return None
+    if wrong := [one for one in asked if one not in LANGUAGES]:
+        stop(f"--language is {wrong[0]!r}; allowed: {_ANY} alone, or codes of {', '.join(sorted(LANGUAGES))}")
+    try:
+        return tuple(dict.fromkeys(asked)) or languages_of(base)
+    except LanguagesFault as fault:
+        stop(str(fault))
+
+
+def _tell_languages(rows: "Sequence[dict[str, Any]]", languages: Sequence[str] | None, console: Console) -> None:
+    """What is learnt from texts that the sidecar would then leave alone is of no use: say so before it is learnt."""
+    from sidecar.languages import other, text_of
+
+    if languages is None:
+        return
+    found = [other(text_of(row["query"], [[one] for one in row["docs"]]), languages) for row in rows[:_LOOKED_AT]]
+    if foreign := sorted({one for one in found if one}, key=found.count, reverse=True):
+        told = ", ".join(f"{one} {found.count(one)}" for one in foreign)
+        console.print(
+            f"of {len(found)} lists some are surely in none of the model's languages ({', '.join(languages)}): {told}; "
+            "such calls keep the engine's order: --language says what the model will be for"
+        )
+
+
+def _finetuned(
+    rows: "Sequence[dict[str, Any]]", run: "Run", out: Path, languages: Sequence[str] | None, console: Console
+) -> dict[str, Any]:
     """Train, or go on with a run that was stopped; checkpoints lie beside ``out``."""
     from sidecar.training import finetune
 
@@ -130,7 +173,7 @@ def _finetuned(rows: "Sequence[dict[str, Any]]", run: "Run", out: Path, console:
     except finetune.RunError as error:
         stop(str(error))
     finetune.begin(work, run, digest)
-    return finetune.finetune(rows, run, work, out)
+    return finetune.finetune(rows, run, work, out, languages)
 
 
 @contextmanager
@@ -247,10 +290,12 @@ def _scorer(checkpoint: str, max_length: int | None, device: str, kind: str = "c
     from sidecar.settings import ModelSettings
 
     wanted = {"checkpoint": checkpoint, "kind": kind, "max_length": max_length, "device": device}
-    settings = ModelSettings.model_validate(wanted)
-    picked = hardware.pick_device(settings)
     try:
+        settings = ModelSettings.model_validate(wanted)
+        picked = hardware.pick_device(settings)
         return scorer_of(settings, picked, hardware.pick_dtype(settings, picked))
+    except ValidationError as error:
+        stop(f"checkpoint {checkpoint!r}: {error.errors()[0]['msg']}")
     except CheckpointError as error:
         stop(str(error))
 

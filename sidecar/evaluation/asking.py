@@ -16,6 +16,8 @@ from sidecar.v1 import rerank_pb2 as pb
 _TIMEOUT_S = 180.0
 _IDS_AT_ONCE = 500
 _SHOWN_CHARS = 240
+_LATE = ("BUDGET_EXHAUSTED", "OVERLOADED")
+"""Reasons that more time, or fewer documents, would help against."""
 PLACE = "{{query}}"
 """Where the query goes in a body."""
 
@@ -63,6 +65,11 @@ class Answer:
     def fell_back(self) -> bool:
         """Whether the model had no full say though there was something to order."""
         return self.outcome != "RERANKED" and self.reason != "NO_CANDIDATES"
+
+    @property
+    def late(self) -> bool:
+        """Whether the model had no full say for want of time: a larger budget or a smaller window would help."""
+        return self.fell_back and (self.outcome == "PARTIAL" or self.reason in _LATE)
 
 
 def ask(

@@ -47,6 +47,7 @@ def names(cutoff: int) -> tuple[str, ...]:
 def by_query(grades: Grades, orders: Orders, cutoff: int) -> dict[str, dict[str, float]]:
     """Each measure's value for each judged query; a query without results counts 0.
 
+    All are cut: AP and R count each relevant document, and take those behind the cutoff for missed.
     nDCG has linear gain and a logarithmic discount (Järvelin and Kekäläinen, 2002), as in trec_eval.
     """
     judged = {query: dict(found) for query, found in grades.items()}
@@ -70,6 +71,15 @@ def compare(
     wins, losses = int((differences > _TOLERANCE).sum()), int((differences < -_TOLERANCE).sum())
     low, high, p_value = _chance(differences, seed)
     return Comparison(float(differences.mean()), wins, losses, len(queries) - wins - losses, low, high, p_value)
+
+
+def chance_of(count: int, total: int, share: float) -> float:
+    """The probability that ``count`` or more of ``total`` draws are hits, where each is one with probability ``share``.
+
+    >>> round(chance_of(1, 50, 0.01), 3)
+    0.395
+    """
+    return float(stats.binom.sf(count - 1, total, share))
 
 
 def _chance(differences: np.ndarray, seed: int) -> tuple[float | None, float | None, float | None]:

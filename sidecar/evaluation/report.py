@@ -68,7 +68,7 @@ def chance(compared: Comparison) -> str:
 def times(found: Study) -> Table:
     """How long calls took, seen from the caller."""
     shown = _table("Times of calls, one after the other")
-    for heading in ("p50 ms", "p99 ms", "fell back"):
+    for heading in ("p50 ms", "p99 ms", "too late"):
         shown.add_column(heading, justify="right", no_wrap=True)
     shown.add_row("engine's", f"{found.measured[0].times.engine_p50_ms:.0f}")
     for one in found.measured:
@@ -103,6 +103,11 @@ def warnings(found: Study) -> Iterator[str]:
                 f"{name_of(one, found)}: {len(fell_back)} of {total} answers are the engine's order or part of it "
                 f"({_counted(one)}): its {found.measure} above is not the model's. Over the others it is {ours}"
             )
+        if one.times.doubtful:
+            yield (
+                f"{name_of(one, found)}: {one.times.late} of {one.times.calls} timed calls came too late, which may be "
+                "chance and may be more than 1 % of all: only more timed queries tell"
+            )
     if total < study.ENOUGH_TO_HOLD_OUT:
         yield f"{total} queries are too few to hold some back: what was chosen is not confirmed by others"
 
@@ -119,12 +124,14 @@ def conclusion(found: Study, advice: Advice) -> Iterator[str]:
     among = "of what fits the budget" if advice.fits else "though nothing fits the budget"
     yield f"Chosen by {found.measure} on {tuned} queries, {among}: {name_of(advice.chosen, found)}"
     if not advice.fits:
-        yield "More than 1 % of the timed calls fell back with each variant: take a smaller window or a larger budget"
+        yield "More than 1 % of the calls come too late with each variant: take a smaller window or a larger budget"
     others = f"On {held} other queries" if found.split.is_split else "On the same queries"
     figures = f"{compared.difference:+.3f} {found.measure}, {compared.wins} won, {compared.losses} lost"
     rare = "" if compared.p_value is None else f", p {chance(compared)}"
     yield f"{others}: reranking {advice.verdict} ({figures}{rare})"
-    if not advice.worth_it:
+    if advice.fits and not advice.measured:
+        yield f"None of the answers is the model's ({_counted(advice.chosen)}): whether it would help is not known"
+    elif not advice.worth_it:
         yield "Leave it off for this index (`enabled: false`)"
 
 
@@ -189,7 +196,8 @@ def write(found: Study, advice: Advice, policy: Mapping[str, Any] | None, folder
     picture(found, advice).savefig(drawn, dpi=120)
     if policy is None:
         return [content, drawn]
-    head = "".join(f"# {line}\n" for line in conclusion(found, advice))
+    notes = [f"note: {note}" for note in found.judgments.notes]
+    head = "".join(f"# {' '.join(line.split())}\n" for line in (*notes, *conclusion(found, advice)))
     advised.write_text(head + yaml.safe_dump(dict(policy), sort_keys=False, allow_unicode=True))
     return [content, drawn, advised]
 

@@ -18,8 +18,8 @@ ENOUGH_TO_HOLD_OUT = 20
 """With fewer queries all of them choose, and none are left to confirm it."""
 _AS_GOOD = 0.002
 """Of two variants whose means differ by no more, the faster one is taken."""
-_MOST_LATE = 0.01
-"""A variant fits its budget when no larger share of the timed calls fell back."""
+MOST_LATE = 0.01
+"""A variant fits its budget when no larger share of its calls comes too late, as far as the timed ones can tell."""
 
 
 @dataclass(frozen=True)
@@ -46,23 +46,48 @@ class Split:
 
 @dataclass(frozen=True)
 class Times:
-    """Of calls one after the other; ``late_share`` fell back, ``reasons`` say why."""
+    """Of calls one after the other; ``reasons`` say why some came too late, and how many.
+
+    What was skipped for another reason, such as its language, is none of them: no budget would change it.
+    """
 
     calls: int
     p50_ms: float
     p99_ms: float
     engine_p50_ms: float
-    late_share: float
     reasons: Mapping[str, int]
 
     @classmethod
     def of(cls, answers: Sequence[Answer]) -> "Times":
         """Percentiles and reasons of some calls."""
         took, engine = [one.took_ms for one in answers], [one.engine_ms for one in answers]
-        reasons = Counter(one.reason for one in answers if one.fell_back)
+        reasons = Counter(one.reason for one in answers if one.late)
         p50, p99 = np.percentile(took, [50, 99]).tolist()
-        late = sum(reasons.values()) / len(answers)
-        return cls(len(answers), p50, p99, float(np.percentile(engine, 50)), late, dict(reasons))
+        return cls(len(answers), p50, p99, float(np.percentile(engine, 50)), dict(reasons))
+
+    @property
+    def late(self) -> int:
+        """Calls that came too late."""
+        return sum(self.reasons.values())
+
+    @property
+    def late_share(self) -> float:
+        """Share of the calls that came too late."""
+        return self.late / self.calls
+
+    @property
+    def fits(self) -> bool:
+        """Whether so many late calls may be chance where 1 % come too late.
+
+        A share alone would refuse a variant for a single one of 50 calls, which happens by chance in 4 of 10 such
+        samples; so it is refused where that is rarer than 1 in 20: from 3 of 50 on, 2 of 20, 1 of 5.
+        """
+        return self.late == 0 or measures.chance_of(self.late, self.calls, MOST_LATE) >= measures.SIGNIFICANT
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether more calls came too late than may, though too few were timed to tell that from chance."""
+        return self.fits and self.late_share > MOST_LATE
 
 
 @dataclass(frozen=True)
@@ -136,8 +161,15 @@ class Advice:
     confirmed: Comparison
 
     @property
+    def measured(self) -> bool:
+        """Whether any answer is the model's: a policy that is off, or queries in another language, tell nothing."""
+        return len(self.chosen.fell_back) < len(self.chosen.answers)
+
+    @property
     def verdict(self) -> str:
-        """`helps`, `may help`, `makes no difference` or `does not help`."""
+        """`helps`, `may help`, `makes no difference`, `does not help` or `was not measured`."""
+        if not self.measured:
+            return "was not measured"
         if self.confirmed.wins == self.confirmed.losses == 0:
             return "makes no difference"
         if self.confirmed.difference <= 0:
@@ -152,7 +184,7 @@ class Advice:
 
 def advise(study: Study) -> Advice:
     """The best variant on the tuning queries, of those that fit the budget; of equals the fastest."""
-    fitting = [one for one in study.measured if one.times.late_share <= _MOST_LATE]
+    fitting = [one for one in study.measured if one.times.fits]
     means = {id(one): measures.mean(one.values[study.measure], study.split.tuning) for one in study.measured}
     candidates = fitting or list(study.measured)
     best = max(means[id(one)] for one in candidates)

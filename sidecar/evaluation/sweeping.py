@@ -11,7 +11,7 @@ from sidecar.evaluation.asking import Answer, AskingError, Question
 from sidecar.evaluation.judgments import Judgments
 from sidecar.evaluation.process import running
 from sidecar.evaluation.study import Times
-from sidecar.evaluation.variants import Variant, served
+from sidecar.evaluation.variants import Cost, Variant, costs, served
 from sidecar.settings import Settings
 from sidecar.v1 import rerank_pb2 as pb
 
@@ -31,9 +31,10 @@ _ABSENT_SHOWN = 3
 AS_IT_SERVES = "as it serves"
 
 
-def steps(variants: Sequence[Variant], queries: int, timed: int) -> int:
+def steps(settings: Settings, policy: str, variants: Sequence[Variant], queries: int, timed: int) -> int:
     """How often :func:`of_own` will advance."""
-    return len(variants) * queries + len({variant.cost for variant in variants}) * min(timed, queries)
+    timings = len(set(costs(settings, policy, variants).values()))
+    return len(variants) * queries + timings * min(timed, queries)
 
 
 def of_own(
@@ -55,7 +56,7 @@ def of_own(
     few = dict(list(judged.queries.items())[:timed])
     warm_up = dict(list(few.items())[:_WARM_UP_CALLS])
     answers: dict[Variant, Mapping[str, Answer]] = {}
-    times: dict[tuple[str, int | None, int, bool], Times] = {}
+    cost_of, times = costs(settings, policy, variants), dict[Cost, Times]()
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder, "sidecar.log")
         serving = running(served(settings, policy, variants, for_quality=True), log)
@@ -66,11 +67,11 @@ def of_own(
                 answers[variant] = asking.ask(client, question, judged.queries, options, advance)
         serving = running(served(settings, policy, variants, for_quality=False), log)
         with serving as address, BlockingRerankClient(address) as client:
-            for cost, variant in {variant.cost: variant for variant in variants}.items():
+            for cost, variant in {cost_of[variant]: variant for variant in variants}.items():
                 options = pb.Options(policy=variant.policy)
                 asking.ask(client, question, warm_up, options)
                 times[cost] = Times.of(list(asking.ask(client, question, few, options, advance).values()))
-    return Found([(variant, answers[variant], times[variant.cost]) for variant in variants], note)
+    return Found([(variant, answers[variant], times[cost_of[variant]]) for variant in variants], note)
 
 
 def of_running(

@@ -1,18 +1,24 @@
 """What a sweep compares: variants of one policy, and the settings of a sidecar that serves all of them."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from sidecar.settings import Settings
+from sidecar.settings import Cosine, PolicySettings, Settings
 
 MODEL_BUDGET_MS = 120_000
 """Where quality is measured nothing falls back for want of time; how long it takes is measured by itself."""
 _SCORE_CACHE_MIB = 256
 _SHARE = r"(?::(0(?:\.\d+)?|1(?:\.0+)?))?"
 _FUSION = re.compile(rf"(replace|linear|rrf){_SHARE}{_SHARE}")
+
+
+_IN_THE_WAY = {"tls", "auth", "tracing"}
+"""Of `server`: it would refuse the plain calls of the evaluation, or pass them off as an app's."""
+Cost = tuple[str, int | None, int, bool]
+"""Model, tokens, window, and whether there is a cosine: a fusion takes no other time worth mentioning."""
 
 
 class VariantError(ValueError):
@@ -32,11 +38,6 @@ class Variant:
     def policy(self) -> str:
         """Name of its policy in the settings that :func:`served` makes."""
         return "/".join(("eval", self.model, str(self.max_length or "all"), str(self.window), self.fusion))
-
-    @property
-    def cost(self) -> tuple[str, int | None, int, bool]:
-        """Variants alike in this take the same time: a fusion takes none worth mentioning, but for its cosine."""
-        return self.model, self.max_length, self.window, fusion_of(self.fusion).get("cosine", True) is not None
 
 
 def fusion_of(text: str) -> dict[str, Any]:
@@ -106,32 +107,46 @@ def sweep(
     return [Variant(*one) for one in dict.fromkeys(combined)]
 
 
+def costs(settings: Settings, policy: str, variants: Sequence[Variant]) -> dict[Variant, Cost]:
+    """What the time of each variant depends on: those alike in it take the same time."""
+    base = _dumped(settings, policy)
+    policies = [PolicySettings.model_validate(_policy(base, variant, for_quality=False)) for variant in variants]
+    return {
+        variant: (variant.model, variant.max_length, variant.window, made.second is not None)
+        for variant, made in zip(variants, policies, strict=True)
+    }
+
+
 def served(settings: Settings, policy: str, variants: Sequence[Variant], *, for_quality: bool) -> Settings:
-    """The settings of a sidecar that serves each variant as a policy of its own, on a free port of this machine only.
+    """The settings of a sidecar that serves each variant as a policy of its own, on a free port of this machine only,
+    in plain text, to whoever asks, for every call.
 
     For quality every call has as much time as it takes, and scores are kept, since variants share most of them; for
     times the budget is the policy's own, and nothing is kept: each document is new, which is the slowest case.
     """
-    base = settings.policies[policy].model_dump(mode="json", exclude_defaults=True)
+    base = _dumped(settings, policy)
     policies = {variant.policy: _policy(base, variant, for_quality=for_quality) for variant in variants}
     server = {
-        **settings.server.model_dump(mode="json"),
+        **settings.server.model_dump(mode="json", exclude=_IN_THE_WAY),
         "address": "127.0.0.1:0",
         "metrics_address": None,
         "score_cache_mib": _SCORE_CACHE_MIB if for_quality else 0,
     }
     kept = {} if for_quality else {"token_cache_mib": 0, "vector_cache_mib": 0}
     models = {model_name(variant): {**_model(settings, variant), **kept} for variant in variants}
-    if second := settings.policies[policy].cosine:
-        models[second.model] = {**settings.models[second.model].model_dump(mode="json", exclude_defaults=True), **kept}
+    for name in _second_models(policies.values()):
+        models[name] = {**settings.models[name].model_dump(mode="json", exclude_defaults=True), **kept}
     parts = {"server": server, "models": models, "policies": policies, "default_policy": None}
     checked = Settings.model_validate({**parts, "connectors": {}})
     return checked.model_copy(update={"connectors": settings.connectors})  # as they are: a dump would mask secrets
 
 
 def policy_yaml(settings: Settings, policy: str, variant: Variant, *, enabled: bool) -> dict[str, Any]:
-    """What a configuration file has to say for this variant to be the policy: its parts ``policies`` and ``models``."""
-    base = settings.policies[policy].model_dump(mode="json", exclude_defaults=True)
+    """What a configuration file has to say for this variant to be the policy: its parts ``policies`` and ``models``.
+
+    For which calls it is tried (``mode``, ``percent``) stays as it is: see :func:`rollout_note`.
+    """
+    base = _dumped(settings, policy)
     changed = {
         **_fused(base, variant.fusion),
         "enabled": enabled,
@@ -141,6 +156,15 @@ def policy_yaml(settings: Settings, policy: str, variant: Variant, *, enabled: b
     if smallest := base.get("min_rank_window_size"):
         changed["min_rank_window_size"] = min(smallest, variant.window)
     return {"models": {model_name(variant): _model(settings, variant)}, "policies": {policy: changed}}
+
+
+def rollout_note(settings: Settings, policy: str) -> str:
+    """A sentence on a policy that is not on for every call, though it is measured so; empty where it is."""
+    own = settings.policies[policy]
+    rollout = {"mode": own.mode if own.mode != "on" else "", "percent": f"{own.percent:g}" if own.percent < 100 else ""}
+    kept = ", ".join(f"`{key}: {value}`" for key, value in rollout.items() if value)
+    measured = f"policy {policy!r} is measured as if it were on for every call"
+    return f"{measured}; what is recommended keeps its {kept}" if kept else ""
 
 
 def model_name(variant: Variant) -> str:
@@ -153,11 +177,24 @@ def _model(settings: Settings, variant: Variant) -> dict[str, Any]:
     return {**model, **({"max_length": variant.max_length} if variant.max_length else {})}
 
 
+def _dumped(settings: Settings, policy: str) -> dict[str, Any]:
+    """What a policy says beside the defaults."""
+    return settings.policies[policy].model_dump(mode="json", exclude_defaults=True)
+
+
+def _second_models(policies: Iterable[Mapping[str, Any]]) -> set[str]:
+    """Names of the models that cosines are of."""
+    cosines = [Cosine.model_validate(one.get("cosine", {})) for one in policies if one.get("cosine", {}) is not None]
+    return {cosine.model for cosine in cosines}
+
+
 def _policy(base: dict[str, Any], variant: Variant, *, for_quality: bool) -> dict[str, Any]:
     changed = {
         **_fused(base, variant.fusion),
         "match": [],
         "enabled": True,
+        "mode": "on",
+        "percent": 100,
         "model": model_name(variant),
         "rank_window_size": variant.window,
         "min_rank_window_size": None,

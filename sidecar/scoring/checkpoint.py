@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Collection
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import cached_file
 
+from sidecar.model_files import location as location
 from sidecar.scoring import compact
 from sidecar.settings import BUNDLED, ModelSettings
 
@@ -49,11 +49,6 @@ _POOLINGS: dict[str, str | None] = {
 
 class CheckpointError(Exception):
     """A checkpoint that cannot be used; the message says why and what would be allowed."""
-
-
-def location(checkpoint: str) -> str:
-    """Where ``bundled`` is on this machine; any other name as it is."""
-    return str(resources.files("sidecar") / "models" / "bundled") if checkpoint == BUNDLED else checkpoint
 
 
 def load(

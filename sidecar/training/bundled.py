@@ -6,6 +6,7 @@ collections -> pools (mined, cached) -> train (resumable) -> average -> calibrat
 from __future__ import annotations
 
 import argparse
+import hashlib
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from sidecar.training import datasets, mining, pools, pseudo, teacher
 from sidecar.training.datasets import load_collection
 from sidecar.training.export import calibrate, export
 from sidecar.training.loop import Schedule, train, trainable
@@ -21,6 +23,10 @@ from sidecar.training.student import load_student
 from sidecar.training.teacher import Teacher, base_folder
 
 HELD_OUT = 25
+_TEACHER_TOKENS = 96
+_MINED_BY = (datasets, mining, pools, pseudo, teacher)
+"""Modules whose code decides what is mined, the guards among them."""
+_SPLIT = "train"
 RECIPES: dict[str, Recipe] = {
     "squad-train": Recipe(labelled=14000, cloze=1500, keyword=1500, contrast=250, slack=0.2),
     "movies": Recipe(labelled=6000, cloze=600, keyword=800, contrast=200),
@@ -87,20 +93,32 @@ def finish(weights: list[torch.Tensor], held_out: list[PooledSet], out: Path, se
 
 
 def load_pools(data: Path, work: Path, seed: int, names: Sequence[str]) -> list[PooledSet]:
-    """The mined pools of `names`, from `work` where an earlier run left them there."""
+    """The mined pools of `names`, from `work` where an earlier run left the same ones there."""
     folder = work / "pools"
     folder.mkdir(exist_ok=True)
-    teacher: Teacher | None = None
+    embedder: Teacher | None = None
     sets = []
     for name in names:
-        file = folder / f"{name}-{seed}.pickle"
+        file = folder / f"{name}-{seed}-{digest_of(data / name, RECIPES[name])}.pickle"
         if not file.exists():
-            teacher = teacher or Teacher(max_tokens=96)
-            collection = load_collection(data / name, "train", tolerant=True)  # 18 ids of squad-train occur twice
-            pooled = build_set(collection, RECIPES[name], teacher.embed, seed)
+            embedder = embedder or Teacher(max_tokens=_TEACHER_TOKENS)
+            collection = load_collection(data / name, _SPLIT, tolerant=True)  # 18 ids of squad-train occur twice
+            pooled = build_set(collection, RECIPES[name], embedder.embed, seed)
             file.write_bytes(pickle.dumps(pooled))
         sets.append(pickle.loads(file.read_bytes()))  # noqa: S301 - written by this module
     return sets
+
+
+def digest_of(folder: Path, recipe: Recipe) -> str:
+    """12 hex digits that change with whatever the pools of a set are made by, but for the seed: the recipe, the set's
+    files, and the code that mines; a comment in that code mines anew, which is better than pools of an older guard."""
+    whole = hashlib.sha256(f"{recipe} {_TEACHER_TOKENS}".encode())
+    code = [Path(str(module.__file__)) for module in _MINED_BY]
+    data = [folder / "corpus.jsonl", folder / "queries.jsonl", folder / "qrels" / f"{_SPLIT}.tsv"]
+    for file in (*code, *(one for one in data if one.is_file())):  # a missing one is told by the loader
+        with file.open("rb") as content:
+            whole.update(f"{file.name} {hashlib.file_digest(content, 'sha256').hexdigest()}".encode())
+    return whole.hexdigest()[:12]
 
 
 def split(sets: list[PooledSet]) -> tuple[list[PooledSet], list[PooledSet]]:

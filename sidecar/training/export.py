@@ -16,6 +16,8 @@ from sidecar.training.objectives import pointwise_bce
 from sidecar.training.pools import PooledSet
 from sidecar.training.student import Student
 
+LANGUAGES = ["en"]
+"""Of the texts that the bundled weights learn from."""
 _QUERIES_PER_SET = 10
 _ACTIVATION = "torch.nn.modules.linear.Identity"
 _TOKENIZER_LEFTOVERS = (
@@ -78,7 +80,7 @@ def export(student: Student, out: Path) -> None:
     added = {
         "dtype": "float32",
         "sentence_transformers": {"activation_fn": _ACTIVATION},
-        "sidecar": {"revision": revision},
+        "sidecar": {"revision": revision, "languages": LANGUAGES},
     }
     _rewrite(out / "config.json", added, ())
     _rewrite(out / "tokenizer.json", {"truncation": None, "padding": None}, ())

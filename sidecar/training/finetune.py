@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
+from sidecar.model_files import location, say_languages
 from sidecar.scoring import hardware
-from sidecar.scoring.checkpoint import location
 from sidecar.training.losses import OBJECTIVES, ListLoss
 
 _KEPT = 2
@@ -79,13 +79,16 @@ def _differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
     return [key for key in sorted({*one, *other}) if one.get(key) != other.get(key)]
 
 
-def finetune(rows: Sequence[dict[str, Any]], run: Run, work: Path, out: Path) -> dict[str, Any]:
+def finetune(
+    rows: Sequence[dict[str, Any]], run: Run, work: Path, out: Path, languages: Sequence[str] | None = None
+) -> dict[str, Any]:
     """Train on ``rows`` and write the checkpoint to ``out``; goes on from the last checkpoint in ``work``, if any.
 
-    Returns its facts: steps and, where it was not stopped in between, seconds.
+    ``languages`` are those that it will be for; None: any. Returns its facts: steps and, where it was not stopped in
+    between, seconds.
     """
     from datasets import Dataset
-    from sentence_transformers.cross_encoder import CrossEncoder, CrossEncoderTrainer, CrossEncoderTrainingArguments
+    from sentence_transformers.cross_encoder import CrossEncoder, CrossEncoderTrainer
     from transformers.trainer_utils import get_last_checkpoint
 
     torch.manual_seed(run.seed)
@@ -94,21 +97,7 @@ def finetune(rows: Sequence[dict[str, Any]], run: Run, work: Path, out: Path) ->
         warnings.simplefilter("ignore")
         model = CrossEncoder(base, num_labels=1, max_length=run.max_length, device=run.device)
         _without_dropout(model)
-        arguments = CrossEncoderTrainingArguments(
-            output_dir=str(work),
-            num_train_epochs=run.epochs,
-            per_device_train_batch_size=run.lists,
-            learning_rate=run.rate,
-            warmup_steps=0.1,
-            bf16=_multiplies_bfloat16(run.device),
-            use_cpu=run.device == "cpu",
-            seed=run.seed,
-            save_steps=run.every,
-            save_total_limit=_KEPT,
-            logging_steps=max(1, run.every // 5),
-            report_to="none",
-            dataloader_pin_memory=run.device != "cpu",
-        )
+        arguments = arguments_of(run, work)
         last = get_last_checkpoint(str(work))  # type: ignore[no-untyped-call]
         loss = ListLoss(model, OBJECTIVES[run.objective])
         trainer = CrossEncoderTrainer(
@@ -116,8 +105,44 @@ def finetune(rows: Sequence[dict[str, Any]], run: Run, work: Path, out: Path) ->
         )
         told = trainer.train(resume_from_checkpoint=last)
         model.save_pretrained(str(out), create_model_card=False)
+        say_languages(out, languages)
     whole = {} if last else {"seconds": round(told.metrics["train_runtime"], 1)}
     return {"steps": told.global_step, **whole}
+
+
+def arguments_of(run: Run, work: Path) -> Any:
+    """What the trainer is told of a run: one device, the run's own, with all the lists of a step on it."""
+    from sentence_transformers.cross_encoder import CrossEncoderTrainingArguments
+
+    arguments = CrossEncoderTrainingArguments(
+        output_dir=str(work),
+        num_train_epochs=run.epochs,
+        per_device_train_batch_size=run.lists,
+        learning_rate=run.rate,
+        warmup_steps=0.1,
+        bf16=_multiplies_bfloat16(run.device),
+        use_cpu=run.device == "cpu",
+        seed=run.seed,
+        save_steps=run.every,
+        save_total_limit=_KEPT,
+        logging_steps=max(1, run.every // 5),
+        report_to="none",
+        dataloader_pin_memory=run.device != "cpu",
+    )
+    if run.device.startswith("cuda"):
+        _use_only(arguments, torch.device("cuda", torch.device(run.device).index or 0))
+    return arguments
+
+
+def _use_only(arguments: Any, device: torch.device) -> None:
+    """By itself the trainer takes the first GPU, and all of them for each step, each with as many lists as it is told.
+
+    No option of its own says otherwise; `_n_gpu` and what `device` remembers are what it goes by, and accelerate goes
+    by the current device.
+    """
+    torch.cuda.set_device(device)
+    arguments._n_gpu = 1
+    arguments.__dict__["_setup_devices"] = device
 
 
 def _without_dropout(model: torch.nn.Module) -> None:

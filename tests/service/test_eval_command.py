@@ -11,10 +11,12 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from connectors.memory import MemoryConnector
+from sidecar.api_keys import made
 from sidecar.cli import app
 from sidecar.scoring.fake import WordOverlapScorer
 from tests import checkpoints
 from tests.conftest import Serve, settings
+from tests.pki import ca, issued
 
 runner = CliRunner()
 WORDS = ("apple", "cellar", "winter", "orchard", "pie", "butter", "frost", "ladder", "basket", "cider")
@@ -133,7 +135,10 @@ async def test_bad_judgments_end_with_a_sentence(serve: Serve, tmp_path: Path, t
 
 
 def test_a_sweep_of_a_configuration_recommends_a_policy_that_serves(tmp_path: Path) -> None:
-    """Real processes and a real, if random, model; the advice is then taken as it is."""
+    """Real processes and a real, if random, model; the advice is then taken as it is.
+
+    The configuration is one that is served to others already: with TLS, with keys, and in the shadow.
+    """
     model = checkpoints.build(tmp_path / "model")
     documents = tmp_path / "docs.jsonl"
     documents.write_text("".join(json.dumps({"_id": name, **one}) + "\n" for name, one in DOCUMENTS.items()))
@@ -142,7 +147,12 @@ def test_a_sweep_of_a_configuration_recommends_a_policy_that_serves(tmp_path: Pa
         "models": {"default": {"checkpoint": str(model), "device": "cpu", "dtype": "float32"}},
         "policies": {"docs": {"match": [{"index": "docs"}], "text": {"fields": ["title", "text"]}, "budget_ms": 5000}},
     }
-    tree["policies"]["docs"]["cosine"] = None
+    tree["policies"]["docs"] |= {"cosine": None, "mode": "shadow", "percent": 10}
+    ca(tmp_path, "ca")
+    cert, key = issued(tmp_path, "server", by="ca")
+    auth = {"keys_file": str(tmp_path / "keys"), "roles": {"app": {}}}
+    (tmp_path / "keys").write_text(made("app", "app")[1].line + "\n")
+    tree["server"] = {"tls": {"cert": str(cert), "key": str(key)}, "auth": auth}
     config, out = tmp_path / "sidecar.yaml", tmp_path / "out"
     config.write_text(yaml.safe_dump(tree))
     sweep = ["--window", "5", "--window", "10", "--max-tokens", "32", "--fusion", "replace", "--fusion", "linear:0.3"]
@@ -150,7 +160,12 @@ def test_a_sweep_of_a_configuration_recommends_a_policy_that_serves(tmp_path: Pa
     result = runner.invoke(app, ["eval", str(judgments(tmp_path, 40)), *options, *sweep])
     assert result.exit_code == 0, result.output
     assert result.output.count("32 tokens, top") >= 4, "a row for each of 2 windows by 2 fusions"
+    assert "answers are the engine's order" not in " ".join(result.output.split())
+    outcomes = {outcome for one in written(out)["by_query"].values() for outcome in one["outcomes"]}
+    assert outcomes == {"RERANKED"}
     advised = yaml.safe_load((out / "policy.yaml").read_text())
+    assert (advised["policies"]["docs"]["mode"], advised["policies"]["docs"]["percent"]) == ("shadow", 10)
+    assert "keeps its `mode: shadow`, `percent: 10`" in (out / "policy.yaml").read_text()
     taken = {**tree, "models": {**tree["models"], **advised["models"]}, "policies": advised["policies"]}
     config.write_text(yaml.safe_dump(taken))
     checked = runner.invoke(app, ["check", str(config)])

@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from sidecar.cli import app
+from sidecar.model_files import languages_of
 from sidecar.scoring.loader import load
 from tests import checkpoints
 
@@ -49,27 +50,76 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return checkpoints.build(tmp_path_factory.mktemp("base") / "encoder", head=False)
 
 
-@pytest.mark.parametrize("objective", ["margin", "logistic", "bce", "mse", "softmax"])
-def test_a_run_gives_a_checkpoint_that_serves_and_a_card(tmp_path: Path, base: Path, objective: str) -> None:
+def test_a_run_gives_a_checkpoint_that_serves_and_a_card(tmp_path: Path, base: Path) -> None:
     data, out = collection(tmp_path / "fruit"), tmp_path / "out"
-    result = run(data, out, base, "--objective", objective, "--guard", "0")
+    result = run(data, out, base, "--guard", "0")
     assert result.exit_code == 0, result.output
     assert "50 queries to learn from, 6 held out" in result.output
     model = load("trained", checkpoints.settings(out))
     scores = model.scorer.score(model.scorer.encode("apple car", ["the apple and the car", "tea"]))
     assert scores.shape == (2,)
     card = (out / "MODEL_CARD.md").read_text()
+    assert "- languages: any" in card
+    assert languages_of(str(out)) is None
     assert "nDCG@10" in card
     assert "fruit-NOTICE.txt" in card
     assert (out / "fruit-NOTICE.txt").read_text().startswith("made for a test")
 
 
-@pytest.mark.parametrize("objective", ["margin-mse", "kl"])
-def test_a_teacher_is_learnt_from(tmp_path: Path, base: Path, objective: str) -> None:
+def test_a_teacher_is_learnt_from(tmp_path: Path, base: Path) -> None:
     teacher = checkpoints.build(tmp_path / "teacher", seed=1)
-    arguments = ["--objective", objective, "--teacher", str(teacher), "--guard", "0"]
+    arguments = ["--objective", "kl", "--teacher", str(teacher), "--guard", "0"]
     result = run(collection(tmp_path / "fruit"), tmp_path / "out", base, *arguments)
     assert result.exit_code == 0, result.output
+
+
+def test_a_teacher_that_tells_nothing_apart_teaches_nothing(tmp_path: Path, base: Path) -> None:
+    teacher = checkpoints.build(tmp_path / "teacher", initializer_range=1e-30)  # scores of 0, all
+    arguments = ["--objective", "kl", "--teacher", str(teacher), "--guard", "0"]
+    result = run(collection(tmp_path / "fruit"), tmp_path / "out", base, *arguments)
+    assert result.exit_code == 2
+    told = " ".join(result.output.split())
+    assert "every document of every list has the same label: kl learns nothing from one label" in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_teacher_that_says_nonsense_of_itself_is_refused(tmp_path: Path, base: Path) -> None:
+    teacher = checkpoints.edit(checkpoints.build(tmp_path / "teacher"), sidecar={"languages": ["english"]})
+    arguments = ["--objective", "kl", "--teacher", str(teacher), "--guard", "0"]
+    result = run(collection(tmp_path / "fruit"), tmp_path / "out", base, *arguments)
+    assert result.exit_code == 2
+    assert "`sidecar.languages` is ['english']" in " ".join(result.output.split())
+
+
+GERMAN = "Welche Apfelsorten lassen sich im Winter am besten im Keller lagern, und wie lange halten sie sich?"
+
+
+@pytest.mark.parametrize(
+    ("options", "languages", "told"),
+    [
+        ([], ("en",), True),
+        (["--language", "de", "--language", "en"], ("de", "en"), False),
+        (["--language", "any"], None, False),
+    ],
+)
+def test_what_a_model_is_for_goes_over_to_what_is_made_of_it(
+    tmp_path: Path, options: list[str], languages: tuple[str, ...] | None, told: bool
+) -> None:
+    base = checkpoints.build(tmp_path / "base")
+    checkpoints.edit(base, sidecar={"revision": "of the base", "languages": ["en"]})
+    data = collection(tmp_path / "fruit")
+    corpus = [json.loads(line) for line in (data / "corpus.jsonl").read_text().splitlines()]
+    (data / "corpus.jsonl").write_text(
+        "".join(json.dumps({**one, "text": GERMAN + one["text"]}) + "\n" for one in corpus)
+    )
+    result = run(data, tmp_path / "out", base, "--guard", "0", *options)
+    assert result.exit_code == 0, result.output
+    assert languages_of(str(tmp_path / "out")) == languages
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config.get("sidecar") == ({"languages": list(languages)} if languages else None), (
+        "a revision of other weights"
+    )
+    assert ("surely in none of the model's languages (en): de 50" in " ".join(result.output.split())) == told
 
 
 def test_a_stopped_run_goes_on_and_another_one_is_not_taken_for_it(
@@ -147,6 +197,8 @@ def test_broken_data_is_told_by_file_line_and_count(tmp_path: Path, base: Path) 
         (["--index", "docs"], "name both --config and --index"),
         (["--split", "dev"], "dev.tsv: no such file"),
         (["--negatives", "100", "--guard", "0"], "no query has 100 other documents"),
+        (["--language", "english"], "--language is 'english'; allowed: any alone, or codes of"),
+        (["--language", "any", "--language", "de"], "--language is 'any'; allowed: any alone"),
         (["--device", "tpu"], "allowed: auto, cpu, cuda, cuda:N"),
     ],
 )

@@ -57,6 +57,7 @@ def test_the_folder_is_a_checkpoint_by_itself_with_its_notices(bundled: tuple[Pa
     names = {file.name for file in source.iterdir()} - {checkpoint.ENCODER}  # of the bi-encoder, which is no part of it
     assert {file.name for file in folder.iterdir()} == names | {"model_int8.onnx", "model_int8.json"}
     there = ModelSettings(checkpoint=str(folder), device="cpu", backend="onnx")
+    assert there.languages == ModelSettings().languages == ("en",)
     assert isinstance(loader.scorer_of(there, torch.device("cpu"), torch.float32), OnnxCrossEncoder)
 
 

@@ -1,9 +1,13 @@
 """Texts in another language are left alone, and nothing is mistaken for one."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 
 from sidecar.errors import OtherLanguage
 from sidecar.languages import _NO_LANGUAGE, check, identifier, other
+from sidecar.model_files import location
 from sidecar.setting_types import LANGUAGES
 from sidecar.settings import Settings
 from sidecar.types import Outcome
@@ -59,6 +63,15 @@ def test_the_codes_of_the_settings_are_those_of_the_identifier() -> None:
 def test_a_code_that_is_none_is_refused(wrong: object) -> None:
     with pytest.raises(ValueError, match="languages"):
         Settings.model_validate({"policies": {"p": {"text": {"fields": ["x"]}, "languages": wrong}}})
+
+
+async def test_a_copy_of_the_bundled_model_is_for_what_that_one_is_for(serve: Serve, tmp_path: Path) -> None:
+    shutil.copyfile(Path(location("bundled"), "config.json"), tmp_path / "config.json")
+    texts = [FOREIGN["ru"], FOREIGN["ru"][::-1]]
+    copied = settings({"model": "copy"}, models={"copy": {"checkpoint": str(tmp_path)}})
+    async with serve(configured=copied) as (client, _):
+        reply = await client.rerank("яблоки зимой", texts)
+    assert (reply.outcome, reply.reason) == (pb.OUTCOME_SKIPPED, pb.REASON_LANGUAGE)
 
 
 async def test_a_call_in_another_language_is_skipped_and_says_why(serve: Serve) -> None:

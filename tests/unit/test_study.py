@@ -1,8 +1,10 @@
 """What is made of judged answers: measures, chance, the choice, and what is said of it."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import pytest
+import yaml
 from rich.console import Console
 
 from sidecar.evaluation import measures, report, study
@@ -14,7 +16,7 @@ from sidecar.evaluation.variants import Variant
 QUERIES = [f"q{number:02}" for number in range(40)]
 JUDGED = Judgments({query: f"text of {query}" for query in QUERIES}, {query: {"good": 2} for query in QUERIES})
 ENGINE = ["a", "b", "good"]
-QUICK = Times(50, 10.0, 20.0, 3.0, 0.0, {})
+QUICK = Times(50, 10.0, 20.0, 3.0, {})
 
 
 def answer(final: Sequence[str], outcome: str = "RERANKED", reason: str = "UNSPECIFIED") -> Answer:
@@ -104,13 +106,13 @@ def test_two_systems_with_the_same_orders_make_no_difference() -> None:
 
 
 def test_of_variants_as_good_the_fastest_is_taken() -> None:
-    slow = Times(50, 90.0, 99.0, 3.0, 0.0, {})
+    slow = Times(50, 90.0, 99.0, 3.0, {})
     found = studied({"slow": all_first(), "quick": all_first()}, {"slow": slow})
     assert study.advise(found).chosen.variant.model == "quick"
 
 
 def test_a_variant_that_is_often_late_is_not_advised() -> None:
-    late = Times(50, 300.0, 300.0, 3.0, 0.5, {"BUDGET_EXHAUSTED": 25})
+    late = Times(50, 300.0, 300.0, 3.0, {"BUDGET_EXHAUSTED": 25})
     found = studied({"late": all_first(), "same": unchanged()}, {"late": late})
     assert study.advise(found).chosen.variant.model == "same"
     only = studied({"late": all_first()}, {"late": late})
@@ -131,6 +133,16 @@ def test_fallbacks_are_not_passed_off_as_the_models_quality() -> None:
     assert "Over the others it is 1.000" in told
 
 
+@pytest.mark.parametrize("reason", ["SHADOW", "POLICY_DISABLED", "LANGUAGE"])
+def test_where_the_model_had_no_say_at_all_nothing_is_said_of_it(reason: str) -> None:
+    found = studied({"one": {query: answer(ENGINE, "SKIPPED", reason) for query in QUERIES}})
+    advice = study.advise(found)
+    told = list(report.conclusion(found, advice))
+    assert (advice.verdict, advice.worth_it) == ("was not measured", False)
+    assert told[-1] == f"None of the answers is the model's ({reason} 40): whether it would help is not known"
+    assert not any("Leave it off" in line for line in told)
+
+
 def test_a_query_with_nothing_to_order_is_no_fallback() -> None:
     answers = all_first()
     answers["q00"] = answer(["good"], "SKIPPED", "NO_CANDIDATES")
@@ -146,15 +158,73 @@ def test_few_queries_are_not_split_and_that_is_said(count: int) -> None:
     assert list(report.conclusion(found, study.advise(found)))[1].startswith("On the same queries: reranking")
 
 
-def test_times_tell_percentiles_and_why_calls_fell_back() -> None:
+def test_times_tell_percentiles_and_why_calls_came_too_late() -> None:
     late = answer(ENGINE, "ORIGINAL_ORDER", "BUDGET_EXHAUSTED")
     found = Times.of([answer(ENGINE)] * 3 + [late])
     assert (found.calls, found.p50_ms, found.late_share) == (4, 12.0, 0.25)
     assert found.reasons == {"BUDGET_EXHAUSTED": 1}
 
 
+@pytest.mark.parametrize(
+    ("outcome", "reason", "late"),
+    [
+        ("ORIGINAL_ORDER", "BUDGET_EXHAUSTED", True),
+        ("ORIGINAL_ORDER", "OVERLOADED", True),
+        ("PARTIAL", "OVERLOADED", True),
+        ("SKIPPED", "LANGUAGE", False),
+        ("SKIPPED", "QUERY_TOO_LONG", False),
+        ("ORIGINAL_ORDER", "TEXT_UNAVAILABLE", False),
+        ("ORIGINAL_ORDER", "MODEL_ERROR", False),
+        ("SKIPPED", "NO_CANDIDATES", False),
+        ("RERANKED", "UNSPECIFIED", False),
+    ],
+)
+def test_only_what_more_time_would_help_comes_too_late(outcome: str, reason: str, late: bool) -> None:
+    assert Times.of([answer(ENGINE, outcome, reason)]).late == late
+
+
+def test_one_query_in_another_language_does_not_switch_reranking_off() -> None:
+    calls = [answer(ENGINE)] * 24 + [answer(ENGINE, "SKIPPED", "LANGUAGE")]
+    advice = study.advise(studied({"better": all_first()}, {"better": Times.of(calls)}))
+    assert (advice.fits, advice.worth_it) == (True, True)
+
+
+@pytest.mark.parametrize(
+    ("late", "calls", "fits", "doubtful"),
+    [
+        (0, 1, True, False),
+        (1, 50, True, True),
+        (2, 50, True, True),
+        (3, 50, False, False),
+        (1, 20, True, True),
+        (2, 20, False, False),
+        (1, 5, False, False),
+        (5, 1000, True, False),
+        (30, 1000, False, False),
+    ],
+)
+def test_a_late_call_of_few_proves_nothing(late: int, calls: int, fits: bool, doubtful: bool) -> None:
+    times = Times(calls, 1.0, 1.0, 1.0, {"OVERLOADED": late} if late else {})
+    found = studied({"better": all_first()}, {"better": times})
+    assert (times.fits, times.doubtful, study.advise(found).fits) == (fits, doubtful, fits)
+    told = f"{late} of {calls} timed calls came too late"
+    assert any(told in line for line in report.warnings(found)) == doubtful
+
+
+def test_measures_are_cut_and_what_lies_behind_is_missed() -> None:
+    values = measures.by_query({"q": {"x": 1, "y": 1}}, {"q": ["x", *"abcdefghi", "y"]}, 10)
+    assert (values["AP@10"]["q"], values["R@10"]["q"]) == (0.5, 0.5)
+
+
+def test_the_policys_file_tells_what_was_noted(tmp_path: Path) -> None:
+    found = studied({"better": all_first()}, judged=JUDGED.noting("a note\nof two lines"))
+    *_, file = report.write(found, study.advise(found), {"policies": {}}, tmp_path)
+    assert file.read_text().startswith("# note: a note of two lines\n# Chosen by nDCG@10")
+    assert yaml.safe_load(file.read_text()) == {"policies": {}}
+
+
 def test_the_frontier_holds_what_no_other_one_beats() -> None:
-    times = {name: Times(50, p50, p50, 3.0, 0.0, {}) for name, p50 in [("quick", 1.0), ("slow", 9.0), ("best", 5.0)]}
+    times = {name: Times(50, p50, p50, 3.0, {}) for name, p50 in [("quick", 1.0), ("slow", 9.0), ("best", 5.0)]}
     found = studied({"slow": unchanged(), "best": all_first(), "quick": unchanged()}, times)
     assert [one.variant.model for one in study.frontier(found)] == ["quick", "best"]
 

@@ -8,12 +8,14 @@ import random
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from sidecar.training.datasets import DataError, load_collection, positives
+from sidecar.training import bundled
+from sidecar.training.datasets import Collection, DataError, load_collection, positives
 from sidecar.training.export import fit_platt
 from sidecar.training.groups import sample_group, window
 from sidecar.training.loop import Schedule, batch
@@ -26,8 +28,9 @@ from sidecar.training.objectives import (
     pairwise_logistic,
     pairwise_margin,
     pointwise_bce,
+    pointwise_mse,
 )
-from sidecar.training.pools import Pool, PooledSet, Recipe, build_set
+from sidecar.training.pools import Embed, Pool, PooledSet, Recipe, build_set
 from sidecar.training.pseudo import cloze_query, contrasts, keyword_query, title_query
 from sidecar.training.student import MasterWeights, RunningMean
 
@@ -99,6 +102,12 @@ def test_pointwise_bce_weighs_both_classes_alike() -> None:
     positive = math.log1p(math.exp(-2))
     negative = (math.log1p(math.exp(1)) + math.log1p(math.exp(0))) / 2
     assert pointwise_bce(SCORES, LABELS).item() == pytest.approx((positive + negative) / 2, abs=1e-6)
+
+
+def test_pointwise_mse_by_hand() -> None:
+    # differences 2-1, 1-0 and 0-0, then 0-3, 2-2 and 1-0
+    scores, labels = torch.tensor([[2.0, 1.0, 0.0], [0.0, 2.0, 1.0]]), torch.tensor([[1, 0, 0], [3, 2, 0]])
+    assert pointwise_mse(scores, labels).item() == pytest.approx((1 + 1 + 0 + 9 + 0 + 1) / 6)
 
 
 def test_a_label_overrules_the_teacher() -> None:
@@ -193,6 +202,46 @@ def test_pools_never_hold_a_positive_among_the_negatives(tmp_path: Path) -> None
     pooled = build_set(load_collection(folder, "train"), recipe, lambda texts, _: ones[: len(texts)], seed=0)
     assert pooled.pools[0].positives.tolist() == [0]
     assert sorted(pooled.pools[0].negatives.tolist()) == [1, 2, 3]  # number 4 repeats the positive's text
+
+
+def test_pools_are_mined_anew_when_what_they_are_made_by_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "data"
+    write_collection(data / "drinks", [DOCUMENT, json.dumps({"_id": "d2", "text": TEXTS[1]})], [QUERY], ["q1\td1\t1"])
+    mined: list[Recipe] = []
+
+    class Ones:
+        def __init__(self, max_tokens: int) -> None: ...
+
+        def embed(self, texts: list[str], _label: str) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+            return np.ones((len(texts), 2), dtype=np.float32)
+
+    def watched(collection: Collection, recipe: Recipe, embed: Embed, seed: int) -> PooledSet:
+        mined.append(recipe)
+        return build_set(collection, recipe, embed, seed)
+
+    monkeypatch.setattr(bundled, "Teacher", Ones)
+    monkeypatch.setattr(bundled, "build_set", watched)
+    first, second = Recipe(labelled=1, cloze=0, keyword=0), Recipe(labelled=1, cloze=0, keyword=0, slack=0.3)
+    for recipe in (first, first, second, second, first):
+        monkeypatch.setitem(bundled.RECIPES, "drinks", recipe)
+        (pooled,) = bundled.load_pools(data, tmp_path, 0, ["drinks"])
+        assert pooled.pools[0].query == json.loads(QUERY)["text"]
+    assert mined == [first, second]
+    (data / "drinks" / "qrels" / "train.tsv").write_text("q1\td2\t1")
+    (pooled,) = bundled.load_pools(data, tmp_path, 0, ["drinks"])
+    assert pooled.pools[0].positives.tolist() == [1]
+
+
+def test_pools_depend_on_the_code_that_mines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = bundled.digest_of(tmp_path, Recipe())
+    assert {Path(str(module.__file__)).stem for module in bundled._MINED_BY} >= {"mining", "pools"}, "guards are there"
+    (tmp_path / "guards.py").write_text("# another guard")
+    monkeypatch.setattr(
+        bundled, "_MINED_BY", (*bundled._MINED_BY[:-1], SimpleNamespace(__file__=tmp_path / "guards.py"))
+    )
+    assert bundled.digest_of(tmp_path, Recipe()) != before
 
 
 # --- pseudo-queries ---------------------------------------------------------------------------------------------------

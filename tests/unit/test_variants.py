@@ -6,8 +6,21 @@ import pytest
 from pydantic import SecretStr
 
 from sidecar.connector_settings import OpenSearchSettings
-from sidecar.evaluation.variants import Variant, VariantError, fusion_of, policy_yaml, served, sweep
+from sidecar.evaluation.variants import (
+    Variant,
+    VariantError,
+    costs,
+    fusion_of,
+    policy_yaml,
+    rollout_note,
+    served,
+    sweep,
+)
+from sidecar.policy import plan
+from sidecar.rollout import Arm
 from sidecar.settings import Settings
+
+MAIN = {"type": "opensearch", "hosts": ["http://x:9200"], "basic_auth": {"username": "u", "password": "pw"}}
 
 
 def settings(**policy: Any) -> Settings:
@@ -15,13 +28,7 @@ def settings(**policy: Any) -> Settings:
     return Settings.model_validate(
         {
             "server": {"address": "0.0.0.0:50051"},
-            "connectors": {
-                "main": {
-                    "type": "opensearch",
-                    "hosts": ["http://x:9200"],
-                    "basic_auth": {"username": "u", "password": "pw"},
-                }
-            },
+            "connectors": {"main": MAIN},
             "models": {"default": {"threads": 2}, "large": {}},
             "policies": {"docs": {"match": [{"index": "docs"}], "text": text, "budget_ms": 250, **policy}},
             "default_policy": "docs",
@@ -101,6 +108,70 @@ def test_for_times_the_budget_is_the_policys_and_nothing_is_kept() -> None:
     assert made.policies[variants[0].policy].budget_ms == 250
     assert made.server.score_cache_mib == 0
     assert made.server.address == "127.0.0.1:0", "whatever the file listens on"
+
+
+@pytest.mark.parametrize("second", [{}, {"cosine": None}, {"fusion": {"method": "replace"}}])
+def test_for_times_the_bi_encoder_keeps_nothing_either(second: dict[str, Any]) -> None:
+    own = settings(**second)
+    made = served(own, "docs", sweep(own, "docs", [], [], ["linear:0.8:0.5"], []), for_quality=False)
+    kept = {name: (one.token_cache_mib, one.vector_cache_mib) for name, one in made.loaded_models.items()}
+    assert kept == {"default": (0, 0), "near": (0, 0)}
+
+
+def test_a_bi_encoder_that_no_variant_has_is_not_loaded() -> None:
+    made = served(settings(), "docs", sweep(settings(), "docs", [], [], ["replace"], []), for_quality=False)
+    assert set(made.loaded_models) == {"default"}
+
+
+@pytest.mark.parametrize(
+    ("policy", "alike"),
+    [
+        ({}, {"linear:0.8", "rrf", "linear:0.8:0.5"}),
+        ({"cosine": None}, {"linear:0.8", "rrf", "linear:0.8:0", "replace"}),
+        ({"cosine": {"share": 0}}, {"linear:0.8", "rrf", "linear:0.8:0", "replace"}),
+        ({"cosine": {"share": 0, "order_rest": True}}, {"linear:0.8", "rrf", "linear:0.8:0.5"}),
+    ],
+)
+def test_what_takes_the_same_time_is_timed_once(policy: dict[str, Any], alike: set[str]) -> None:
+    own, fusions = settings(**policy), ["linear:0.8", "rrf", "linear:0.8:0.5", "linear:0.8:0", "replace"]
+    found = costs(own, "docs", sweep(own, "docs", [], [], fusions, []))
+    made = {variant.fusion: cost for variant, cost in found.items()}
+    assert {fusion for fusion, cost in made.items() if cost == made["linear:0.8"]} == alike
+    assert len(set(made.values())) == 2
+
+
+def test_a_plain_caller_of_this_machine_is_let_in() -> None:
+    server = {
+        "tls": {"cert": "cert.pem", "key": "key.pem"},
+        "auth": {"keys_env": "KEYS", "roles": {"app": {"connectors": ["main"], "policies": ["docs"]}}},
+        "tracing": {},
+        "metrics_address": "127.0.0.1:9464",
+        "max_queued_pairs": 5000,
+    }
+    own = Settings.model_validate(
+        {**settings().model_dump(mode="json"), "connectors": {"main": MAIN}, "server": server}
+    )
+    made = served(own, "docs", sweep(own, "docs", [], [], [], []), for_quality=False).server
+    assert (made.tls, made.auth, made.tracing, made.metrics_address) == (None, None, None, None)
+    assert made.max_queued_pairs == 5000
+
+
+@pytest.mark.parametrize("rollout", [{"mode": "off"}, {"mode": "shadow"}, {"mode": "interleave"}, {"percent": 10}])
+def test_a_policy_is_measured_as_if_it_were_on_for_every_call(rollout: dict[str, Any]) -> None:
+    own = settings(**rollout)
+    variants = sweep(own, "docs", [], [], [], [])
+    for for_quality in (True, False):
+        made = served(own, "docs", variants, for_quality=for_quality)
+        asked = plan(made, variants[0].policy, key="any")
+        assert (asked.enabled, asked.arm, asked.tried) == (True, Arm.RERANKED, False)
+    advised = policy_yaml(own, "docs", variants[0], enabled=True)["policies"]["docs"]
+    assert rollout.items() <= advised.items(), "the rollout is the user's own"
+    (key, value), *_ = rollout.items()
+    assert f"keeps its `{key}: {value}`" in rollout_note(own, "docs")
+
+
+def test_a_policy_that_is_on_for_every_call_needs_no_note() -> None:
+    assert rollout_note(settings(), "docs") == ""
 
 
 def test_secrets_are_handed_over_and_not_masked() -> None:

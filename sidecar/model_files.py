@@ -1,0 +1,59 @@
+"""What a checkpoint's folder says beside its weights: where it is, and which languages it is for. Needs no torch."""
+
+import json
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from sidecar.setting_types import BUNDLED, LANGUAGES
+
+CONFIG = "config.json"
+_OURS, _LANGUAGES = "sidecar", "languages"
+"""Key of the configuration that is no other program's, and key in it."""
+
+
+class LanguagesFault(ValueError):
+    """What a checkpoint says of its languages cannot be used; the message holds the file and what is allowed."""
+
+
+def location(checkpoint: str) -> str:
+    """Where ``bundled`` is on this machine; any other name as it is."""
+    return str(resources.files("sidecar") / "models" / "bundled") if checkpoint == BUNDLED else checkpoint
+
+
+def languages_of(checkpoint: str) -> tuple[str, ...] | None:
+    """Codes of the languages that a checkpoint on this machine says it is for (``sidecar.languages`` of its config).
+
+    None is any: nothing is said, or it is not a folder here, such as a hub id. A file that cannot be read says nothing;
+    the loader tells what is wrong with it.
+
+    Raises:
+        LanguagesFault: something else is said than a list of known codes.
+    """
+    file = Path(location(checkpoint), CONFIG)
+    try:
+        ours = json.loads(file.read_text()).get(_OURS)
+    except (OSError, ValueError, AttributeError):
+        return None
+    said = ours.get(_LANGUAGES) if isinstance(ours, Mapping) else None
+    if said is None:
+        return None
+    if not isinstance(said, list) or not said or not all(isinstance(one, str) and one in LANGUAGES for one in said):
+        allowed = f"a list of codes, of {', '.join(sorted(LANGUAGES))}"
+        raise LanguagesFault(
+            f"{file}: `{_OURS}.{_LANGUAGES}` is {said!r}; allowed: no such key (any language), {allowed}"
+        )
+    return tuple(said)
+
+
+def say_languages(folder: Path, languages: Sequence[str] | None) -> None:
+    """Write into a new checkpoint's config which languages it is for; None: any.
+
+    What it was made of says there is said no more: the revision is that of other weights.
+    """
+    file = folder / CONFIG
+    config: dict[str, Any] = json.loads(file.read_text())
+    config.pop(_OURS, None)
+    ours = {} if languages is None else {_OURS: {_LANGUAGES: list(languages)}}
+    file.write_text(json.dumps({**config, **ours}, indent=2, ensure_ascii=False) + "\n")
