@@ -75,6 +75,15 @@ class Metrics:
         self.stage_seconds = histogram(
             "sidecar_stage_seconds", "Time a call spent in each stage.", ("stage",), buckets=_STAGE_BUCKETS_S
         )
+        self.budget_used = histogram(
+            "sidecar_budget_used_ratio",
+            "Time of a call over its budget; calls that are left alone do not count.",
+            ("policy",),
+            buckets=_RATIO_BUCKETS,
+        )
+        self.constant_scores = counter(
+            "sidecar_constant_scores", "Reranked replies whose scores are all the same.", ("policy",)
+        )
         self.batch_tokens = histogram(
             "sidecar_batch_tokens", "Tokens of a forward pass, padding counted.", ("model",), buckets=_TOKEN_BUCKETS
         )
@@ -180,6 +189,14 @@ class Metrics:
         """Show no more whether a model is ready: it is not configured."""
         self.model_ready.remove(model)
         self._caches.forget(model)
+
+    def observe_reply(self, policy: str, budget_used: float, *, constant: bool) -> None:
+        """Record a reply that reranking was meant for: its time over its budget, and whether all scores were the same.
+
+        ``policy`` is a configured name.
+        """
+        self.budget_used.labels(policy).observe(budget_used)
+        self.constant_scores.labels(policy).inc(constant)  # also by 0: a rate needs the counter to be there before
 
     def observe_forward(self, model: str, tokens: float, predicted_s: float, actual_s: float) -> None:
         """Record one forward pass that gave scores."""

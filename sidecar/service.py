@@ -21,7 +21,7 @@ from sidecar.pipeline import Pipeline
 from sidecar.resolution import UnknownPolicy
 from sidecar.settings import Settings
 from sidecar.tracing import spans
-from sidecar.types import Reason
+from sidecar.types import Outcome, Reason
 from sidecar.unread import Unread, reply_bytes
 from sidecar.v1 import rerank_pb2 as pb
 from sidecar.v1 import rerank_pb2_grpc as pb_grpc
@@ -112,7 +112,11 @@ class RerankService(pb_grpc.RerankServiceServicer):
         """Count the call and write its one log line."""
         name, ranking = answer.plan.policy if answer.plan else "", answer.ranking
         self._metrics.requests.labels(method, name, ranking.outcome.name, ranking.reason.name).inc()
-        self._watch.saw(name, Effect.of(ranking, ranking.truncated_ratio))
+        effect = Effect.of(ranking, ranking.truncated_ratio)
+        self._watch.saw(name, effect)
+        if answer.plan and ranking.outcome is not Outcome.SKIPPED:
+            used = answer.timings.total_ms / answer.plan.budget_ms
+            self._metrics.observe_reply(name, used, constant=effect.constant)
         spans().describe(
             {
                 "sidecar.request_id": request_id.get(),

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sidecar.cli.target import Target, TlsCa, TlsCert, TlsKey, TlsOn, channel_of
+from sidecar.cli.target import Target, TlsCa, TlsCert, TlsKey, TlsName, TlsOn, channel_of
 
 _TIMEOUT_S = 4.0
 
@@ -16,6 +16,7 @@ def health(
     tls_ca: TlsCa = None,
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
+    tls_name: TlsName = None,
 ) -> None:
     """Ask a sidecar for its health; status 0 if it serves, 1 if not. For probes that cannot speak gRPC."""
     import grpc
@@ -23,7 +24,7 @@ def health(
 
     from sidecar.health import RERANKING
 
-    with channel_of(target, tls=tls, ca=tls_ca, cert=tls_cert, key=tls_key) as channel:
+    with channel_of(target, tls=tls, ca=tls_ca, cert=tls_cert, key=tls_key, name=tls_name) as channel:
         try:
             asked = health_pb2.HealthCheckRequest(service=RERANKING if reranking else "")
             stub: Any = health_pb2_grpc.HealthStub(channel)

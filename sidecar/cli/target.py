@@ -19,6 +19,10 @@ TlsOn = Annotated[bool, typer.Option("--tls", help="Connect with TLS; implied by
 TlsCa = Annotated[Path | None, typer.Option(help="PEM file of the CAs that are trusted; default: gRPC's own.")]
 TlsCert = Annotated[Path | None, typer.Option(help="PEM file of the certificate to show.")]
 TlsKey = Annotated[Path | None, typer.Option(help="PEM file of its key.")]
+TlsName = Annotated[
+    str | None,
+    typer.Option(help="Name that the sidecar's certificate is for, where the target is another one, as 127.0.0.1."),
+]
 KEY_VARIABLE = "RERANK_SIDECAR_KEY"
 """Environment variable with the API key or token: on a command line others could read it."""
 ENGINE_VARIABLE = "RERANK_SIDECAR_ENGINE_AUTHORIZATION"
@@ -42,13 +46,19 @@ def engine_authorization() -> str | None:
     return os.environ.get(ENGINE_VARIABLE)
 
 
-def channel_of(target: str, *, tls: bool, ca: Path | None, cert: Path | None, key: Path | None) -> "grpc.Channel":
-    """A bare channel; ends the command where a file cannot be read, or a key is missing."""
+def channel_of(
+    target: str, *, tls: bool, ca: Path | None, cert: Path | None, key: Path | None, name: str | None = None
+) -> "grpc.Channel":
+    """A bare channel; ends the command where a file cannot be read, or a key is missing.
+
+    ``name`` is the one that the sidecar's certificate has to be for, None for the target's host.
+    """
     import grpc
 
     try:
-        secure = _tls(tls, ca, cert, key)
-        return grpc.secure_channel(target, secure.credentials()) if secure else grpc.insecure_channel(target)
+        secure = _tls(tls or name is not None, ca, cert, key)
+        options = [] if name is None else [("grpc.ssl_target_name_override", name)]
+        return grpc.secure_channel(target, secure.credentials(), options) if secure else grpc.insecure_channel(target)
     except OSError as error:
         stop(f"{error.filename} cannot be read: {error.strerror}")
 

@@ -1,26 +1,29 @@
-"""A real Prometheus scrapes a running sidecar, loads the alerts that ship, and one fires when the scorer fails."""
+"""What a running sidecar tells Prometheus, and a real one that loads the alerts that ship: they fire when the scorer
+fails."""
 
 import asyncio
 import json
-import shutil
+import re
 import socket
 import subprocess
 import time
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
+from sidecar.scoring.base import Pair
 from sidecar.scoring.fake import WordOverlapScorer
 from tests.conftest import SERVER, Serve, settings
+from tests.tools import needs
 
 DOCKER = Path(__file__).parents[2] / "docker" / "prometheus"
 PATIENCE_S = 60.0
 BODY = {"query": {"match": {"body": "apple"}}}
-
-pytestmark = pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not installed")
 
 
 def free_port() -> int:
@@ -31,11 +34,10 @@ def free_port() -> int:
 
 def quick_rules() -> dict[str, Any]:
     """The rules that ship, with minutes made seconds."""
-    rules: dict[str, Any] = yaml.safe_load(
-        (DOCKER / "alerts.yml").read_text().replace("[5m]", "[10s]").replace("[10m]", "[10s]")
-    )
+    rules: dict[str, Any] = yaml.safe_load(re.sub(r"\[(1|5|10)m\]", "[10s]", (DOCKER / "alerts.yml").read_text()))
     for rule in rules["groups"][0]["rules"]:
-        rule["for"] = "0s"
+        if "alert" in rule:
+            rule["for"] = "0s"
     return {"groups": [{**rules["groups"][0], "interval": "1s"}]}
 
 
@@ -62,11 +64,35 @@ def firing(port: int) -> set[str]:
     return {one["labels"]["alertname"] for one in alerts if one["state"] == "firing"}
 
 
+async def test_time_over_the_budget_and_constant_scores_are_counted_by_policy(serve: Serve) -> None:
+    def constant(_: int, pairs: Sequence[Pair]) -> np.ndarray:
+        return np.full(len(pairs), 0.5, np.float32)
+
+    scorer = WordOverlapScorer()
+    async with serve(scorer, configured=settings({"budget_ms": 1500})) as (client, app):
+
+        def told(name: str, **labels: str) -> float | None:
+            return app.metrics.registry.get_sample_value(f"sidecar_{name}", {"policy": "default", **labels})
+
+        page = await client.search("docs", "apple winter storage", BODY)
+        assert (told("budget_used_ratio_count"), told("constant_scores_total")) == (1, 0)
+        assert told("budget_used_ratio_sum") == pytest.approx(page.message.meta.timings.total_ms / 1500)
+        scorer.fault = constant
+        await client.search("docs", "winter apple", BODY)
+        assert told("constant_scores_total") == 1
+        assert told("budget_used_ratio_count") == 2
+        await client.search("docs", "apple", {**BODY, "size": 0})
+        assert told("budget_used_ratio_count") == 2, "what is left alone has no budget"
+
+
 @pytest.mark.timeout(180)
 async def test_an_alert_fires_when_the_scorer_fails(serve: Serve, tmp_path: Path) -> None:
     def broken(*_: object) -> None:
         raise RuntimeError("CUDA error")
 
+    needs("prometheus")
+
+    expected = {"RerankStopped", "RerankFallbacks", "RerankPassesFail"}
     metrics, web = free_port(), free_port()
     scorer = WordOverlapScorer()
     configured = settings(server={**SERVER, "metrics_address": f"127.0.0.1:{metrics}"})
@@ -78,14 +104,14 @@ async def test_an_alert_fires_when_the_scorer_fails(serve: Serve, tmp_path: Path
             try:
                 seen: set[str] = set()
                 deadline = time.monotonic() + PATIENCE_S
-                while not {"RerankFallbacks", "RerankPassesFail"} <= seen and time.monotonic() < deadline:
+                while not expected <= seen and time.monotonic() < deadline:
                     await client.search("docs", "apple", BODY)
                     await asyncio.sleep(0.1)
                     seen = await asyncio.to_thread(firing, web)
                     if scorer.fault is None and scorer.calls > 50:
-                        assert not seen & {"RerankFallbacks", "RerankPassesFail"}, "nothing is wrong yet"
+                        assert not seen & expected, "nothing is wrong yet"
                         scorer.fault = broken
-                assert {"RerankFallbacks", "RerankPassesFail"} <= seen
+                assert expected <= seen
                 targets = await asyncio.to_thread(asked, web, "targets")
                 assert [one["health"] for one in targets["activeTargets"]] == ["up"]
             finally:
