@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[2]
 SOURCES = [
     path for folder in ("sidecar", "connectors") for path in (ROOT / folder).rglob("*.py") if "v1" not in path.parts
 ]
-GRPC = {"app", "certificates", "interceptors", "health", "service", "client", "cli", "demo", "evaluation"}
+GRPC = {"app", "certificates", "interceptors", "health", "ports", "service", "client", "cli", "demo", "evaluation"}
 PURE = (
     "policy",
     "resolution",
