@@ -56,7 +56,13 @@ class ModelSettings(Section):
         "allows, at most 512.",
     )
     label: Literal[0, 1] | None = Field(None, description="For a model with two labels: which one means relevant.")
-    threads: int | None = Field(None, ge=1, le=1024, description="CPU threads; null: as many as this process may use.")
+    threads: int | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="CPU threads, the same number for all models; null: as another model says, else as many as this "
+        "process may use.",
+    )
     max_batch_tokens: int = Field(
         16_384, ge=64, le=4_194_304, description="Tokens of one forward pass at most, padding counted."
     )
@@ -285,6 +291,16 @@ class Settings(Section):
     @classmethod
     def _near_is_there(cls, models: dict[str, ModelSettings]) -> dict[str, ModelSettings]:
         return models if NEAR in models else {**models, NEAR: ModelSettings(kind="bi_encoder")}
+
+    @field_validator("models")
+    @classmethod
+    def _threads_are_shared(cls, models: dict[str, ModelSettings]) -> dict[str, ModelSettings]:
+        """The number that one model names is that of all: a process has one, and the last model loaded would set it."""
+        named = {model.threads for model in models.values()} - {None}
+        if len(named) != 1:
+            return models
+        shared = {"threads": named.pop()}
+        return {name: model.model_copy(update=shared) for name, model in models.items()}
 
     @property
     def longest_call_s(self) -> float:
