@@ -22,6 +22,7 @@ from sidecar.settings import ModelSettings
 from tests.checkpoints import FAMILIES, WORDS, build, edit, rank_correlation, scorer, settings
 
 MAX_LENGTH = 64
+CARD = torch.device("cuda:1")
 QUERY = "how to fix an apple phone"
 PASSAGES = [
     "apple",
@@ -301,12 +302,30 @@ def test_errors_of_cuda_after_which_nothing_works_are_told_as_the_loss_of_the_de
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     gone = RuntimeError("CUDA error: an illegal memory access\nFor debugging consider")
-    monkeypatch.setattr(failures, "_still_works", lambda: False)
-    with pytest.raises(DeviceLost, match=r"^CUDA error: an illegal memory access$"), losses_told():
+    monkeypatch.setattr(failures, "_still_works", lambda _device: False)
+    with pytest.raises(DeviceLost, match=r"^CUDA error: an illegal memory access$"), losses_told(CARD):
         raise gone
     for passing in (RuntimeError("CUDA error: out of memory"), torch.OutOfMemoryError("x"), ValueError("x")):
-        with pytest.raises(type(passing)), losses_told():
+        with pytest.raises(type(passing)), losses_told(CARD):
             raise passing
-    monkeypatch.setattr(failures, "_still_works", lambda: True)
-    with pytest.raises(RuntimeError, match="illegal"), losses_told():
+    monkeypatch.setattr(failures, "_still_works", lambda _device: True)
+    with pytest.raises(RuntimeError, match="illegal"), losses_told(CARD):
         raise gone
+
+
+@pytest.mark.parametrize(("dead", "told"), [("cuda:1", DeviceLost), ("cuda:0", RuntimeError)])
+def test_of_two_cards_the_one_that_the_model_is_on_is_asked_whether_it_still_works(
+    monkeypatch: pytest.MonkeyPatch, dead: str, told: type[Exception]
+) -> None:
+    """The other one may be well, and be the process's current one."""
+
+    def synchronize(device: torch.device | None = None) -> None:
+        if (device or torch.device("cuda:0")) == torch.device(dead):
+            raise RuntimeError("CUDA error: unspecified launch failure")
+
+    ones = torch.ones
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+    monkeypatch.setattr(torch, "ones", lambda count, device: ones(count))
+    with pytest.raises(RuntimeError, match="illegal") as caught, losses_told(CARD):
+        raise RuntimeError("CUDA error: an illegal memory access")
+    assert caught.type is told
