@@ -19,7 +19,7 @@ from sidecar.scoring.cross_encoder import CrossEncoder
 from sidecar.scoring.failures import losses_told
 from sidecar.scoring.hardware import HardwareError
 from sidecar.settings import ModelSettings
-from tests.checkpoints import FAMILIES, WORDS, build, edit, rank_correlation, scorer, settings
+from tests.checkpoints import FAMILIES, WORDS, build, cpu_error, edit, limited, rank_correlation, scorer, settings
 
 MAX_LENGTH = 64
 CARD = torch.device("cuda:1")
@@ -155,29 +155,6 @@ def test_the_version_changes_when_only_the_last_rows_of_one_weight_do(bert: Path
 
 
 # --- out of memory ----------------------------------------------------------------------------------------------------
-
-
-def limited(model: CrossEncoder, most: int, error: Callable[[], RuntimeError]) -> list[int]:
-    """Let ``model`` run out of memory above ``most`` pairs; the list fills with the sizes of the passes tried."""
-    sizes: list[int] = []
-
-    def before(module: torch.nn.Module, args: object, kwargs: dict[str, Any]) -> None:
-        sizes.append(int((kwargs["input_ids"] == kwargs["input_ids"][0, 0]).sum()))  # each begins with [CLS]
-        if sizes[-1] > most:
-            raise error()
-
-    embeddings: Any = model._model.base_model.embeddings
-    embeddings.register_forward_pre_hook(before, with_kwargs=True)
-    return sizes
-
-
-def cpu_error() -> RuntimeError:
-    """What torch really raises when the CPU has no memory left."""
-    try:
-        torch.empty(2**60, dtype=torch.uint8)
-    except RuntimeError as error:
-        return error
-    raise AssertionError("an exbibyte was allocated")
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, cpu_error])
