@@ -191,6 +191,7 @@ class App:
         await _close(old.connectors[name] for name in changes.close)
         for name in changes.drop:
             self.models.forget(name)
+            self.scheduler.forget(name)
 
     def _build_reloader(self, file: Path, seen: Stamp, adjust: Callable[[Settings], Settings]) -> Reloader:
         return Reloader(file, seen or stamp_of(file), lambda read: self.apply(adjust(read)), self.metrics)
