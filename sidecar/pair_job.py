@@ -64,10 +64,9 @@ def pair_job(
     pairs = dict(zip(missing, model.scorer.encode(query, list(missing.values())) if missing else [], strict=True))
     place = iter(keys)
     groups = [[next(place) for _ in group] for group in passages]
-    was_cut = (key for key, (_, cut) in kept.items() if cut)
-    return PairJob(
-        model, groups, known, pairs, frozenset([*was_cut, *(key for key in pairs if is_cut(model, pairs[key]))])
-    )
+    cut = {key for key, (_, was_cut) in kept.items() if was_cut}
+    cut.update(key for key, pair in pairs.items() if is_cut(model, pair))
+    return PairJob(model, groups, known, pairs, frozenset(cut))
 
 
 def digests_of(version: str, query: str, passages: Sequence[str]) -> Iterator[bytes]:

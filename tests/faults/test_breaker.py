@@ -108,6 +108,26 @@ async def test_a_caller_whose_texts_no_pass_takes_falls_back_alone(serve: Serve)
         assert reply(await client.rerank("apple", ["apple", "tea"])).outcome == "RERANKED"
 
 
+async def test_a_model_without_a_sample_is_not_shut_off_for_good(serve: Serve) -> None:
+    """Nothing would open it again. Whatever its tokenizer raises, the device's thread goes on."""
+
+    class Panic(BaseException):
+        pass
+
+    class NoSample(WordOverlapScorer):
+        def encode(self, query: str, passages: Sequence[str]) -> list[Pair]:
+            if query == "a":
+                raise Panic
+            return super().encode(query, passages)
+
+    scorer = NoSample(fault=broken)
+    async with serve(scorer) as (client, _):
+        reasons = [(await client.search("docs", QUERY, BODY)).reason for _ in range(3 * FAILURES)]
+        assert set(reasons) == {"MODEL_ERROR"}
+        scorer.fault = None
+        assert (await client.search("docs", QUERY, BODY)).outcome == "RERANKED"
+
+
 @pytest.mark.parametrize("launched", [False, True])
 async def test_other_work_is_not_held_up_by_trials_for_long_nor_they_by_it(launched: bool) -> None:
     """A trial waits for an idle device, and where that never comes takes its turn like any other."""

@@ -9,6 +9,8 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 from structlog.testing import capture_logs
 
+from sidecar.cost import CostModel
+from sidecar.loaded import LoadedModel
 from sidecar.scoring import bert, checkpoint, compact
 from sidecar.scoring.base import Pair
 from sidecar.scoring.bi_encoder import BiEncoder, TextPair
@@ -123,6 +125,17 @@ def test_it_is_loaded_and_measured_like_any_other_model() -> None:
     assert [(type(pair), pair.tokens) for pair in stretched] == [(TextPair, 40)] * 3
     near, far = cosines_of(loaded.scorer, "how to fix a car", ["automobile repair", "a cake without nuts"])
     assert near > far + 0.2
+
+
+def test_a_sample_is_read_each_time_whatever_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or it would tell of a model that fails that all is well."""
+    model = encoder(checkpoints.build(tmp_path / "m", head=False))
+    sample = LoadedModel.of("near", model, CostModel(), ModelSettings()).sample
+    for _ in range(2):
+        assert -1 <= model.score([sample])[0] <= 1
+    monkeypatch.setattr(bert.Encoder, "__call__", lambda *_: torch.ops.mkldnn._no_such_operation)
+    with pytest.raises(AttributeError):
+        model.score([sample])
 
 
 def cosines_of(model: object, query: str, texts: Sequence[str]) -> list[float]:
