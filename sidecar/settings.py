@@ -60,8 +60,7 @@ class ModelSettings(Section):
         None,
         ge=1,
         le=1024,
-        description="CPU threads, the same number for all models; null: as another model says, else as many as this "
-        "process may use.",
+        description="CPU threads, as many for all models; null: as another one says, else all usable.",
     )
     max_batch_tokens: int = Field(
         16_384, ge=64, le=4_194_304, description="Tokens of one forward pass at most, padding counted."
@@ -289,18 +288,12 @@ class Settings(Section):
 
     @field_validator("models")
     @classmethod
-    def _near_is_there(cls, models: dict[str, ModelSettings]) -> dict[str, ModelSettings]:
-        return models if NEAR in models else {**models, NEAR: ModelSettings(kind="bi_encoder")}
-
-    @field_validator("models")
-    @classmethod
-    def _threads_are_shared(cls, models: dict[str, ModelSettings]) -> dict[str, ModelSettings]:
-        """The number that one model names is that of all: a process has one, and the last model loaded would set it."""
-        named = {model.threads for model in models.values()} - {None}
-        if len(named) != 1:
-            return models
-        shared = {"threads": named.pop()}
-        return {name: model.model_copy(update=shared) for name, model in models.items()}
+    def _completed(cls, models: dict[str, ModelSettings]) -> dict[str, ModelSettings]:
+        """With :data:`NEAR`, and with the threads that one names for all: the last one loaded would set the number."""
+        whole = models if NEAR in models else {**models, NEAR: ModelSettings(kind="bi_encoder")}
+        named = {model.threads for model in whole.values()} - {None}
+        threads = {"threads": named.pop()} if len(named) == 1 else {}
+        return {name: model.model_copy(update=threads) for name, model in whole.items()}
 
     @property
     def longest_call_s(self) -> float:

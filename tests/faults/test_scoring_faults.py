@@ -20,7 +20,6 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from sidecar.app import App, load_model
 from sidecar.breaker import TRY_EVERY_S
-from sidecar.client import RerankClient
 from sidecar.cost import CostModel
 from sidecar.deadline import Deadline
 from sidecar.errors import BudgetExhausted, ModelError, Overloaded
@@ -38,7 +37,6 @@ from tests.calls import (
     PATIENCE_S,
     QUERY,
     Held,
-    assert_engines_order,
     busy,
     quick,
     raw_channel,
@@ -301,54 +299,6 @@ class TestMemory:
         assert sizes == [3, 1], "halved until it is a single pair"
         real._model.base_model.embeddings._forward_pre_hooks.clear()
         assert (await score(scheduler, model, pairs, in_s(PATIENCE_S))).groups == 3
-
-
-def raises(*_: object) -> None:
-    raise RuntimeError("the device")
-
-
-def sleeps(*_: object) -> None:
-    time.sleep(2 * BUDGET_S)
-
-
-class TestTheRealModelServed:
-    """Faults in the midst of a real model, over gRPC: the engine's order, the reason, and all is well afterwards."""
-
-    @pytest.mark.parametrize(("hook", "reason"), [(raises, "MODEL_ERROR"), (sleeps, "BUDGET_EXHAUSTED")])
-    async def test_a_pass_that_raises_or_takes_too_long(
-        self, serve: Serve, real: Any, hook: Callable[..., None], reason: str
-    ) -> None:
-        async with serve(real, configured=quick()) as (client, _):
-            hooked = real._model.base_model.embeddings.register_forward_pre_hook(hook)
-            async with within(BUDGET_S):
-                await assert_engines_order(await search(client), "ORIGINAL_ORDER", reason)
-            hooked.remove()
-            await until_reranked(client)
-
-    async def test_no_memory_for_a_single_pair(self, serve: Serve, real: Any) -> None:
-        async with serve(real, configured=quick()) as (client, _):
-            sizes = checkpoints.limited(real, 0, checkpoints.cpu_error)
-            await assert_engines_order(await search(client), "ORIGINAL_ORDER", "MODEL_ERROR")
-            assert sizes[-1] == 1
-            real._model.base_model.embeddings._forward_pre_hooks.clear()
-            await until_reranked(client)
-
-    async def test_scores_that_are_not_finite(self, serve: Serve, real: Any) -> None:
-        bias = real._model.classifier.bias
-        sound = bias.detach().clone()
-        async with serve(real, configured=quick()) as (client, _):
-            for bad in (math.nan, math.inf):
-                bias.data.fill_(bad)
-                await assert_engines_order(await search(client), "ORIGINAL_ORDER", "NON_FINITE_SCORE")
-            bias.data.copy_(sound)
-            await until_reranked(client)
-
-
-async def until_reranked(client: RerankClient) -> None:
-    """A pass that is still under way, or took long, may cost the next call its turn."""
-    async with asyncio.timeout(PATIENCE_S):
-        while (await search(client)).outcome != "RERANKED":  # noqa: ASYNC110 - asked as callers ask
-            await asyncio.sleep(0.1)
 
 
 async def reranking_health(app: App) -> int:

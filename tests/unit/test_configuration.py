@@ -385,18 +385,6 @@ def test_models_and_what_they_are_for(models: dict[str, Any], policy: dict[str, 
         Settings.model_validate({"models": models, "policies": {"p": {"text": TEXT, **policy}}})
 
 
-def test_the_threads_that_one_model_names_are_those_of_all() -> None:
-    """Models are loaded one after the other in the device's thread, whose number of threads the last one sets."""
-
-    def threads(**models: dict[str, Any]) -> dict[str, int | None]:
-        found = Settings.model_validate({"models": models, "policies": {"p": {"text": TEXT}}}).loaded_models
-        return {name: model.threads for name, model in found.items()}
-
-    assert threads(default={"threads": 2}) == {"default": 2, "near": 2}
-    assert threads(default={}, large={"threads": 3}) == {"default": 3, "large": 3, "near": 3}
-    assert threads(default={}) == {"default": None, "near": None}
-
-
 def test_what_is_dumped_can_be_read_again() -> None:
     for fusion in ("linear", "replace"):
         one = Settings.model_validate({"policies": {"p": {"text": TEXT, "fusion": {"method": fusion}}}})
