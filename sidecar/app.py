@@ -142,6 +142,8 @@ class App:
             self.models.put(model)
         for name in changes.drop:
             self.models.drop(name)
+        for name in (*changes.load, *changes.drop):
+            self.scheduler.forget(name)
         self.scheduler.weigh({name: model.device_weight for name, model in new.loaded_models.items()})
         self._watch.follow(new.policies)
         self._switches.show(new.policies, gone=old.settings.policies)
@@ -189,6 +191,7 @@ class App:
         await _close(old.connectors[name] for name in changes.close)
         for name in changes.drop:
             self.models.forget(name)
+            self.scheduler.forget(name)
 
     def _build_reloader(self, file: Path, seen: Stamp, adjust: Callable[[Settings], Settings]) -> Reloader:
         return Reloader(file, seen or stamp_of(file), lambda read: self.apply(adjust(read)), self.metrics)
@@ -342,7 +345,8 @@ class App:
     @property
     def _can_rerank(self) -> bool:
         scheduler = self.scheduler
-        broken = scheduler.stalled or scheduler.lost or scheduler.failing
+        rerank_with = {policy.model for policy in self._settings.policies.values()}
+        broken = scheduler.stalled or scheduler.lost or not rerank_with.isdisjoint(scheduler.failing)
         return self.models.all_ready and scheduler.alive and not broken
 
     async def _load_one(self, name: str, settings: ModelSettings) -> LoadedModel | None:
@@ -355,10 +359,12 @@ class App:
             return None
 
     async def _watch_health(self) -> None:
-        """Tell the health of reranking whenever it changes: a device gets stuck without a word."""
+        """Tell the health of reranking whenever it changes: a device gets stuck without a word. Models that fail are
+        tried from here, since nobody calls where health has turned."""
         told = self._can_rerank
         while True:
             await asyncio.sleep(_HEALTH_EVERY_S)
+            self.scheduler.try_failing()
             if self._can_rerank != told:
                 told = not told
                 log.log(logging.INFO if told else logging.ERROR, "reranking_health", serving=told)

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 FAILURES = 5
 """In a row, after which it opens."""
 TRY_EVERY_S = 1.0
-"""Half-open: one attempt in this time, until one goes well."""
+"""While it is open there is a trial so often, until one goes well."""
+OVERDUE_S = 5.0
+"""So long a trial waits for a moment when there is nothing else to do."""
 
 
 @dataclass(slots=True)
@@ -20,17 +22,18 @@ class Breaker:
         """Whether it has failed too often in a row."""
         return self.failures >= FAILURES
 
-    def would_allow(self, now: float) -> bool:
-        """Whether an attempt would be allowed now."""
-        return not self.is_open or now >= self._tried_at + TRY_EVERY_S
+    @property
+    def opens_next(self) -> bool:
+        """Whether one more failure opens it."""
+        return self.failures == FAILURES - 1
 
-    def allows(self, now: float) -> bool:
-        """Whether to try now; an attempt that is allowed while it is open is the only one for a while."""
-        if not self.would_allow(now):
-            return False
-        if self.is_open:
-            self._tried_at = now
-        return True
+    def is_due(self, now: float, *, idle: bool) -> bool:
+        """Whether it is time for a trial; ``idle`` where there is nothing else to do."""
+        return self.is_open and now >= self._tried_at + (TRY_EVERY_S if idle else OVERDUE_S)
+
+    def tried(self, now: float) -> None:
+        """A trial has begun."""
+        self._tried_at = now
 
     def went_well(self) -> None:
         """Closes it."""

@@ -29,12 +29,14 @@ class Changes:
     @classmethod
     def of(cls, old: Settings, new: Settings) -> "Changes":
         """From the configuration that is served to another one."""
-        models, wanted = old.loaded_models, new.loaded_models
+        models, wanted = old.loaded_models, taken_over(old, new).loaded_models
         fixed = [
             f"server.{key}"
             for key in type(old.server).model_fields
             if key not in LIVE_SERVER_KEYS and getattr(old.server, key) != getattr(new.server, key)
         ]
+        if _threads(old) != _threads(new):
+            fixed.append("models.*.threads")
         return cls(
             tuple(name for name, one in wanted.items() if models.get(name) != one),
             tuple(name for name in models if name not in wanted),
@@ -47,7 +49,14 @@ class Changes:
 def taken_over(old: Settings, new: Settings) -> Settings:
     """The new configuration with what cannot change while the port is open as it was."""
     live = {key: getattr(new.server, key) for key in LIVE_SERVER_KEYS}
-    return new.model_copy(update={"server": old.server.model_copy(update=live)})
+    server, threads = old.server.model_copy(update=live), {"threads": _threads(old)}
+    models = {name: model.model_copy(update=threads) for name, model in new.models.items()}
+    return new.model_copy(update={"server": server, "models": models})
+
+
+def _threads(settings: Settings) -> int | None:
+    """The same for all models: the device's thread sets it when it loads them, and a process once."""
+    return next(model.threads for model in settings.models.values())
 
 
 def differences(old: Settings, new: Settings) -> Iterator[str]:

@@ -22,10 +22,11 @@ from sidecar.batching import Batch
 from sidecar.breaker import Breaker
 from sidecar.errors import BudgetExhausted, ModelError
 from sidecar.job_queue import Queue
+from sidecar.loaded import LoadedModel
 from sidecar.logs import log
 from sidecar.metrics import Metrics
 from sidecar.scoring.base import DeviceLost, Launches, Pair, Scores
-from sidecar.tickets import Ticket
+from sidecar.tickets import Ticket, sample_job
 
 _COMPLAIN_EVERY_S = 10.0
 """Passes of one model that fail are logged so often at most."""
@@ -75,6 +76,8 @@ class Device:
         self._complained_at: dict[str, float] = {}
         self.breakers: defaultdict[str, Breaker] = defaultdict(Breaker)
         """Of each model's passes; whoever touches them holds :attr:`lock`."""
+        self.failing: dict[str, LoadedModel] = {}
+        """The models whose breakers are open; whoever touches it holds :attr:`lock`."""
 
     @property
     def busy(self) -> bool:
@@ -99,6 +102,12 @@ class Device:
         if not self._serving and not self._stopped:
             self._serving = True
             self.thread.submit(self._serve)
+
+    def forget(self, model: str) -> None:
+        """No longer know how a model's passes have gone; needs the lock."""
+        self.failing.pop(model, None)
+        self.breakers.pop(model, None)
+        self._complained_at.pop(model, None)
 
     def stop(self) -> None:
         """Take no more batches; the one on the device is not waited for."""
@@ -172,6 +181,20 @@ class Device:
         launched meanwhile. Nothing happens when it has landed before."""
         if flight not in self._flights:
             return
+        scores, took_s = self._awaited(flight)
+        if isinstance(scores, ModelError):
+            self._complain(flight.batch.model, scores)
+            self._metrics.observe_waste(flight.batch.model, took_s)
+            for behind in self._flights:
+                self._land(behind)
+            self._count_failure(flight.batch)
+            self._isolate(flight.batch, scores)
+        else:
+            self._observe(flight.batch, took_s)
+            self._hand_out(flight.batch, scores, took_s)
+
+    def _awaited(self, flight: Flight) -> tuple[Scores | ModelError, float]:
+        """What came of a batch, and how many seconds it had the device; it is on the device no more then."""
         if not flight.launched:
             self._arrive(flight)
         with self.lock:
@@ -180,23 +203,46 @@ class Device:
         scores, now = flight.landed
         took_s = max(0.0, now - max(flight.at, self._landed_at))
         self._flights, self._landed_at = tuple(one for one in self._flights if one is not flight), now
+        return scores, took_s
+
+    def _count_failure(self, batch: Batch[Ticket]) -> None:
+        """One more failed pass of its model. Before that opens the breaker, the model is given its sample: where it
+        takes that, the callers' pairs are at fault and not the model, and the count begins anew."""
+        ticket = batch.pairs[0][0].key
+        with self.lock:
+            doubtful = self.breakers[batch.model].opens_next and not self.lost
+        sound = doubtful and self._takes_sample(ticket)
+        with self.lock:
+            breaker = self.breakers[batch.model]
+            if sound:
+                breaker.went_well()
+            else:
+                breaker.failed(self._clock())
+            if breaker.is_open:
+                self.failing[batch.model] = ticket.model
+
+    def _takes_sample(self, ticket: Ticket) -> bool:
+        """Whether the model of a failed job scores its sample; also where there is none, as nothing would close the
+        breaker then."""
+        model = ticket.model
+        try:
+            job = sample_job(model, ticket.future.get_loop(), math.inf)
+        except BaseException as error:  # noqa: BLE001 - a tokenizer that panics must not end the thread
+            log.error("no_sample", model=model.name, error=type(error).__name__)
+            return True
+        (tokens,) = job.lengths
+        batch = Batch(model.name, [(job, 0)], tokens, model.limits.predict_s(1, tokens))
+        scores, took_s = self._awaited(self._launch(batch))
         if isinstance(scores, ModelError):
-            self._complain(flight.batch.model, scores)
-            self._metrics.observe_waste(flight.batch.model, took_s)
-            for behind in self._flights:
-                self._land(behind)
-            self._isolate(flight.batch, scores)
-        else:
-            self._observe(flight.batch, took_s)
-            self._hand_out(flight.batch, scores, took_s)
+            self._complain(model.name, scores)
+            self._metrics.observe_waste(model.name, took_s)
+        return not isinstance(scores, ModelError)
 
     def _complain(self, model: str, error: ModelError) -> None:
         """Log what a pass failed of, and not more often than somebody reads it. A pass knows token ids and no text, so
         that what it raises may be told in its own words."""
         self._metrics.failed_passes.labels(model).inc()
         now = self._clock()
-        with self.lock:
-            self.breakers[model].failed(now)
         if now >= self._complained_at.get(model, -math.inf) + _COMPLAIN_EVERY_S:
             self._complained_at[model] = now
             cause = str(error.__cause__ or "").strip().split("\n")[0][:_CAUSE_CHARS]
@@ -211,6 +257,7 @@ class Device:
         model = batch.pairs[0][0].key.model
         with self.lock:
             self.breakers[batch.model].went_well()
+            self.failing.pop(batch.model, None)
             self._queue.rescale(batch.model, model.cost.observe(len(batch.pairs), batch.length, took_s))
         self._metrics.observe_forward(batch.model, len(batch.pairs) * batch.length, batch.predicted_s, took_s)
 

@@ -1,13 +1,14 @@
 """The configured models: loading, ready, or failed; each with its cost model."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol, runtime_checkable
 
 from sidecar.batching import Limits
 from sidecar.cost import CostModel
 from sidecar.errors import ModelNotReady
 from sidecar.metrics import CacheCounts, Metrics
-from sidecar.scoring.base import Scorer
+from sidecar.scoring.base import Pair, Scorer
 from sidecar.settings import ModelSettings
 
 
@@ -26,6 +27,11 @@ class LoadedModel:
         longest_s, packed = settings.max_batch_ms / 1e3, isinstance(scorer, Packs) and scorer.packed
         limits = Limits(settings.max_batch_tokens, longest_s, cost.predict_s, lambda: cost.spread, packed)
         return cls(name, scorer, cost, limits)
+
+    @cached_property
+    def sample(self) -> Pair:
+        """A short pair that is sound whatever callers send: a model that does not take it takes none."""
+        return self.scorer.encode("a", ["a sample"])[0]
 
 
 @runtime_checkable

@@ -10,19 +10,23 @@ from sidecar.scoring.base import Pair
 
 Key = bytes | int
 """The digest of a pair; without a score cache its place in the job, so that no two pairs are the same."""
+Kept = tuple[float, bool]
+"""What a score cache has of a pair: its score, and :func:`is_cut`."""
 
 
 @dataclass(frozen=True, slots=True)
 class PairJob:
     """The pairs of one call: ``groups`` has the keys of each document's passages, in the order of the window.
 
-    ``pairs`` are the token ids of those without a known score; empty where they were not asked for.
+    ``pairs`` are the token ids of those without a known score; empty where they were not asked for. ``cut`` are the
+    keys of all that are known to be :func:`is_cut`.
     """
 
     model: LoadedModel
     groups: Sequence[Sequence[Key]]
     known: Mapping[Key, float]
     pairs: Mapping[Key, Pair]
+    cut: frozenset[Key] = frozenset()
 
     @property
     def is_known(self) -> bool:
@@ -31,13 +35,18 @@ class PairJob:
 
     @property
     def truncated_ratio(self) -> float:
-        """Share of the pairs that are as long as the model reads, and so were very likely cut."""
-        longest = self.model.scorer.max_length
-        return sum(pair.tokens >= longest for pair in self.pairs.values()) / len(self.pairs) if self.pairs else 0.0
+        """Share of the call's passages whose pairs are :func:`is_cut`; those that nothing is known of do not count."""
+        seen = [key for group in self.groups for key in group if key in self.known or key in self.pairs]
+        return sum(key in self.cut for key in seen) / len(seen) if seen else 0.0
+
+
+def is_cut(model: LoadedModel, pair: Pair) -> bool:
+    """Whether a pair is as long as its model reads, and so was very likely cut."""
+    return pair.tokens >= model.scorer.max_length
 
 
 def pair_job(
-    model: LoadedModel, query: str, passages: Sequence[Sequence[str]], cache: BoundedCache[float], *, encode: bool
+    model: LoadedModel, query: str, passages: Sequence[Sequence[str]], cache: BoundedCache[Kept], *, encode: bool
 ) -> PairJob:
     """Look up the scores and, with ``encode``, tokenise what has none.
 
@@ -46,15 +55,18 @@ def pair_job(
     """
     flat = [passage for group in passages for passage in group]
     keys: Sequence[Key] = range(len(flat))
-    known: dict[Key, float] = {}
+    kept: dict[Key, Kept] = {}
     if cache.max_bytes:
         keys = digests = list(digests_of(model.scorer.version, query, flat))
-        known = {key: score for key, score in zip(digests, cache.find(digests), strict=True) if score is not None}
+        kept = {key: one for key, one in zip(digests, cache.find(digests), strict=True) if one is not None}
+    known = {key: score for key, (score, _) in kept.items()}
     missing = {key: passage for key, passage in zip(keys, flat, strict=True) if key not in known} if encode else {}
-    pairs = model.scorer.encode(query, list(missing.values())) if missing else []
+    pairs = dict(zip(missing, model.scorer.encode(query, list(missing.values())) if missing else [], strict=True))
     place = iter(keys)
     groups = [[next(place) for _ in group] for group in passages]
-    return PairJob(model, groups, known, dict(zip(missing, pairs, strict=True)))
+    cut = {key for key, (_, was_cut) in kept.items() if was_cut}
+    cut.update(key for key, pair in pairs.items() if is_cut(model, pair))
+    return PairJob(model, groups, known, pairs, frozenset(cut))
 
 
 def digests_of(version: str, query: str, passages: Sequence[str]) -> Iterator[bytes]:

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from sidecar.bounded_cache import BoundedCache
 from sidecar.deadline import Deadline
 from sidecar.errors import Fallback, Overloaded
-from sidecar.pair_job import Key, PairJob
+from sidecar.pair_job import Kept, Key, PairJob, is_cut
 from sidecar.scheduler import Scheduler
 from sidecar.tickets import Submitted
 from sidecar.timing import Stopwatch
 
-_SCORE_BYTES = 24
+SCORE_BYTES = 80
+"""What a kept score takes, its tuple counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ class PairScorer:
 
     def __init__(self, scheduler: Scheduler, max_bytes: int) -> None:
         """``max_bytes`` for scores that are kept; with 0 every call is by itself."""
-        self.cache: BoundedCache[float] = BoundedCache(max_bytes, lambda _: _SCORE_BYTES)
+        self.cache: BoundedCache[Kept] = BoundedCache(max_bytes, lambda _: SCORE_BYTES)
         self._scheduler = scheduler
         self._flying: dict[Key, _Flight] = {}
 
@@ -150,7 +151,7 @@ class PairScorer:
         finally:
             flight.scores.update(_finished(keys, submitted))
             if self.keeps:
-                self.cache.keep({key: score for key, score in flight.scores.items() if isinstance(key, bytes)})
+                self.cache.keep(_worth_keeping(keys, submitted, flight.scores))
             self._land(flight, keys)
 
     def _land(self, flight: _Flight, keys: Iterable[Key]) -> None:
@@ -164,6 +165,16 @@ def _finished(keys: Sequence[Key], submitted: Submitted) -> dict[Key, float]:
     """The scores that are there, also of a job that failed or was abandoned: others may wait for them."""
     scores = submitted.job.key.scores.tolist()
     return {key: score for key, score in zip(keys, scores, strict=False) if math.isfinite(score)}
+
+
+def _worth_keeping(keys: Sequence[Key], submitted: Submitted, scores: Mapping[Key, float]) -> dict[bytes, Kept]:
+    ticket = submitted.job.key
+    pairs = zip(keys, ticket.pairs, strict=False)
+    return {
+        key: (scores[key], is_cut(ticket.model, pair))
+        for key, pair in pairs
+        if key in scores and isinstance(key, bytes)
+    }
 
 
 def _wanted(groups: Sequence[Sequence[Key]], there: set[Key]) -> dict[int, list[Key]]:

@@ -21,12 +21,14 @@ from sidecar.loaded import LoadedModel
 from sidecar.metrics import Metrics
 from sidecar.scoring.base import Pair
 from sidecar.shares import Shares
-from sidecar.tickets import Scored, Submitted, Ticket
+from sidecar.tickets import Scored, Submitted, Ticket, sample_job
 
 STALLED_AFTER_S = 10.0
 """A forward pass that takes this long beyond its prediction is taken for stuck; new jobs are refused at once."""
 _PROBE_EVERY_S = 1.0
 """At most one job in this time is tried although it is predicted to be late."""
+_TRIAL_WAITS_S = 60.0
+"""How long a trial of a failing model may wait for its turn."""
 _LEAST_OF_TYPICAL = 0.5
 """Share of a typical job that must fit before a job is even made into tokens."""
 _TYPICAL_SMOOTHING = 0.3
@@ -99,10 +101,32 @@ class Scheduler:
         return self._device.lost
 
     @property
-    def failing(self) -> list[str]:
-        """Models whose last passes have all failed."""
+    def failing(self) -> set[str]:
+        """Models whose last passes have all failed, that of their sample included."""
         with self._device.lock:
-            return [model for model, breaker in self._device.breakers.items() if breaker.is_open]
+            return set(self._device.failing)
+
+    def try_failing(self) -> None:
+        """Have the device score the sample of each failing model that has not been tried for a while, though nobody
+        calls; to be called again and again, in the event loop. Waiting work goes first."""
+        now, loop = self._clock(), asyncio.get_running_loop()
+        with self._device.lock:
+            if self._broken():
+                return
+            idle = not self._device.busy and not len(self._queue)
+            for name, model in self._device.failing.items():
+                breaker = self._device.breakers[name]
+                if breaker.is_due(now, idle=idle) and not self._has_work(name):
+                    breaker.tried(now)
+                    self._queue.add(sample_job(model, loop, now + _TRIAL_WAITS_S))
+                    self._device.wake()
+
+    def forget(self, model: str) -> None:
+        """A model is served no more, or another one is by its name: how its passes went says nothing from now on."""
+        with self._device.lock:
+            self._device.forget(model)
+            self._probed_at.pop(model, None)
+            self._typical_s = {kind: typical_s for kind, typical_s in self._typical_s.items() if kind[0] != model}
 
     def refusal(
         self, model: LoadedModel, deadline: Deadline, caller: tuple[str, ...] = (), documents: int = 0
@@ -116,8 +140,7 @@ class Scheduler:
         if broken := self._broken():
             return broken
         with self._device.lock:
-            breaker = self._device.breakers[model.name]
-            if breaker.is_open and not breaker.would_allow(self._clock()):
+            if model.name in self._device.failing:
                 return _open(model)
             self._device.shed_late()
             late = self._would_be_late(model, deadline, caller, documents)
@@ -172,14 +195,14 @@ class Scheduler:
             ValueError: there is not one pair.
             Overloaded: the job would be late, or too many pairs wait.
             ModelError: the device is stuck, or its thread has ended.
-            CircuitOpen: the model's last passes have all failed, and it is not tried just now.
+            CircuitOpen: the model's last passes have all failed.
         """
         if not any(groups):
             raise ValueError("a job has at least one pair")
         with self._device.lock:
             if broken := self._broken():
                 raise broken
-            if not self._device.breakers[model.name].allows(self._clock()):
+            if model.name in self._device.failing:
                 raise _open(model)
             self._device.shed_late()
             submitted = self._admit(model, groups, deadline, min_groups, caller)
@@ -255,12 +278,15 @@ class Scheduler:
         others have work, its share of the device bounds what a probe takes.
         """
         now = self._clock()
-        busy = job.model in self._device.models or self._queue.of(job.model)
-        if busy or now < self._probed_at.get(job.model, -math.inf) + _PROBE_EVERY_S:
+        if self._has_work(job.model) or now < self._probed_at.get(job.model, -math.inf) + _PROBE_EVERY_S:
             return False
         self._probed_at[job.model] = now
         job.probe = True
         return True
+
+    def _has_work(self, model: str) -> bool:
+        """Whether the device has, or will have, something of a model to do."""
+        return model in self._device.models or bool(self._queue.of(model))
 
     def _forget(self, job: Job[Ticket]) -> None:
         """Drop what still waits of a job that was answered, or whose caller has gone."""

@@ -56,7 +56,12 @@ class ModelSettings(Section):
         "allows, at most 512.",
     )
     label: Literal[0, 1] | None = Field(None, description="For a model with two labels: which one means relevant.")
-    threads: int | None = Field(None, ge=1, le=1024, description="CPU threads; null: as many as this process may use.")
+    threads: int | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="CPU threads, as many for all models; null: as another one says, else all usable.",
+    )
     max_batch_tokens: int = Field(
         16_384, ge=64, le=4_194_304, description="Tokens of one forward pass at most, padding counted."
     )
@@ -283,8 +288,12 @@ class Settings(Section):
 
     @field_validator("models")
     @classmethod
-    def _near_is_there(cls, models: dict[str, ModelSettings]) -> dict[str, ModelSettings]:
-        return models if NEAR in models else {**models, NEAR: ModelSettings(kind="bi_encoder")}
+    def _completed(cls, models: dict[str, ModelSettings]) -> dict[str, ModelSettings]:
+        """With :data:`NEAR`, and with the threads that one names for all: the last one loaded would set the number."""
+        whole = models if NEAR in models else {**models, NEAR: ModelSettings(kind="bi_encoder")}
+        named = {model.threads for model in whole.values()} - {None}
+        threads = {"threads": named.pop()} if len(named) == 1 else {}
+        return {name: model.model_copy(update=threads) for name, model in whole.items()}
 
     @property
     def longest_call_s(self) -> float:

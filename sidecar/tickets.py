@@ -59,6 +59,14 @@ class Ticket:
             complete(answer)
 
 
+def sample_job(model: LoadedModel, loop: asyncio.AbstractEventLoop, deadline: float) -> Job[Ticket]:
+    """A job of the model's sample pair alone, to try the model with; nobody waits for its scores."""
+    future: asyncio.Future[Scores] = loop.create_future()
+    future.add_done_callback(lambda over: over.cancelled() or over.exception())
+    ticket = Ticket(model, [model.sample], future)
+    return Job(ticket, model.name, [model.sample.tokens], deadline, model.limits, probe=True)
+
+
 @dataclass(frozen=True, slots=True)
 class Scored:
     """Scores of the pairs of the first ``groups`` groups; how long the job waited for the device, how long it then took

@@ -1,7 +1,7 @@
 """Tiny checkpoints with random weights, built offline in a folder: files as those of a model that was downloaded."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -201,6 +201,29 @@ def scorer(folder: Path, dtype: torch.dtype = torch.float32, device: str = "cpu"
     """The checkpoint as a scorer."""
     chosen = settings(folder, **changes)
     return CrossEncoder(*checkpoint.load(chosen, torch.device(device), dtype), chosen)
+
+
+def limited(model: CrossEncoder, most: int, error: Callable[[], RuntimeError]) -> list[int]:
+    """Let ``model`` run out of memory above ``most`` pairs; the list fills with the sizes of the passes tried."""
+    sizes: list[int] = []
+
+    def before(module: torch.nn.Module, args: object, kwargs: dict[str, Any]) -> None:
+        sizes.append(int((kwargs["input_ids"] == kwargs["input_ids"][0, 0]).sum()))  # each begins with [CLS]
+        if sizes[-1] > most:
+            raise error()
+
+    embeddings: Any = model._model.base_model.embeddings
+    embeddings.register_forward_pre_hook(before, with_kwargs=True)
+    return sizes
+
+
+def cpu_error() -> RuntimeError:
+    """What torch really raises when the CPU has no memory left."""
+    try:
+        torch.empty(2**60, dtype=torch.uint8)
+    except RuntimeError as error:
+        return error
+    raise AssertionError("an exbibyte was allocated")
 
 
 def rank_correlation(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:

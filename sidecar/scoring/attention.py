@@ -24,7 +24,7 @@ def attend(
     Returns:
         A tensor of the shape of ``query``.
     """
-    kernel = _varlen if query.is_cuda and VARLEN else _by_width
+    kernel = _varlen if layout.dense else _by_width
     return kernel(query, key, value, layout, scaling, window)
 
 

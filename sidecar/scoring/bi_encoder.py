@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn.functional import cosine_similarity
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sidecar.bounded_cache import BoundedCache
@@ -30,6 +31,8 @@ _BYTES = 2
 _KNOWN_TOKENS = 1
 """What a passage costs the device whose vector is there."""
 _MEAN_OF_TEXT = "mean"
+_ALIKE = {torch.float32: 0.9999, torch.float16: 0.99, torch.bfloat16: 0.99}
+"""Least cosine of a text's packed vector and its padded one: rounding leaves more, a mistake in packing mostly less."""
 _NO_IDS = np.empty(0, np.int32)
 
 
@@ -81,11 +84,14 @@ class BiEncoder:
         self._model, self._pooling = model, pooling
         self._pad_id = int(tokenizer.pad_token_id or 0)
         self._texts = TextEncoder(tokenizer, self.max_length)
-        self.packed = (
-            packing.ENCODERS.get(model.config.model_type) is packing.bert_layers and model.device.type == "cpu"
-        )
-        self._layers = Encoder(model.base_model, first_only=False) if self.packed else None
         self._inputs: Callable[..., dict[str, torch.Tensor]] = packing.Inputs(model)
+        has_layers = packing.ENCODERS.get(model.config.model_type) is packing.bert_layers
+        self._layers = self._try_packing() if has_layers and model.device.type == "cpu" else None
+
+    @property
+    def packed(self) -> bool:
+        """Whether a batch costs what its own tokens cost, whatever the lengths beside each other in it."""
+        return self._layers is not None
 
     def encode(self, query: str, passages: Sequence[str]) -> list[Pair]:
         """One :class:`TextPair` for each passage; those whose vector is kept are not read."""
@@ -112,7 +118,7 @@ class BiEncoder:
             RuntimeError: one pair does not fit the memory; on CUDA it is a ``torch.OutOfMemoryError``.
         """
         try:
-            with losses_told():
+            with losses_told(self._model.device):
                 return self._cosines(pairs)
         except RuntimeError as error:
             if len(pairs) == 1 or not is_out_of_memory(error):
@@ -152,14 +158,24 @@ class BiEncoder:
             return []
         order = sorted(range(len(texts)), key=lambda place: len(texts[place].input_ids))
         chosen = [texts[place] for place in order]
-        pooled = self._packed(chosen) if self._layers else self._padded(chosen)
+        pooled = self._packed(chosen, self._layers) if self._layers else self._padded(chosen)
         vectors = torch.nn.functional.normalize(pooled.float(), dim=1).cpu().numpy()  # (texts, hidden)
         return [vectors[place] for place in np.argsort(order)]
 
-    def _packed(self, texts: Sequence[Pair]) -> torch.Tensor:
-        assert self._layers
+    @torch.inference_mode()
+    def _try_packing(self) -> Encoder | None:
+        """The layers for packed texts, where they are :func:`packing.proven` on a few."""
+        sample = [Pair(ids) for ids in self._texts.encode(["a", "a b c", "a b c d " * 8])]
+        want, near = self._padded(sample), _ALIKE[self._model.dtype]
+        return packing.proven(
+            self._model,
+            lambda: Encoder(self._model.base_model, first_only=False),
+            lambda layers: bool((cosine_similarity(self._packed(sample, layers), want) > near).all()),
+        )
+
+    def _packed(self, texts: Sequence[Pair], layers: Encoder) -> torch.Tensor:
         layout = Layout.of([len(text.input_ids) for text in texts], self._model.device)
-        hidden = self._layers(self._inputs(texts, layout), layout)  # (T, hidden)
+        hidden = layers(self._inputs(texts, layout), layout)  # (T, hidden)
         spans = zip(layout.starts.tolist(), layout.lengths, strict=False)
         return torch.stack([self._pool(hidden[start : start + length]) for start, length in spans])
 

@@ -8,12 +8,11 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sidecar.logs import log
 from sidecar.scoring.base import Pair, Scores
 from sidecar.scoring.checkpoint import fingerprint, max_length
 from sidecar.scoring.failures import is_out_of_memory, losses_told
 from sidecar.scoring.layout import to_device, to_host
-from sidecar.scoring.packing import PackedModel, can_pack
+from sidecar.scoring.packing import PackedModel, can_pack, proven
 from sidecar.scoring.padding import padded
 from sidecar.settings import ModelSettings
 from sidecar.tokenization import PairEncoder
@@ -65,7 +64,7 @@ class CrossEncoder:
         """See :class:`sidecar.scoring.base.Launches`; raises what :meth:`score` does. On a CPU it returns when all is
         done."""
         try:
-            with losses_told():
+            with losses_told(self._model.device):
                 return self._started(pairs)
         except RuntimeError as error:
             if len(pairs) == 1 or not is_out_of_memory(error):
@@ -90,26 +89,14 @@ class CrossEncoder:
 
     @torch.inference_mode()
     def _try_packing(self) -> PackedModel | None:
-        """The packed model, where it runs and agrees with the padded one on a sample; else None, and all stays padded.
-
-        Releases of transformers differ in which models take an attention of one's own, and cards in which kernels run.
-        """
+        """The packed model, where it is :func:`packing.proven` on a few pairs."""
         sample = [*self.encode("a", ["a", "a b c d " * 8]), *self.encode("a b", ["c"])]
-        want, attention = self._padded_logits(sample), self._model.config._attn_implementation
-        packed = None
-        try:
-            packed = PackedModel(self._model)
-            near = _TOLERANCE[self._model.dtype]
-            if torch.allclose(packed.logits(sample).float(), want.float(), rtol=near, atol=near):
-                return packed
-            why = "its scores differ from the padded ones"
-        except Exception as error:  # noqa: BLE001 - whatever it is, the padded pass is there
-            why = f"{type(error).__name__}: {error}"
-        if packed:
-            packed.restore()
-        self._model.set_attn_implementation(attention)
-        log.warning("pairs are padded", reason=why, model_type=self._model.config.model_type)
-        return None
+        want, near = self._padded_logits(sample).float(), _TOLERANCE[self._model.dtype]
+        return proven(
+            self._model,
+            lambda: PackedModel(self._model),
+            lambda packed: torch.allclose(packed.logits(sample).float(), want, rtol=near, atol=near),
+        )
 
     def _padded_logits(self, pairs: Sequence[Pair]) -> torch.Tensor:
         logits: torch.Tensor = self._model(**self._padded(pairs)).logits  # (B, labels)

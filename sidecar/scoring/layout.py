@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from sidecar.scoring.failures import losses_told
 
+DENSE_ON = ("cuda",)
+"""Types of devices whose rows have no padding."""
 _STEPS = 8
 """A CPU's row is filled up to one of so many lengths between a power of two and the next."""
 VECTOR = 16
@@ -65,12 +67,14 @@ class Layout:
     device: torch.device
     tokens: int
     """T, filler counted."""
+    dense: bool = False
+    """Whether there is neither padding nor filler, as the kernel of CUDA wants it."""
 
     @classmethod
     def of(cls, lengths: Sequence[int], device: torch.device) -> "Layout":
         """Without any padding on CUDA; on a CPU with as much as makes it faster. Sorted lengths make for few runs."""
-        if device.type == "cuda":
-            return cls(lengths, lengths, device, sum(lengths))
+        if device.type in DENSE_ON:
+            return cls(lengths, lengths, device, sum(lengths), dense=True)
         widths = [-(-length // VECTOR) * VECTOR for length in lengths]
         return cls(lengths, widths, device, row_length(sum(widths)))
 
@@ -86,9 +90,9 @@ class Layout:
 
     @cached_property
     def first(self) -> torch.Tensor:
-        """Place of each pair's first token, int64 on the device; on a CPU filled up with 0 to one of few lengths."""
+        """Place of each pair's first token, int64 on the device; not dense, filled up with 0 to one of few lengths."""
         pairs = len(self.lengths)
-        rows = pairs if self.device.type == "cuda" else row_length(pairs)
+        rows = pairs if self.dense else row_length(pairs)
         return to_device(np.pad(self.starts[:-1], (0, rows - pairs)), self.device)
 
     @cached_property
@@ -139,7 +143,7 @@ def to_host(rows: torch.Tensor) -> Callable[[], NDArray[np.float32]]:
     arrived.record(torch.cuda.current_stream(rows.device))
 
     def wait() -> NDArray[np.float32]:
-        with losses_told():
+        with losses_told(rows.device):
             arrived.synchronize()
         return copy.numpy().copy()
 

@@ -7,13 +7,14 @@ the padded pass within rounding.
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from transformers import AttentionInterface, PreTrainedModel
 
+from sidecar.logs import log
 from sidecar.scoring import bert
 from sidecar.scoring.attention import VARLEN, attend
 from sidecar.scoring.base import Pair
@@ -90,6 +91,39 @@ def can_pack(model: PreTrainedModel) -> bool:
     return model.device.type == "cpu" or (
         model.device.type == "cuda" and VARLEN is not None and model.dtype in (torch.bfloat16, torch.float16)
     )
+
+
+class Restores(Protocol):
+    """What takes weights from a model to run it packed."""
+
+    def restore(self) -> None:
+        """Give them back."""
+        ...
+
+
+Made = TypeVar("Made", bound=Restores)
+
+
+def proven(model: PreTrainedModel, make: Callable[[], Made], agrees: Callable[[Made], bool]) -> Made | None:
+    """What ``make`` gives, where it runs and ``agrees`` with the padded model on a sample; else None, the model is as
+    it was, and all stays padded.
+
+    Releases of transformers differ in which models take an attention of one's own, checkpoints in what they ask of it,
+    and cards in which kernels run.
+    """
+    attention, made = model.config._attn_implementation, None
+    try:
+        made = make()
+        if agrees(made):
+            return made
+        why = "its scores differ from the padded ones"
+    except Exception as error:  # noqa: BLE001 - whatever it is, the padded pass is there
+        why = f"{type(error).__name__}: {error}"
+    if made:
+        made.restore()
+    model.set_attn_implementation(attention)
+    log.warning("pairs are padded", reason=why, model_type=model.config.model_type)
+    return None
 
 
 class PackedModel:

@@ -639,7 +639,7 @@ class Meta(google.protobuf.message.Message):
     compared: builtins.int
     """Candidates whose cosine had a say."""
     truncated_ratio: builtins.float
-    """Share of the passages tokenised for this call that are longer than the model reads, 0 to 1."""
+    """Share of the call's passages that are longer than the model reads, 0 to 1; scores that were kept count as well."""
     arm: builtins.str
     """What the call got of a policy that is being tried: `reranked`, `held_out`, `shadow` or `interleaved`; else empty."""
     @property

@@ -20,7 +20,7 @@ from sidecar.errors import BudgetExhausted, ModelError, Overloaded
 from sidecar.loaded import LoadedModel
 from sidecar.metrics import Metrics
 from sidecar.pair_job import digests_of, pair_job
-from sidecar.pair_scores import PairScorer, PairScores, Terms
+from sidecar.pair_scores import SCORE_BYTES, PairScorer, PairScores, Terms
 from sidecar.scheduler import Scheduler
 from sidecar.scoring.base import Pair, Scores
 from sidecar.scoring.fake import WordOverlapScorer
@@ -122,7 +122,7 @@ class TestKept:
             assert made.scorer.pairs_scored == 3
 
     async def test_what_does_not_fit_is_scored_again(self) -> None:
-        async with bench(max_bytes=3 * (ENTRY_BYTES + 24)) as made:
+        async with bench(max_bytes=3 * (ENTRY_BYTES + SCORE_BYTES)) as made:
             for _ in range(3):
                 assert (await made.call()).scores == truth(TEXTS)
             assert made.pairs.cache.size_bytes <= made.pairs.cache.max_bytes
@@ -420,14 +420,19 @@ class TestSameReplies:
     async def test_with_and_without_caches_over_random_calls(self, serve: Serve) -> None:
         dice = random.Random(11)
         documents = {
-            f"d{number}": {"title": " ".join(dice.choices(WORDS, k=2)), "body": " ".join(dice.choices(WORDS, k=30))}
+            f"d{number}": {
+                "title": " ".join(dice.choices(WORDS, k=2)),
+                "body": " ".join(dice.choices(WORDS, k=dice.choice([4, 30]))),
+            }
             for number in range(40)
         }
         text = {"fields": ["title", "body"], "passages": {"words": 10, "stride": 8, "max_passages": 3}}
+        cut: list[float] = []
         connector = MemoryConnector("main", {"docs": documents})
+        short = [WordOverlapScorer(max_length=12) for _ in range(2)]  # whole passages of ten words are cut
         async with (
-            serve(configured=cached({"text": text}, mib=0), connector=connector) as (plain, _),
-            serve(configured=cached({"text": text}), connector=connector) as (quick, app),
+            serve(short[0], configured=cached({"text": text}, mib=0), connector=connector) as (plain, _),
+            serve(short[1], configured=cached({"text": text}), connector=connector) as (quick, app),
         ):
             for _ in range(60):
                 query = " ".join(dice.choices(WORDS, k=dice.randint(1, 2)))
@@ -446,8 +451,10 @@ class TestSameReplies:
                 assert replies[0].results == replies[1].results
                 assert replies[0].meta == replies[1].meta
                 assert replies[0].outcome == replies[1].outcome
+                cut.append(replies[0].meta.truncated_ratio)
             hits = lookups(app, "hit")
         assert hits > 200
+        assert len(set(cut)) > 5, "shares of all kinds"
 
     async def test_hits_misses_and_bytes_are_told(self, serve: Serve) -> None:
         async with serve(configured=cached()) as (client, app):
@@ -456,7 +463,7 @@ class TestSameReplies:
             await until(lambda: lookups(app, "hit") == len(TEXTS))
             taken = app.metrics.registry.get_sample_value("sidecar_cache_bytes", {"cache": "scores", "model": ""})
             assert lookups(app, "miss") == len(TEXTS)
-            assert taken == len(TEXTS) * (ENTRY_BYTES + 24)
+            assert taken == len(TEXTS) * (ENTRY_BYTES + SCORE_BYTES)
 
 
 def lookups(app: App, outcome: str) -> float:

@@ -18,7 +18,7 @@ import pytest
 import torch
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from sidecar.app import App
+from sidecar.app import App, load_model
 from sidecar.breaker import TRY_EVERY_S
 from sidecar.cost import CostModel
 from sidecar.deadline import Deadline
@@ -27,12 +27,26 @@ from sidecar.loaded import LoadedModel
 from sidecar.metrics import Metrics
 from sidecar.scheduler import STALLED_AFTER_S, Scheduler
 from sidecar.scoring.base import Pair, Scorer, Scores
+from sidecar.scoring.cross_encoder import CrossEncoder
 from sidecar.scoring.fake import LaunchedScorer, WordOverlapScorer
 from sidecar.settings import ModelSettings
 from sidecar.v1 import rerank_pb2 as pb
 from tests import checkpoints
-from tests.calls import BUDGET_S, PATIENCE_S, QUERY, Held, busy, quick, raw_channel, reply, score, search, until, within
-from tests.conftest import Serve, loader, settings
+from tests.calls import (
+    BUDGET_S,
+    PATIENCE_S,
+    QUERY,
+    Held,
+    busy,
+    quick,
+    raw_channel,
+    reply,
+    score,
+    search,
+    until,
+    within,
+)
+from tests.conftest import Serve, settings
 
 RERANKING = "sidecar.v1.RerankService"
 POISON = "poison"
@@ -176,16 +190,28 @@ async def test_a_model_that_always_raises_fails_every_job_and_is_well_when_it_no
     assert all(isinstance(end, ModelError) for end in await together(scheduler, model, jobs))
     setattr(owner, name, sound)
     await asyncio.sleep(TRY_EVERY_S)
-    assert [end.groups for end in await together(scheduler, model, jobs[:1])] == [3], "the one that is tried"
+    scheduler.try_failing()
+    await until(lambda: not scheduler.failing)
     assert [end.groups for end in await together(scheduler, model, jobs)] == [3] * 5
 
 
 async def test_a_model_that_raises_once_costs_nobody_anything_in_a_shared_batch(
-    scheduler: Scheduler, fake: WordOverlapScorer
+    scheduler: Scheduler, scorer: Any
 ) -> None:
-    jobs = jobs_of(fake)
-    fake.fault = raises_on(lambda number, _: number == 0)
-    assert [end.groups for end in await together(scheduler, loaded(fake), jobs)] == [3] * 5
+    jobs = jobs_of(scorer)
+    passes: list[int] = []
+
+    def raises_once(*_: object) -> None:
+        passes.append(len(passes))
+        if len(passes) == 1:
+            raise RuntimeError("the device")
+
+    if isinstance(scorer, WordOverlapScorer):
+        scorer.fault = raises_once
+    else:
+        scorer._model.base_model.embeddings.register_forward_pre_hook(raises_once)
+    assert [end.groups for end in await together(scheduler, loaded(scorer), jobs)] == [3] * 5
+    assert len(passes) > len(jobs), "each job of the batch alone, when that had failed"
 
 
 async def test_scores_of_a_wrong_shape_for_one_pair_fail_its_job_alone(
@@ -198,19 +224,35 @@ async def test_scores_of_a_wrong_shape_for_one_pair_fail_its_job_alone(
     assert [isinstance(end, ModelError) for end in ends] == [False, False, True, False, False]
 
 
+@pytest.fixture
+def same_threads() -> Iterator[None]:
+    """Leave torch with as many threads as it had."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
 class TestMemory:
-    async def test_none_at_warm_up_leaves_search_as_it_was(self, serve: Serve) -> None:
-        """The other model is served; the one that does not fit is not, and says so."""
+    @pytest.mark.usefixtures("same_threads")
+    async def test_none_at_warm_up_leaves_search_as_it_was(
+        self, serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logged: list[Any]
+    ) -> None:
+        """The other model is served; the one that does not fit is not, and says so. Both are real."""
 
-        def load(name: str, model: ModelSettings) -> LoadedModel:
-            if name == "huge":
-                raise torch.OutOfMemoryError("CUDA out of memory")
-            return loader(WordOverlapScorer())(name, model)
+        def scarce(model: Any, tokenizer: Any, chosen: ModelSettings) -> CrossEncoder:
+            made = CrossEncoder(model, tokenizer, chosen)
+            if chosen.max_length == 128:
+                checkpoints.limited(made, 0, checkpoints.cpu_error)
+            return made
 
-        policy = {"text": {"fields": ["body"]}, "budget_ms": 2000}
-        policies = {name: {**policy, "model": name} for name in ("small", "huge")}
-        configured = settings(policies=policies, models={"small": {}, "huge": {}}, default_policy="small")
-        async with serve(load=load, configured=configured) as (client, app):
+        monkeypatch.setattr("sidecar.scoring.loader.CrossEncoder", scarce)
+        checkpoint = str(checkpoints.build(tmp_path))
+        shared = {"checkpoint": checkpoint, "device": "cpu", "dtype": "float32", "max_batch_tokens": 512, "threads": 1}
+        models = {"small": {**shared, "max_length": 64}, "huge": {**shared, "max_length": 128}}
+        policy = {"text": {"fields": ["body"]}, "budget_ms": 2000, "cosine": None}
+        policies = {name: {**policy, "model": name} for name in models}
+        configured = settings(policies=policies, models=models, default_policy="small")
+        async with serve(load=load_model, configured=configured) as (client, app):
             await app.ready()
             answers = {
                 name: reply(await client.rerank(QUERY, ["apple", "pear"], options=pb.Options(policy=name)))
@@ -218,6 +260,8 @@ class TestMemory:
             }
         assert answers["small"].outcome == "RERANKED"
         assert (answers["huge"].outcome, answers["huge"].reason) == ("ORIGINAL_ORDER", "MODEL_NOT_READY")
+        (failed,) = [entry for entry in logged if entry["event"] == "model_failed"]
+        assert "holds not even one pair of 128 tokens" in failed["error"]
 
     async def test_none_in_service_for_more_than_two_pairs_fails_no_one_with_fewer(
         self, scheduler: Scheduler, fake: WordOverlapScorer
@@ -235,15 +279,26 @@ class TestMemory:
 
     async def test_none_in_service_is_halved_by_the_real_model(self, scheduler: Scheduler, real: Any) -> None:
         """Each batch of more than two pairs finds no memory; every job is scored all the same."""
-        forward = real._model.forward
+        jobs = jobs_of(real)
+        want = [real.score(pairs) for pairs in jobs]
+        sizes = checkpoints.limited(real, 2, checkpoints.cpu_error)
+        ends = await together(scheduler, loaded(real), jobs)
+        for end, scores in zip(ends, want, strict=True):
+            np.testing.assert_allclose(end.scores, scores, atol=1e-5)
+        assert max(sizes) > 2
+        assert real.halved > 0
 
-        def small_only(*args: Any, **kwargs: Any) -> Any:
-            if len(kwargs["input_ids"]) > 2:
-                raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
-            return forward(*args, **kwargs)
-
-        real._model.forward = small_only
-        assert [end.groups for end in await together(scheduler, loaded(real), jobs_of(real))] == [3] * 5
+    async def test_none_in_service_for_a_single_pair_of_the_real_model_fails_its_call_alone(
+        self, scheduler: Scheduler, real: Any
+    ) -> None:
+        """While there is no memory at all; the next call is scored."""
+        sizes = checkpoints.limited(real, 0, checkpoints.cpu_error)
+        model, pairs = loaded(real), grouped(jobs_of(real)[0])
+        with pytest.raises(ModelError):
+            await score(scheduler, model, pairs, in_s(PATIENCE_S))
+        assert sizes == [3, 1], "halved until it is a single pair"
+        real._model.base_model.embeddings._forward_pre_hooks.clear()
+        assert (await score(scheduler, model, pairs, in_s(PATIENCE_S))).groups == 3
 
 
 async def reranking_health(app: App) -> int:

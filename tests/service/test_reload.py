@@ -276,9 +276,15 @@ async def test_what_needs_a_restart_is_said_and_the_rest_is_taken_over(file: Pat
     async with served(file) as (client, app):
         changed = tree(rank_window_size=3)
         changed["server"] = {**changed["server"], "max_queued_pairs": 99_999}
-        await reloaded(app, file, changed)
+        changed["models"] = {"default": {}, "other": {"threads": 2}}
+        with capture_logs() as logged:
+            await reloaded(app, file, changed)
         assert (await client.search("docs", QUERY, BODY)).message.meta.candidates == 3
         assert app._settings.server.max_queued_pairs == 4096
+        assert {model.threads for model in app._settings.models.values()} == {None}
+        (entry,) = [one for one in logged if one["event"] == "configuration_applied"]
+        assert entry["needs_restart"] == ["server.max_queued_pairs", "models.*.threads"]
+        assert entry["load"] == ["other"], "and no model is loaded anew for a number that it does not get"
 
 
 async def test_an_address_of_the_command_line_needs_no_restart(file: Path) -> None:
@@ -479,7 +485,7 @@ async def test_without_auth_nobody_may_switch(serve: Serve) -> None:
 def test_what_a_change_takes_is_told_before(tmp_path: Path) -> None:
     old, new = tmp_path / "old.yaml", tmp_path / "new.yaml"
     changed = tree(rank_window_size=7, match=[{"index": "news"}])
-    changed["models"] = {"default": {"max_length": 64}}
+    changed["models"] = {"default": {"max_length": 64, "threads": 3}}
     changed["server"]["address"] = "127.0.0.1:7"
     write(old, tree())
     write(new, changed)
@@ -490,6 +496,7 @@ def test_what_a_change_takes_is_told_before(tmp_path: Path) -> None:
         "~ models.default.max_length: None -> 64",
         "loads model: default",
         "needs a restart: server.address",
+        "needs a restart: models.*.threads",
         "-> not reranked",
     ):
         assert line in result.output

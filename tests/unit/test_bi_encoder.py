@@ -7,8 +7,11 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+from structlog.testing import capture_logs
 
-from sidecar.scoring import checkpoint, compact
+from sidecar.cost import CostModel
+from sidecar.loaded import LoadedModel
+from sidecar.scoring import bert, checkpoint, compact
 from sidecar.scoring.base import Pair
 from sidecar.scoring.bi_encoder import BiEncoder, TextPair
 from sidecar.scoring.loader import dummies, load
@@ -44,6 +47,26 @@ def test_cosines_are_those_of_the_reference(tmp_path: Path, family: str) -> None
     folder = checkpoints.build(tmp_path / family, family, head=False)
     model = encoder(folder, max_length=64)
     assert model.packed == (family != "modernbert")
+    assert cosines(model, QUERY, TEXTS) == pytest.approx(reference(folder, "mean", 64), abs=1e-4)
+
+
+def test_a_variant_whose_packed_vectors_would_be_others_is_padded(tmp_path: Path) -> None:
+    """A decoder's tokens see those before them only, and its config names the same family."""
+    folder = checkpoints.edit(checkpoints.build(tmp_path / "m", head=False), is_decoder=True)
+    with capture_logs() as logs:
+        model = encoder(folder, max_length=64)
+    assert not model.packed
+    assert [(entry["event"], entry["reason"]) for entry in logs] == [
+        ("pairs are padded", "its scores differ from the padded ones")
+    ]
+    assert cosines(model, QUERY, TEXTS) == pytest.approx(reference(folder, "mean", 64), abs=1e-4)
+
+
+def test_layers_that_cannot_be_packed_are_padded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = checkpoints.build(tmp_path / "m", head=False)
+    monkeypatch.setattr(bert.Encoder, "__call__", lambda *_: torch.ops.mkldnn._no_such_operation)
+    model = encoder(folder, max_length=64)
+    assert not model.packed
     assert cosines(model, QUERY, TEXTS) == pytest.approx(reference(folder, "mean", 64), abs=1e-4)
 
 
@@ -102,6 +125,17 @@ def test_it_is_loaded_and_measured_like_any_other_model() -> None:
     assert [(type(pair), pair.tokens) for pair in stretched] == [(TextPair, 40)] * 3
     near, far = cosines_of(loaded.scorer, "how to fix a car", ["automobile repair", "a cake without nuts"])
     assert near > far + 0.2
+
+
+def test_a_sample_is_read_each_time_whatever_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or it would tell of a model that fails that all is well."""
+    model = encoder(checkpoints.build(tmp_path / "m", head=False))
+    sample = LoadedModel.of("near", model, CostModel(), ModelSettings()).sample
+    for _ in range(2):
+        assert -1 <= model.score([sample])[0] <= 1
+    monkeypatch.setattr(bert.Encoder, "__call__", lambda *_: torch.ops.mkldnn._no_such_operation)
+    with pytest.raises(AttributeError):
+        model.score([sample])
 
 
 def cosines_of(model: object, query: str, texts: Sequence[str]) -> list[float]:

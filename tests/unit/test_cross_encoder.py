@@ -19,9 +19,10 @@ from sidecar.scoring.cross_encoder import CrossEncoder
 from sidecar.scoring.failures import losses_told
 from sidecar.scoring.hardware import HardwareError
 from sidecar.settings import ModelSettings
-from tests.checkpoints import FAMILIES, WORDS, build, edit, rank_correlation, scorer, settings
+from tests.checkpoints import FAMILIES, WORDS, build, cpu_error, edit, limited, rank_correlation, scorer, settings
 
 MAX_LENGTH = 64
+CARD = torch.device("cuda:1")
 QUERY = "how to fix an apple phone"
 PASSAGES = [
     "apple",
@@ -156,29 +157,6 @@ def test_the_version_changes_when_only_the_last_rows_of_one_weight_do(bert: Path
 # --- out of memory ----------------------------------------------------------------------------------------------------
 
 
-def limited(model: CrossEncoder, most: int, error: Callable[[], RuntimeError]) -> list[int]:
-    """Let ``model`` run out of memory above ``most`` pairs; the list fills with the sizes of the passes tried."""
-    sizes: list[int] = []
-
-    def before(module: torch.nn.Module, args: object, kwargs: dict[str, Any]) -> None:
-        sizes.append(int((kwargs["input_ids"] == kwargs["input_ids"][0, 0]).sum()))  # each begins with [CLS]
-        if sizes[-1] > most:
-            raise error()
-
-    embeddings: Any = model._model.base_model.embeddings
-    embeddings.register_forward_pre_hook(before, with_kwargs=True)
-    return sizes
-
-
-def cpu_error() -> RuntimeError:
-    """What torch really raises when the CPU has no memory left."""
-    try:
-        torch.empty(2**60, dtype=torch.uint8)
-    except RuntimeError as error:
-        return error
-    raise AssertionError("an exbibyte was allocated")
-
-
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, cpu_error])
 @pytest.mark.parametrize("pairs", [1, 2, 7, 16])
 def test_out_of_memory_halves_the_batch_and_scores_every_pair_in_its_place(
@@ -301,12 +279,30 @@ def test_errors_of_cuda_after_which_nothing_works_are_told_as_the_loss_of_the_de
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     gone = RuntimeError("CUDA error: an illegal memory access\nFor debugging consider")
-    monkeypatch.setattr(failures, "_still_works", lambda: False)
-    with pytest.raises(DeviceLost, match=r"^CUDA error: an illegal memory access$"), losses_told():
+    monkeypatch.setattr(failures, "_still_works", lambda _device: False)
+    with pytest.raises(DeviceLost, match=r"^CUDA error: an illegal memory access$"), losses_told(CARD):
         raise gone
     for passing in (RuntimeError("CUDA error: out of memory"), torch.OutOfMemoryError("x"), ValueError("x")):
-        with pytest.raises(type(passing)), losses_told():
+        with pytest.raises(type(passing)), losses_told(CARD):
             raise passing
-    monkeypatch.setattr(failures, "_still_works", lambda: True)
-    with pytest.raises(RuntimeError, match="illegal"), losses_told():
+    monkeypatch.setattr(failures, "_still_works", lambda _device: True)
+    with pytest.raises(RuntimeError, match="illegal"), losses_told(CARD):
         raise gone
+
+
+@pytest.mark.parametrize(("dead", "told"), [("cuda:1", DeviceLost), ("cuda:0", RuntimeError)])
+def test_of_two_cards_the_one_that_the_model_is_on_is_asked_whether_it_still_works(
+    monkeypatch: pytest.MonkeyPatch, dead: str, told: type[Exception]
+) -> None:
+    """The other one may be well, and be the process's current one."""
+
+    def synchronize(device: torch.device | None = None) -> None:
+        if (device or torch.device("cuda:0")) == torch.device(dead):
+            raise RuntimeError("CUDA error: unspecified launch failure")
+
+    ones = torch.ones
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+    monkeypatch.setattr(torch, "ones", lambda count, device: ones(count))
+    with pytest.raises(RuntimeError, match="illegal") as caught, losses_told(CARD):
+        raise RuntimeError("CUDA error: an illegal memory access")
+    assert caught.type is told

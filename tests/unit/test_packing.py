@@ -197,6 +197,74 @@ def test_the_kernel_of_cuda_is_called_with_rows_bounds_and_a_window_on_either_si
     assert (seen["shapes"][0], seen["rest"][2:]) == ((2, 2, 4), (1, 5))
 
 
+def varlen(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    asking: torch.Tensor,
+    bounds: torch.Tensor,
+    most_asking: int,
+    longest: int,
+    *,
+    scale: float,
+    window_size: tuple[int, int],
+) -> torch.Tensor:
+    """What ``torch.nn.attention.varlen.varlen_attn`` computes, with one mask over the whole row.
+
+    ``asking`` and ``bounds`` are the cumulated lengths of queries and keys; a window counts places to the left and to
+    the right, and -1 stands for all of them.
+    """
+    assert (asking.dtype, bounds.dtype) == (torch.int32, torch.int32)
+    assert (int(asking.diff().max()), int(bounds.diff().max())) == (most_asking, longest)
+    assert (int(asking[-1]), int(bounds[-1])) == (len(query), len(key))
+    of_query, of_key = (torch.repeat_interleave(torch.arange(len(ends) - 1), ends.diff()) for ends in (asking, bounds))
+    ahead = (torch.arange(len(key)) - bounds[of_key]) - (torch.arange(len(query)) - asking[of_query])[:, None]
+    seen = of_query[:, None] == of_key
+    left, right = window_size
+    if left >= 0:
+        seen &= ahead >= -left
+    if right >= 0:
+        seen &= ahead <= right
+    logits = torch.einsum("qhd,khd->hqk", query, key) * scale
+    return torch.einsum("hqk,khd->qhd", logits.masked_fill(~seen, -torch.inf).softmax(-1), value)
+
+
+@pytest.fixture
+def like_cuda(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Rows without padding and their kernel, on a CPU; the list fills with the window of each call."""
+    windows: list[tuple[int, int]] = []
+
+    def kernel(*positional: Any, **named: Any) -> torch.Tensor:
+        windows.append(named["window_size"])
+        return varlen(*positional, **named)
+
+    monkeypatch.setattr("sidecar.scoring.layout.DENSE_ON", ("cpu",))
+    monkeypatch.setattr(attention, "VARLEN", kernel)
+    return windows
+
+
+@pytest.mark.parametrize("family", PACKED)
+def test_rows_as_on_cuda_score_as_padded_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, like_cuda: list[tuple[int, int]], family: str
+) -> None:
+    """The whole way but for the kernel itself: inputs, bounds, windows, the last layer's first tokens, the head."""
+    want = padded(monkeypatch, build(tmp_path, family))
+    pairs = want.encode(QUERY, PASSAGES)
+    model = scorer(tmp_path)
+    like_cuda.clear()
+    got = model.score(pairs)
+    assert model.packed
+    assert set(like_cuda) == ({(-1, -1), (8, 8)} if family == "modernbert" else {(-1, -1)})
+    assert np.ptp(got) > 0.05
+    np.testing.assert_allclose(got, want.score(pairs), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.usefixtures("like_cuda")
+def test_as_on_cuda_the_row_holds_tokens_alone() -> None:
+    row = Layout.of([3, 16, 17], CPU)
+    assert (list(row.widths), row.tokens, row.first.tolist(), row.dense) == ([3, 16, 17], 36, [0, 3, 19], True)
+
+
 @pytest.mark.parametrize("dtype", FAST)
 def test_operations_fused_by_onednn_equal_those_one_by_one(dtype: torch.dtype) -> None:
     torch.manual_seed(1)
