@@ -61,7 +61,7 @@ policies:
 default_policy: articles
 """
 
-TOP = "server, connectors, models, policies, default_policy"
+TOP = "enabled, server, connectors, models, policies, default_policy"
 POLICY = (
     "match, enabled, mode, percent, on_conflict, model, text, rank_window_size, min_rank_window_size, budget_ms, min_score, fusion, "
     "cosine, languages, order_cache_s, engine_timeout, limits"
