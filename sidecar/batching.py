@@ -112,6 +112,10 @@ class Load:
         return self.pass_s + self.rows_s if self.pairs else 0.0
 
 
+SPARE_TIME = ("spare time",)
+"""The caller of work that nobody waits for, and that is handed in only while nobody else wants the device."""
+
+
 @dataclass(eq=False)
 class Job(Generic[Key]):
     """All pairs of one request. ``lengths[i]`` is the token count of pair ``i``; ``deadline`` a monotonic time in s.
@@ -134,6 +138,11 @@ class Job(Generic[Key]):
 
     def __post_init__(self) -> None:
         self.keep(sorted(range(len(self.lengths)), key=lambda pair: -self.lengths[pair]))
+
+    @property
+    def is_spare(self) -> bool:
+        """Whether it is work for spare time: no other job is held up by it, or predicted to be."""
+        return self.caller == SPARE_TIME
 
     @property
     def mostly_waits(self) -> bool:

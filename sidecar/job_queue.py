@@ -91,11 +91,13 @@ class Queue(Generic[Key]):
         """The next batch, or None when nobody waits. Jobs whose last pair was taken leave the queue."""
         if not self._jobs:
             return None
-        model = self.shares.pick(self._jobs)
+        wanted = [model for model, jobs in self._jobs.items() if not all(job.is_spare for job in jobs)]
+        model = self.shares.pick(wanted or self._jobs)
         batch = next_batch(self._jobs[model], now)
         self._jobs[model] = [job for job in self._jobs[model] if job.waiting]
         self._drop_empty()
-        self.shares.charge(model, batch.predicted_s, now)
+        if not batch.pairs[0][0].is_spare:  # or who reads for later would leave half of the device to who is asked now
+            self.shares.charge(model, batch.predicted_s, now)
         return batch
 
     def rescale(self, model: str, factor: float) -> None:
@@ -112,7 +114,7 @@ class Queue(Generic[Key]):
         Until they are over, no other model gets more than its share beside them.
         """
         others_s = (
-            min(sum(job.remaining_s for job in jobs), own_s * self.shares.ratio(other, model))
+            min(sum(job.remaining_s for job in jobs if not job.is_spare), own_s * self.shares.ratio(other, model))
             for other, jobs in self._jobs.items()
             if other != model
         )

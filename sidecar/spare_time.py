@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from sidecar.batching import SPARE_TIME
 from sidecar.deadline import Deadline
 from sidecar.errors import Fallback
 from sidecar.loaded import LoadedModel
@@ -19,7 +20,6 @@ _LOOK_EVERY_S = 0.02
 _MOST_WAITING = 4096
 """Documents that wait for spare time; of more, the longest waiting are forgotten."""
 _ENOUGH_S = 60.0
-_CALLER = ("spare time",)
 
 
 class SpareTime:
@@ -90,7 +90,7 @@ class SpareTime:
         return model, next(_parts(model, [pair for other, pair in self._waiting.values() if other is model]))
 
     async def _score(self, model: LoadedModel, part: Sequence[Pair], deadline: Deadline) -> list[float]:
-        submitted = self._scheduler.submit(model, [part], deadline, caller=_CALLER)
+        submitted = self._scheduler.submit(model, [part], deadline, caller=SPARE_TIME)
         scores = (await self._scheduler.result(submitted)).scores
         self._forget(part)
         return list(map(float, scores))

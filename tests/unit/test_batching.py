@@ -3,11 +3,12 @@
 Jobs made by ``small`` are of a model whose passes cost 100 ms: for those it pays to share a batch.
 """
 
+import math
 from collections.abc import Sequence
 
 import pytest
 
-from sidecar.batching import Job, Limits, runs
+from sidecar.batching import SPARE_TIME, Job, Limits, runs
 from sidecar.job_queue import Queue
 
 
@@ -187,3 +188,22 @@ class TestPacked:
         assert sorted(job.lengths[pair] for job, pair in batch.pairs) == [40, 50, 60]
         assert len(batch.pairs) * batch.length == pytest.approx(150)
         assert batch.predicted_s == pytest.approx(0.25)
+
+
+def test_work_for_spare_time_takes_nothing_from_calls() -> None:
+    """A bi-encoder that reads for later, after each call, must not have the next call predicted to be late."""
+    queue: Queue[str] = Queue(1000)
+    now = 0.0
+    for _ in range(100):
+        queue.add(Job("spare", "near", [100], math.inf, limits(), SPARE_TIME))
+        batch = queue.take(now)
+        assert batch
+        now += batch.predicted_s
+    live = Job("live", "m", [100] * 4, now + 1.0, limits())
+    assert queue.shares.left_to("m", now) == 1.0
+    queue.add(Job("spare", "near", [100], math.inf, limits(), SPARE_TIME))
+    assert queue.ends_at(live, now) == pytest.approx(now + live.remaining_s)
+    queue.add(live)
+    batch = queue.take(now)
+    assert batch
+    assert batch.model == "m", "although the other one came first"
