@@ -17,7 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from connectors.base import Connector
-from sidecar import extras, greeting, languages, ports
+from sidecar import extras, greeting, heap, languages, ports
 from sidecar.advice import tight_budgets
 from sidecar.authentication import Authentication
 from sidecar.callers import nothing_revoked
@@ -140,9 +140,9 @@ class App:
         self._current.live = live
         for model in models:
             self.models.put(model)
-        for name in changes.drop:
-            self.models.drop(name)
-        for name in (*changes.load, *changes.drop):
+            self.scheduler.forget(model.name, instead=model)
+        dropped = {name: self.models.drop(name) for name in changes.drop}
+        for name in dropped:
             self.scheduler.forget(name)
         self.scheduler.weigh({name: model.device_weight for name, model in new.loaded_models.items()})
         self._watch.follow(new.policies)
@@ -153,7 +153,7 @@ class App:
                 waiting.cancel()
         for name in fresh:
             self._spawn(self._greet(fresh[name]))
-        self._spawn(self._close_later(old, changes))
+        self._spawn(self._close_later(old, changes, dropped))
         self._spawn(self._try_failed(set(new.loaded_models) - set(changes.load)))
 
     async def _built(self, old: Live, new: Settings, changes: Changes) -> tuple[Live, Mapping[str, Connector]]:
@@ -177,21 +177,26 @@ class App:
 
     async def _try_failed(self, names: Iterable[str]) -> None:
         """Load what could not be loaded before: its checkpoint may have been mended meanwhile."""
+        wanted = self._settings.loaded_models
         for name in sorted(filter(self.models.has_failed, names)):
             try:
-                self.models.put(await self._loaded_anew(name, self._settings.loaded_models[name]))
-            except (Refused, KeyError) as error:
+                model = await self._loaded_anew(name, wanted[name])
+            except Refused as error:
                 log.error("model_failed", model=name, error=str(error))
-            else:
-                log.info("model_ready", model=name, version=self.models.get(name).scorer.version)
+                continue
+            if self._settings.loaded_models.get(name) == wanted[name] and self.models.has_failed(name):
+                self.models.put(model)
+                self.scheduler.forget(name, instead=model)
+                log.info("model_ready", model=name, version=model.scorer.version)
 
-    async def _close_later(self, old: Live, changes: Changes) -> None:
+    async def _close_later(self, old: Live, changes: Changes, dropped: Mapping[str, LoadedModel | None]) -> None:
         await asyncio.sleep(old.settings.longest_call_s + old.settings.server.shutdown_grace_s)
         await old.names.close()
         await _close(old.connectors[name] for name in changes.close)
-        for name in changes.drop:
-            self.models.forget(name)
-            self.scheduler.forget(name)
+        for name, model in dropped.items():
+            self.models.forget(name, model)
+        if changes.load:
+            await asyncio.to_thread(heap.trim)
 
     def _build_reloader(self, file: Path, seen: Stamp, adjust: Callable[[Settings], Settings]) -> Reloader:
         return Reloader(file, seen or stamp_of(file), lambda read: self.apply(adjust(read)), self.metrics)

@@ -76,6 +76,8 @@ class Device:
         self._complained_at: dict[str, float] = {}
         self.breakers: defaultdict[str, Breaker] = defaultdict(Breaker)
         """Of each model's passes; whoever touches them holds :attr:`lock`."""
+        self._served: dict[str, LoadedModel | None] = {}
+        """Of names whose model was replaced or dropped, whose passes still count."""
         self.failing: dict[str, LoadedModel] = {}
         """The models whose breakers are open; whoever touches it holds :attr:`lock`."""
 
@@ -103,8 +105,9 @@ class Device:
             self._serving = True
             self.thread.submit(self._serve)
 
-    def forget(self, model: str) -> None:
-        """No longer know how a model's passes have gone; needs the lock."""
+    def forget(self, model: str, instead: LoadedModel | None) -> None:
+        """No longer know how a model's passes have gone, nor learn it; needs the lock."""
+        self._served[model] = instead
         self.failing.pop(model, None)
         self.breakers.pop(model, None)
         self._complained_at.pop(model, None)
@@ -209,6 +212,8 @@ class Device:
         """One more failed pass of its model. Before that opens the breaker, the model is given its sample: where it
         takes that, the callers' pairs are at fault and not the model, and the count begins anew."""
         ticket = batch.pairs[0][0].key
+        if not self._counts(ticket.model):
+            return
         with self.lock:
             doubtful = self.breakers[batch.model].opens_next and not self.lost
         sound = doubtful and self._takes_sample(ticket)
@@ -220,6 +225,10 @@ class Device:
                 breaker.failed(self._clock())
             if breaker.is_open:
                 self.failing[batch.model] = ticket.model
+
+    def _counts(self, model: LoadedModel) -> bool:
+        """Whether a model is the one that is served by its name: calls that began before may still use another."""
+        return self._served.get(model.name, model) is model
 
     def _takes_sample(self, ticket: Ticket) -> bool:
         """Whether the model of a failed job scores its sample; also where there is none, as nothing would close the
@@ -256,8 +265,9 @@ class Device:
         """Learn how long it took."""
         model = batch.pairs[0][0].key.model
         with self.lock:
-            self.breakers[batch.model].went_well()
-            self.failing.pop(batch.model, None)
+            if self._counts(model):
+                self.breakers[batch.model].went_well()
+                self.failing.pop(batch.model, None)
             self._queue.rescale(batch.model, model.cost.observe(len(batch.pairs), batch.length, took_s))
         self._metrics.observe_forward(batch.model, len(batch.pairs) * batch.length, batch.predicted_s, took_s)
 

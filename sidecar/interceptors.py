@@ -45,7 +45,8 @@ STATUSES: dict[type[Exception], grpc.StatusCode] = {
 _WITHOUT_OWN_LINE = "/sidecar.v1.PolicyService/"
 """Calls of that service are counted and logged here; a ranking tells more of itself."""
 _ALWAYS_SERVED = frozenset(("Switch", "Status"))
-"""However many calls are under way: what an admin needs then."""
+"""However many calls are under way: what an admin needs then. They have a bound of their own."""
+_MOST_APART = 8
 _ARRIVES_WITHIN_S = 10.0
 """A call counts from its beginning among those that are served at once; none may take its time to say what it wants."""
 _MAX_MESSAGE_BYTES = 1000
@@ -76,7 +77,7 @@ class Guard(grpc.aio.ServerInterceptor):
         self._authentication = authentication
         self._check_certificate = check_certificate
         self._unread = unread
-        self._calls = 0
+        self._calls = self._apart = 0
         self._metrics = metrics
         metrics.under_way.set_function(lambda: self._calls)
         self._spans = spans
@@ -130,12 +131,13 @@ class Guard(grpc.aio.ServerInterceptor):
         request_id.set(uuid.uuid4().hex)
         calling_host.set(host_of(context.peer()))
         context.set_trailing_metadata((("x-request-id", request_id.get()),))
-        self._calls += 1
+        apart = name in _ALWAYS_SERVED
+        self._calls += not apart
+        self._apart += apart
         metadata = context.invocation_metadata() or ()
         with self._spans.call(method, carried_by(metadata)), bound_contextvars(**_about(name)):
             try:
-                if name not in _ALWAYS_SERVED:
-                    self._check_room(context.peer())
+                self._check_room(context.peer(), apart=apart)
                 self._check_certificate(context.auth_context())
                 calling.set(await self._authentication().caller(metadata))
                 if calling.get().name:
@@ -152,9 +154,14 @@ class Guard(grpc.aio.ServerInterceptor):
                 own = (("x-request-id", request_id.get()), (error_details.KEY, details))
                 await context.abort(code, message, own)
             finally:
-                self._calls -= 1
+                self._calls -= not apart
+                self._apart -= apart
 
-    def _check_room(self, connection: str) -> None:
+    def _check_room(self, connection: str, *, apart: bool) -> None:
+        if apart:
+            if self._apart > _MOST_APART:
+                raise errors.TooManyCalls(f"{_MOST_APART} calls of PolicyService are served at once; try again later")
+            return
         if self._calls > self._max_calls:
             raise errors.TooManyCalls(f"{self._max_calls} calls are served at once; try again later")
         self._unread.check(connection)

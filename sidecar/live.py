@@ -40,9 +40,11 @@ class Switches:
 
     def turn(self, policy: str, *, on: bool) -> None:
         """Switch one policy, or with an empty name all of them."""
-        if not policy:
+        if not policy and self.all_off and on:
+            self.all_off = False  # what was switched off by itself before stays so
+        elif not policy:
             self.all_off = not on
-            self.off.clear()
+            self.off = set() if on else self.off
         elif on:
             self.off.discard(policy)
         else:

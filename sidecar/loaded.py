@@ -82,16 +82,19 @@ class Models:
         self._states[name] = why
         self._metrics.model_ready.labels(name).set(0)
 
-    def drop(self, name: str) -> None:
-        """A model is no longer configured; calls that are under way get it until it is forgotten."""
+    def drop(self, name: str) -> LoadedModel | None:
+        """A model is no longer configured; calls that are under way get it until it is forgotten. Gives it, if it was
+        ready."""
         state = self._states.pop(name, None)
         if isinstance(state, LoadedModel):
             self._retired[name] = state
         self._metrics.end(name)
+        return state if isinstance(state, LoadedModel) else None
 
-    def forget(self, name: str) -> None:
-        """No call that could want a dropped model is under way any more."""
-        self._retired.pop(name, None)
+    def forget(self, name: str, model: LoadedModel | None) -> None:
+        """No call that could want this dropped model is under way any more; one dropped later by its name stays."""
+        if self._retired.get(name) is model:
+            self._retired.pop(name, None)
 
     def get(self, name: str) -> LoadedModel:
         """The model, ready.

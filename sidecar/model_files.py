@@ -34,7 +34,7 @@ def languages_of(checkpoint: str) -> tuple[str, ...] | None:
     file = Path(location(checkpoint), CONFIG)
     try:
         ours = json.loads(file.read_text()).get(_OURS)
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return None
     said = ours.get(_LANGUAGES) if isinstance(ours, Mapping) else None
     if said is None:

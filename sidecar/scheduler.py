@@ -121,10 +121,11 @@ class Scheduler:
                     self._queue.add(sample_job(model, loop, now + _TRIAL_WAITS_S))
                     self._device.wake()
 
-    def forget(self, model: str) -> None:
-        """A model is served no more, or another one is by its name: how its passes went says nothing from now on."""
+    def forget(self, model: str, *, instead: LoadedModel | None = None) -> None:
+        """A model is served no more, or another one is by its name: how its passes went, or go, says nothing from now
+        on."""
         with self._device.lock:
-            self._device.forget(model)
+            self._device.forget(model, instead)
             self._probed_at.pop(model, None)
             self._typical_s = {kind: typical_s for kind, typical_s in self._typical_s.items() if kind[0] != model}
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from sidecar.batching import SPARE_TIME
 from sidecar.deadline import Deadline
-from sidecar.errors import Fallback
+from sidecar.errors import CircuitOpen, Fallback
 from sidecar.loaded import LoadedModel
 from sidecar.scheduler import Scheduler
 from sidecar.scoring.base import Pair
@@ -79,6 +79,8 @@ class SpareTime:
                     model, part = self._next_part()
                     try:
                         await self._score(model, part, Deadline.earliest(asyncio.get_running_loop().time(), _ENOUGH_S))
+                    except CircuitOpen:
+                        free = False  # they are read when it works again
                     except Fallback:
                         self._forget(part)
             if not free:

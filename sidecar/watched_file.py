@@ -45,8 +45,8 @@ class WatchedFile(Generic[T]):
     def _replace(self, stamps: list[Stamp]) -> None:
         """A file that cannot be read is tried again; what cannot be used is tried when it changes."""
         try:
-            self._kept = self._read()
-        except (OSError, ValueError) as error:
+            self._kept = self._read_files()
+        except (OSError, ValueError, RecursionError) as error:
             self._seen = [] if isinstance(error, OSError) else stamps
             if str(error) != self._told:
                 self._told = str(error)
@@ -56,6 +56,11 @@ class WatchedFile(Generic[T]):
             self._seen, self._told = stamps, ""
             self._metrics.file_changed(self._event, ok=True)
             log.info(f"{self._event}_replaced", file=str(self._files[0]))
+
+    def _read_files(self) -> T:
+        if others := [file for file in self._files if not file.is_file()]:  # a pipe would be waited for
+            raise FileNotFoundError(f"{others[0]} is no file")
+        return self._read()
 
     def _stamps(self) -> list[Stamp]:
         return [stamp_of(file) for file in self._files]

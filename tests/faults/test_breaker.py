@@ -179,6 +179,19 @@ async def test_a_model_that_is_no_longer_served_is_forgotten(serve: Serve) -> No
         await until_health(app.port, health_pb2.HealthCheckResponse.SERVING)
 
 
+async def test_late_failures_of_a_model_say_nothing_of_the_one_in_its_place(serve: Serve) -> None:
+    """Calls that began before may still be scored by it."""
+    async with serve(WordOverlapScorer()) as (client, app):
+        old = loader(WordOverlapScorer(fault=broken))("default", ModelSettings())
+        app.scheduler.forget("default", instead=app.models.get("default"))
+        pairs = [old.scorer.encode("a", ["b"])]
+        for _ in range(2 * FAILURES):
+            with pytest.raises(ModelError):
+                await score(app.scheduler, old, pairs, Deadline.earliest(time.monotonic(), 5.0))
+        assert not app.scheduler.failing
+        assert (await client.search("docs", QUERY, BODY)).outcome == "RERANKED"
+
+
 async def test_a_failing_bi_encoder_costs_its_opinion_and_not_health(serve: Serve) -> None:
     def load(name: str, model: ModelSettings) -> LoadedModel:
         return loader(WordOverlapScorer(fault=broken if name == "near" else None))(name, model)

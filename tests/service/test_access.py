@@ -1,5 +1,6 @@
 """Who may call, and what for: nothing reaches the engine that a caller's role does not allow."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -261,6 +262,23 @@ async def test_a_request_that_does_not_come_takes_a_place_for_seconds_only(
         assert [await call.code() for call in idle] == [grpc.StatusCode.INVALID_ARGUMENT] * 2
         assert await idle[0].details() == "the request did not arrive within 0 s"
         assert (await client.search("docs", "apple", BODY)).outcome == "RERANKED"
+
+
+async def test_what_an_admin_needs_has_a_bound_of_its_own_and_takes_no_place_of_others(serve: Serve) -> None:
+    narrow = settings(server={**SERVER, "max_concurrent_calls": 1})
+    async with (
+        serve(configured=narrow) as (client, sidecar),
+        grpc.aio.insecure_channel(f"127.0.0.1:{sidecar.port}") as channel,
+    ):
+        method: Any = channel.stream_unary("/sidecar.v1.PolicyService/Status", None, pb.StatusResponse.FromString)
+        idle = [method(timeout=10) for _ in range(8)]
+        received = "sidecar_received_total"
+        await until(lambda: (sidecar.metrics.registry.get_sample_value(received, {"method": "Status"}) or 0) >= 8)
+        assert (await client.search("docs", "apple", BODY)).outcome == "RERANKED"
+        assert (await status(lambda: client.policies.Status(pb.StatusRequest()))).startswith("RESOURCE_EXHAUSTED")
+        for call in idle:
+            call.cancel()
+        await asyncio.gather(*idle, return_exceptions=True)
 
 
 async def test_a_call_that_ends_without_a_request_is_told_so(serve: Serve) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -22,12 +23,14 @@ from sidecar.cli import app as command
 from sidecar.client import RerankClient
 from sidecar.cost import CostModel
 from sidecar.file_stamp import stamp_of
+from sidecar.live import Switches
 from sidecar.loaded import LoadedModel
+from sidecar.metrics import Metrics
 from sidecar.reloading import LOOK_EVERY_S
 from sidecar.scoring.fake import WordOverlapScorer
 from sidecar.settings import ModelSettings, Settings
 from sidecar.v1 import rerank_pb2 as pb
-from tests.calls import until
+from tests.calls import PATIENCE_S, until
 from tests.conftest import DOCUMENTS, SERVER, Serve, settings
 
 BODY = {"query": {"match": {"body": "apple"}}}
@@ -248,6 +251,45 @@ async def test_a_model_that_failed_is_tried_again_with_the_next_configuration(fi
         await reloaded(app, file, tree(rank_window_size=3))
         await until(lambda: app.models.is_ready("default"))
         assert (await client.search("docs", QUERY, BODY)).outcome == "RERANKED"
+
+
+async def test_a_late_second_try_takes_no_other_models_place(file: Path) -> None:
+    """It is of a configuration that is not served any more."""
+    slow, held = threading.Event(), Loads.__call__
+
+    class Slowly(Loads):
+        def __call__(self, name: str, model: ModelSettings) -> LoadedModel:
+            if model.max_length is None and len(self.names) == 1:
+                self.names.append(name)
+                slow.wait(PATIENCE_S)
+                return LoadedModel.of(name, WordOverlapScorer(version="late"), CostModel(1e-4), model)
+            return held(self, name, model)
+
+    loads = Slowly()
+    loads.broken = {"default"}
+    async with served(file, loads) as (client, app):
+        loads.broken = set()
+        await reloaded(app, file, tree(rank_window_size=3))
+        await until(lambda: len(loads.names) == 2)
+        await reloaded(app, file, {**tree(), "models": {"default": {"max_length": 64}}})
+        served_now = app.models.get("default").scorer.version
+        slow.set()
+        await asyncio.sleep(0.3)
+        assert app.models.get("default").scorer.version == served_now != "late"
+        assert (await client.search("docs", QUERY, BODY)).outcome == "RERANKED"
+
+
+async def test_switching_all_on_again_leaves_off_what_was_off_by_itself() -> None:
+    switches = Switches(Metrics().switched_off)
+    switches.turn("one", on=False)
+    switches.turn("", on=False)
+    assert switches.is_off("one")
+    assert switches.is_off("two")
+    switches.turn("", on=True)
+    assert switches.is_off("one")
+    assert not switches.is_off("two")
+    switches.turn("", on=True)
+    assert not switches.is_off("one"), "nothing else is off: now all are meant"
 
 
 async def test_no_model_is_loaded_for_a_configuration_whose_keys_cannot_be_used(file: Path, tmp_path: Path) -> None:

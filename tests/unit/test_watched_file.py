@@ -1,5 +1,6 @@
 """A small file is read again when it changes; what cannot be used changes nothing, and is told once."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,15 @@ def test_what_cannot_be_read_now_is_tried_again(watched: Watched) -> None:
         watched.unreadable = False
         assert watched.after_two_looks() == 2
     assert [line["event"] for line in told] == ["number_not_replaced", "number_replaced"]
+
+
+def test_a_pipe_in_its_place_is_not_waited_for(watched: Watched) -> None:
+    watched.path.unlink()
+    os.mkfifo(watched.path)
+    assert watched.after_two_looks() == 1
+    assert not watched.is_current()
+    watched.becomes("2")
+    assert watched.after_two_looks() == 2
 
 
 def test_a_file_that_is_gone_changes_nothing(watched: Watched) -> None:
