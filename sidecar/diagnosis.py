@@ -11,6 +11,7 @@ from sidecar.client import Page
 _SLOW_ENGINE = 0.5
 """Share of the budget that the engine's search may take."""
 _MOST_TRUNCATED = 0.8
+_IN_PART = "a smaller `rank_window_size`, a larger `budget_ms`, or a faster device"
 _HINTS = {
     "OVERLOADED": "the window takes longer than the budget on this device: a smaller `rank_window_size`, a larger "
     "`budget_ms`, or `min_rank_window_size`, with which rather fewer hits are reranked than none",
@@ -65,7 +66,7 @@ def _fallbacks(asked: Sequence[Asked]) -> Iterator[str]:
         hint = _HINTS.get(reason, "see the table of reasons in the README")
         yield f"{count} of {len(asked)} queries are in the engine's order ({reason}): {hint}"
     if partial := sum(one.final.outcome == "PARTIAL" for one in asked):
-        yield f"{partial} of {len(asked)} queries are reranked in part only: {_HINTS['OVERLOADED']}"
+        yield f"{partial} of {len(asked)} queries are reranked in part only: {_IN_PART}"
 
 
 def _absent_fields(asked: Sequence[Asked], policy: Mapping[str, Any]) -> Iterator[str]:
@@ -75,7 +76,11 @@ def _absent_fields(asked: Sequence[Asked], policy: Mapping[str, Any]) -> Iterato
     if not known:
         return
     for field in (one["name"] for one in policy.get("text", {}).get("fields", ())):
-        if not any(_has(source, field) for source in known):
+        if any(_has(source, field) for source in known):
+            continue
+        if any(field in source for source in known):
+            yield f"the field {field!r} of the policy's `text.fields` is empty in every hit"
+        else:
             yield f"no hit has the field {field!r} of the policy's `text.fields` in its `_source`; there are: " + (
                 ", ".join(sorted({key for source in known for key in source})[:12])
             )

@@ -96,6 +96,14 @@ async def test_each_ill_is_named(
     assert sentence in told(result)
 
 
+async def test_a_field_that_is_there_and_empty_is_not_said_to_be_absent(serve: Serve) -> None:
+    blank = MemoryConnector("main", {"docs": {key: {**one, "blank": ""} for key, one in DOCUMENTS.items()}})
+    configured = settings({"text": {"fields": ["blank", "body"]}})
+    result = await examined(serve, configured=configured, connector=blank, scorer=WordOverlapScorer())
+    assert "the field 'blank' of the policy's `text.fields` is empty in every hit" in told(result)
+    assert "no hit has" not in told(result)
+
+
 async def test_a_slow_engine_and_a_tight_budget(serve: Serve) -> None:
     slow = MemoryConnector("main", {"docs": DOCUMENTS}, faults=[Fault(delay_s=0.3, on="search")] * 3)
     result = await examined(serve, configured=settings({"budget_ms": 400}), connector=slow, scorer=WordOverlapScorer())
