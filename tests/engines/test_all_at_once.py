@@ -155,7 +155,7 @@ async def fail_scoring(stage: Stage) -> None:
 
     await asyncio.sleep(1)
     stage.scorer.fault = fault
-    await until(lambda: bool(stage.app.scheduler.failing))
+    await until(lambda: "default" in stage.app.scheduler.failing)
     await asyncio.sleep(0.5)
     stage.scorer.fault = None
     await until(lambda: not stage.app.scheduler.failing)
