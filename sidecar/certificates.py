@@ -11,10 +11,6 @@ from sidecar.server_settings import TlsSettings
 from sidecar.watched_file import WatchedFile
 
 
-class CertificateError(ValueError):
-    """A certificate or key cannot be used; the message says which and why."""
-
-
 class Certificates:
     """What the port shows and trusts. gRPC asks at every handshake, in threads of its own."""
 
@@ -22,7 +18,7 @@ class Certificates:
         """Read the files.
 
         Raises:
-            CertificateError: one of them cannot be used.
+            ValueError: one of them cannot be used; the message says which and why.
             OSError: one of them cannot be read.
         """
         self._settings = settings
@@ -56,13 +52,13 @@ class Certificates:
             ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.cert, settings.key, password=_refuse)
         except (ssl.SSLError, ValueError) as error:
             reason = getattr(error, "reason", None) or error
-            raise CertificateError(f"{settings.cert} with {settings.key}: {reason}") from error
+            raise ValueError(f"{settings.cert} with {settings.key}: {reason}") from error
         trusted = None
         if settings.client_ca:
             try:
                 ssl.create_default_context(cafile=str(settings.client_ca))
             except ssl.SSLError as error:
-                raise CertificateError(f"{settings.client_ca} holds no CA certificates: {error}") from error
+                raise ValueError(f"{settings.client_ca} holds no CA certificates: {error}") from error
             trusted = settings.client_ca.read_bytes()
         pairs = [(settings.key.read_bytes(), settings.cert.read_bytes())]
         return grpc.ssl_server_certificate_configuration(pairs, root_certificates=trusted)

@@ -160,7 +160,9 @@ class Guard(grpc.aio.ServerInterceptor):
     def _check_room(self, connection: str, *, apart: bool) -> None:
         if apart:
             if self._apart > _MOST_APART:
-                raise errors.TooManyCalls(f"{_MOST_APART} calls of PolicyService are served at once; try again later")
+                raise errors.TooManyCalls(
+                    f"{_MOST_APART} calls of Status and Switch are served at once; try again later"
+                )
             return
         if self._calls > self._max_calls:
             raise errors.TooManyCalls(f"{self._max_calls} calls are served at once; try again later")

@@ -39,16 +39,16 @@ class Switches:
         return self.all_off or policy in self.off
 
     def turn(self, policy: str, *, on: bool) -> None:
-        """Switch one policy, or with an empty name all of them."""
-        if not policy and self.all_off and on:
-            self.all_off = False  # what was switched off by itself before stays so
-        elif not policy:
-            self.all_off = not on
-            self.off = set() if on else self.off
-        elif on:
+        """Switch one policy, or with an empty name all of them; those that were off by themselves before all were stay
+        off when all are on again, until that is said once more."""
+        if policy and on:
             self.off.discard(policy)
-        else:
+        elif policy:
             self.off.add(policy)
+        elif on and not self.all_off:
+            self.off.clear()
+        else:
+            self.all_off = not on
 
     def show(self, policies: Iterable[str], gone: Iterable[str] = ()) -> None:
         """Tell of the policies that are configured, and no more of those that are gone."""

@@ -255,7 +255,7 @@ async def test_a_model_that_failed_is_tried_again_with_the_next_configuration(fi
 
 async def test_a_late_second_try_takes_no_other_models_place(file: Path) -> None:
     """It is of a configuration that is not served any more."""
-    slow, held = threading.Event(), Loads.__call__
+    slow = threading.Event()
 
     class Slowly(Loads):
         def __call__(self, name: str, model: ModelSettings) -> LoadedModel:
@@ -263,7 +263,7 @@ async def test_a_late_second_try_takes_no_other_models_place(file: Path) -> None
                 self.names.append(name)
                 slow.wait(PATIENCE_S)
                 return LoadedModel.of(name, WordOverlapScorer(version="late"), CostModel(1e-4), model)
-            return held(self, name, model)
+            return super().__call__(name, model)
 
     loads = Slowly()
     loads.broken = {"default"}
