@@ -108,3 +108,9 @@ def test_torch_is_not_needed() -> None:
 
 def test_a_name_that_is_not_bundled_stays_as_it_is() -> None:
     assert (location("org/model"), Path(location("bundled")).name) == ("org/model", "bundled")
+
+
+def test_a_config_that_is_nested_too_deeply_says_nothing(tmp_path: Path) -> None:
+    """The loader tells what is wrong with it."""
+    (tmp_path / "config.json").write_text("[" * 100_000)
+    assert languages_of(str(tmp_path)) is None

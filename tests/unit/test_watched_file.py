@@ -14,7 +14,7 @@ class Watched:
     """A file with a number in it."""
 
     def __init__(self, folder: Path) -> None:
-        self.unreadable = False
+        self.unreadable = self.deep = False
         self.path = folder / "number"
         self.path.write_text("1")
         self.metrics = Metrics()
@@ -26,6 +26,8 @@ class Watched:
     def read(self) -> int:
         if self.unreadable:
             raise PermissionError("not allowed")
+        if self.deep:
+            raise RecursionError("maximum recursion depth exceeded")
         return int(self.path.read_text())
 
     def becomes(self, text: str) -> None:
@@ -103,3 +105,12 @@ def test_a_file_that_is_gone_changes_nothing(watched: Watched) -> None:
     watched.path.unlink()
     watched.unreadable = True
     assert watched.after_two_looks() == 1
+
+
+def test_a_file_that_is_nested_too_deeply_is_refused_like_any_other(watched: Watched) -> None:
+    watched.deep = True
+    watched.becomes("2")
+    with capture_logs() as told:
+        assert [watched.after_two_looks() for _ in range(3)] == [1, 1, 1]
+    assert [line["event"] for line in told] == ["number_not_replaced"]
+    assert (watched.is_current(), watched.changes("refused")) == (False, 1)
