@@ -149,9 +149,9 @@ async def within(seconds: float) -> AsyncIterator[None]:
     assert took < seconds + SLACK_S, f"took {took:.3f} s of {seconds:.3f} s"
 
 
-async def until(holds: Callable[[], bool]) -> None:
-    """Wait until something holds, PATIENCE_S at most."""
-    async with asyncio.timeout(PATIENCE_S):
+async def until(holds: Callable[[], bool], patience_s: float = PATIENCE_S) -> None:
+    """Wait until something holds, so long at most."""
+    async with asyncio.timeout(patience_s):
         while not holds():  # noqa: ASYNC110 - what is waited for tells nobody when it happens
             await asyncio.sleep(0.005)
 
