@@ -112,6 +112,9 @@ class Load:
         return self.pass_s + self.rows_s if self.pairs else 0.0
 
 
+_GROWTH = 4
+"""A portion of a job ends at so many times the pairs that the one before it ends at."""
+
 SPARE_TIME = ("spare time",)
 """The caller of work that nobody waits for, and that is handed in only while nobody else wants the device."""
 
@@ -122,6 +125,9 @@ class Job(Generic[Key]):
 
     ``caller`` says who asks, from the whole to the part (a host, then a policy); what is short is shared evenly at each
     level. A ``probe`` was admitted although it is predicted to be late, to learn whether the prediction still holds.
+
+    With ``least`` the scores of the first so many pairs are an answer, if need be. Those pairs then go to the device
+    first, the others behind them in portions, so that what is there when time is over is a beginning of the whole.
     """
 
     key: Key
@@ -131,13 +137,17 @@ class Job(Generic[Key]):
     limits: Limits
     caller: tuple[str, ...] = ()
     probe: bool = False
+    least: int | None = None
+    wanted: int = field(init=False)
+    """The first so many pairs are to be scored: all, unless the job was shortened."""
     waiting: list[int] = field(init=False)
-    """Pairs not yet given to the device, longest first."""
+    """Pairs not yet given to the device, as they are to go there: by portion, and of each the longest first."""
     remaining_s: float = field(init=False)
     """Predicted device time of those pairs, if no other job shares their batches."""
 
     def __post_init__(self) -> None:
-        self.keep(sorted(range(len(self.lengths)), key=lambda pair: -self.lengths[pair]))
+        self.wanted = len(self.lengths)
+        self.keep(sorted(range(self.wanted), key=lambda pair: (self._ends_of(pair), -self.lengths[pair])))
 
     @property
     def is_spare(self) -> bool:
@@ -149,8 +159,29 @@ class Job(Generic[Key]):
         """Whether the device has had less than half of its pairs."""
         return 2 * len(self.waiting) > len(self.lengths)
 
+    def _ends_of(self, pair: int) -> int:
+        """How many pairs come before the end of the portion that a pair is in."""
+        end = self.least or len(self.lengths)
+        while end <= pair:
+            end *= _GROWTH
+        return end
+
+    def shorten(self, seconds: float) -> int:
+        """Give up the last portions that wait, as far as the rest would take more than ``seconds``; how many pairs.
+
+        What is on the device already, and the ``least`` that is needed, is not given up.
+        """
+        before = len(self.waiting)
+        while self.waiting and self.remaining_s >= seconds:
+            end = self._ends_of(self.waiting[-1])
+            if end == (self.least or end):
+                break
+            self.wanted = end // _GROWTH
+            self.keep([pair for pair in self.waiting if pair < self.wanted])
+        return before - len(self.waiting)
+
     def keep(self, waiting: list[int]) -> None:
-        """Let only these pairs wait, longest first."""
+        """Let only these pairs wait, in this order."""
         self.waiting = waiting
         lengths = [self.lengths[pair] for pair in waiting]
         self.remaining_s = sum(seconds for _, seconds in runs(lengths, self.limits))
@@ -178,7 +209,8 @@ class Batch(Generic[Key]):
 
 
 def runs(lengths: Sequence[int], limits: Limits) -> Iterator[tuple[Sequence[int], float]]:
-    """Cut descending lengths into the runs that are batched together, each with its predicted seconds."""
+    """Cut lengths into the runs that are batched together, each with its predicted seconds; descending ones make for
+    few."""
     start, end = 0, 0
     while start < len(lengths):
         load = Load(limits, lengths[start])

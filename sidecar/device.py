@@ -121,7 +121,11 @@ class Device:
         self._arrivals.shutdown(wait=False)
 
     def shed_late(self) -> None:
-        """Answer the jobs that can no longer end in time, so that they never reach the device; needs the lock."""
+        """Shorten the jobs that can no longer end in time whole, and answer those that cannot even then, so that what
+        would be late never reaches the device; needs the lock."""
+        for job, pairs in self._queue.shorten(self._clock()):
+            self._metrics.shed_pairs.labels("late").inc(pairs)
+            job.key.do_without(pairs)
         for job in self._queue.late(self._clock()):
             self._metrics.shed_pairs.labels("late").inc(len(job.waiting))
             job.key.fail(BudgetExhausted("the job could no longer end within its budget"))
@@ -278,10 +282,12 @@ class Device:
             places = [pair for _, pair in pairs]
             start, end = end, end + len(places)
             part_s = took_s * len(places) / len(batch.pairs)
-            if job.key.is_over:
+            with self.lock:  # it may be shortened meanwhile
+                wasted = job.key.is_over
+                if not wasted:
+                    job.key.put(places, scores[start:end], part_s)
+            if wasted:
                 self._metrics.observe_waste(batch.model, part_s)
-            else:
-                job.key.put(places, scores[start:end], part_s)
 
     def _isolate(self, batch: Batch[Ticket], error: ModelError) -> None:
         """One bad pair must not fail the jobs that shared its batch: each is tried alone, and a lone one fails."""

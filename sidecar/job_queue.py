@@ -79,6 +79,15 @@ class Queue(Generic[Key]):
             jobs.remove(job)
             self._drop_empty()
 
+    def shorten(self, now: float) -> list[tuple[Job[Key], int]]:
+        """Have the jobs that may be shortened give up what can no longer end in time; those that did, and how many
+        pairs. One whose last waiting pair is gone leaves the queue."""
+        shortened = [(job, pairs) for jobs in self._jobs.values() for job, pairs in _shortened(jobs, now)]
+        if shortened:
+            self._jobs = {model: [job for job in jobs if job.waiting] for model, jobs in self._jobs.items()}
+            self._drop_empty()
+        return shortened
+
     def late(self, now: float) -> list[Job[Key]]:
         """Take out the jobs that can no longer end in time behind those before them: the device does no wasted work."""
         late = [job for jobs in self._jobs.values() for job in _late(jobs, now)]
@@ -130,12 +139,25 @@ def _margin_s(job: Job[Key], seconds: float, now: float) -> float:
     return max(_MARGIN * max(0.0, job.deadline - now), job.limits.doubt_s(seconds))
 
 
+def _shortened(jobs: list[Job[Key]], now: float) -> Iterator[tuple[Job[Key], int]]:
+    """Those of ``jobs``, earliest deadline first, that gave up pairs, as far as an optimist would too; and how many."""
+    end = now
+    for job in jobs:
+        if job.least and (pairs := job.shorten((job.deadline - end) / _OPTIMISM)):
+            yield job, pairs
+        if end + _least_s(job) < job.deadline:
+            end += _least_s(job)
+
+
 def _late(jobs: list[Job[Key]], now: float) -> Iterator[Job[Key]]:
     """Those of ``jobs``, earliest deadline first, that even an optimist gives up; they do not hold up the others."""
     end = now
     for job in jobs:
-        least_s = 0.0 if job.probe else _OPTIMISM * job.remaining_s
-        if end + least_s >= job.deadline:
+        if end + _least_s(job) >= job.deadline:
             yield job
         else:
-            end += least_s
+            end += _least_s(job)
+
+
+def _least_s(job: Job[Key]) -> float:
+    return 0.0 if job.probe else _OPTIMISM * job.remaining_s

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from sidecar.bounded_cache import BoundedCache
 from sidecar.deadline import Deadline
-from sidecar.errors import Fallback, Overloaded
+from sidecar.errors import BudgetExhausted, Fallback, Overloaded
 from sidecar.pair_job import Kept, Key, PairJob, is_cut
 from sidecar.scheduler import Scheduler
 from sidecar.tickets import Submitted
@@ -19,20 +19,21 @@ SCORE_BYTES = 80
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What a call leaves to its pairs: until when, where the time is told, who calls, and how few documents are enough
-    (None: all)."""
+    """What a call leaves to its pairs: until when, where the time is told, who calls, how few documents are enough
+    (None: all), and from when on what is there will do (None: never)."""
 
     deadline: Deadline
     watch: Stopwatch
     caller: tuple[str, ...] = ()
     min_groups: int | None = None
+    settles_at: Deadline | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class PairScores:
     """The score of each passage of the first ``groups`` documents, one after the other; they may be not finite.
 
-    ``late`` says why there is none, where that is no reason to give up.
+    ``late`` says why there are no more, where it was not the queue that let no more in.
     """
 
     scores: Sequence[float]
@@ -54,10 +55,16 @@ class _Flight:
 
 @dataclass(frozen=True, slots=True)
 class _Flown:
-    """The scores of a job's pairs, and how many of its groups they are."""
+    """The scores of a job's pairs, and how many of its groups they are, and were to be."""
 
     scores: Mapping[Key, float]
     groups: int
+    of_groups: int
+
+
+_Reach = tuple[Sequence[Sequence[Key]], BudgetExhausted | None]
+"""The groups that a call covers: all, or the first ones where there was time for no more; and why no more, where that
+showed only when they were under way."""
 
 
 class PairScorer:
@@ -87,16 +94,28 @@ class PairScorer:
             BudgetExhausted: the job could no longer end in time.
             ModelError: the scorer raised or miscounted, or its thread has ended.
         """
-        known, groups = dict(job.known), job.groups
+        known = dict(job.known)
+        try:
+            async with asyncio.timeout(terms.settles_at.remaining_s() if terms.settles_at else None):
+                groups, late = await self._all(job, known, terms)
+        except (BudgetExhausted, TimeoutError):
+            late = BudgetExhausted("the budget ended before all scores were there")
+            groups = job.groups[: _covered(job.groups, known)]
+            if terms.settles_at is None or len(groups) < (terms.min_groups or 1):
+                raise late from None
+        return PairScores([known[key] for group in groups for key in group], len(groups), late)
+
+    async def _all(self, job: PairJob, known: dict[Key, float], terms: Terms) -> _Reach:
         others = self._others(job, terms.deadline)
-        groups = await self._score(job, groups, known, others.keys(), terms)
+        groups, late = await self._score(job, job.groups, known, others.keys(), terms)
         if others:
             with terms.watch.stage("queue"):
                 for flight in set(others.values()):
                     await flight.landed.wait()
                     known.update(flight.scores)
-            groups = await self._score(job, groups, known, (), terms)
-        return PairScores([known[key] for group in groups for key in group], len(groups))
+            groups, later = await self._score(job, groups, known, (), terms)
+            late = late or later
+        return groups, late
 
     def _others(self, job: PairJob, deadline: Deadline) -> dict[Key, _Flight]:
         """The pairs that another call waits for, which is due no later."""
@@ -112,14 +131,11 @@ class PairScorer:
         known: dict[Key, float],
         awaited: Iterable[Key],
         terms: Terms,
-    ) -> Sequence[Sequence[Key]]:
-        """Have the device score what is neither known nor awaited, and add it to ``known``.
-
-        Gives the groups that the call still covers: all, or the first ones where there was time for no more.
-        """
+    ) -> _Reach:
+        """Have the device score what is neither known nor awaited, and add it to ``known``, whatever ends it."""
         wanted = _wanted(groups, {*known, *awaited}) if job.pairs else {}
         if not wanted:
-            return groups
+            return groups, None
         rows = [[job.pairs[key] for key in keys] for keys in wanted.values()]
         min_groups = terms.min_groups
         least = min_groups and max(1, sum(place < min_groups for place in wanted))
@@ -129,14 +145,20 @@ class PairScorer:
             covered = _covered(groups, known)
             if min_groups is None or covered < min_groups:
                 raise
-            return groups[:covered]
-        scored = await self._flown(list(wanted.values())[: submitted.groups], submitted, terms)
-        known.update(scored.scores)
-        return groups if scored.groups == len(wanted) else groups[: list(wanted)[scored.groups]]
-
-    async def _flown(self, wanted: Sequence[Sequence[Key]], submitted: Submitted, terms: Terms) -> _Flown:
-        """What came of a submitted job, which other calls may wait for meanwhile."""
+            return groups[:covered], None
         flight = _Flight(terms.deadline)
+        try:
+            scored = await self._flown(flight, list(wanted.values())[: submitted.groups], submitted, terms)
+        finally:
+            known.update(flight.scores)
+        known.update(scored.scores)
+        late = None if scored.groups == scored.of_groups else BudgetExhausted("the budget ended before all were scored")
+        return (groups if scored.groups == len(wanted) else groups[: list(wanted)[scored.groups]]), late
+
+    async def _flown(
+        self, flight: _Flight, wanted: Sequence[Sequence[Key]], submitted: Submitted, terms: Terms
+    ) -> _Flown:
+        """What came of a submitted job, which other calls may wait for meanwhile."""
         keys = [key for group in wanted for key in group]
         if self.keeps:
             self._flying.update(dict.fromkeys(keys, flight))
@@ -147,7 +169,7 @@ class PairScorer:
             terms.watch.record("device", scored.device_ms)
             done = [key for group in wanted[: scored.groups] for key in group]
             found = dict(zip(done, scored.scores.tolist(), strict=True))
-            return _Flown(found, scored.groups)
+            return _Flown(found, scored.groups, submitted.groups)
         finally:
             flight.scores.update(_finished(keys, submitted))
             if self.keeps:

@@ -160,7 +160,8 @@ class Pipeline:
                 self._scheduler.refuse(refusal, least)
             with task.watch.stage("tokenize"):
                 passages, job = await self._off_loop(self._prepared, task, plan, fetched, model, refusal is None)
-        terms = Terms(task.deadline, task.watch, caller, plan.min_rank_window_size)
+        settles_at = task.deadline.earlier_by(2 * ORDERING_S) if plan.min_rank_window_size or plan.orders_rest else None
+        terms = Terms(task.deadline, task.watch, caller, plan.min_rank_window_size, settles_at)
         second, wait = self._second_model(plan), plan.cosine is not None and plan.cosine.wait
         async with self._cosines.beside(second, task.query, passages, terms, wait=wait) as cosines:
             scored = await self._scored(job, plan, terms, refusal, least)
@@ -200,12 +201,7 @@ class Pipeline:
         try:
             if refusal and not job.is_known:
                 self._scheduler.refuse(refusal, least)
-            if not plan.orders_rest:
-                return await self._scorer.scores(job, terms)
-            async with asyncio.timeout(terms.deadline.earlier_by(2 * ORDERING_S).remaining_s()):
-                return await self._scorer.scores(job, terms)
-        except TimeoutError:
-            return PairScores([], 0, BudgetExhausted("the budget ended before the scores were there"))
+            return await self._scorer.scores(job, terms)
         except (Overloaded, BudgetExhausted) as late:
             if not plan.orders_rest:
                 raise

@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
 from typing import NoReturn
 
 from sidecar import admission
@@ -188,7 +189,7 @@ class Scheduler:
         caller: tuple[str, ...] = (),
     ) -> Submitted:
         """Queue all pairs, a group being the pairs of one document; with ``min_groups``, only those of the first groups
-        where all would be late. Await :meth:`result` next.
+        where all would be late, and from then on at least those as far as time allows. Await :meth:`result` next.
 
         ``caller`` says who asks, from the whole to the part; where not all can be served, each caller gets as much.
 
@@ -227,7 +228,9 @@ class Scheduler:
         now, started = self._clock(), ticket.started_at or submitted.at
         self._metrics.observe_job(submitted.job.model, submitted.ends_at - submitted.at, now - submitted.at)
         times_s = started - submitted.at, now - started, ticket.device_s
-        return Scored(scores, submitted.groups, *(seconds * 1e3 for seconds in times_s))
+        groups = submitted.kept_groups
+        kept = submitted.group_ends[groups - 1] if groups else 0
+        return Scored(scores[:kept], groups, *(seconds * 1e3 for seconds in times_s))
 
     def _admit(
         self,
@@ -242,11 +245,14 @@ class Scheduler:
         free_at = max(now, self._device.free_at)
         for count in _sizes(len(groups), min_groups):
             pairs = [pair for group in groups[:count] for pair in group]
+            ends = list(accumulate(map(len, groups[:count])))
+            least = ends[min(min_groups, count) - 1] if min_groups else None
             ticket = Ticket(model, pairs, asyncio.get_running_loop().create_future())
-            job = Job(ticket, model.name, [pair.tokens for pair in pairs], deadline.at, model.limits, caller)
+            lengths = [pair.tokens for pair in pairs]
+            job = Job(ticket, model.name, lengths, deadline.at, model.limits, caller, least=least)
             if count == len(groups) > 0:
                 self._learn_typical(model, caller, job.remaining_s / count)
-            submitted = Submitted(job, count, now, self._queue.ends_at(job, free_at))
+            submitted = Submitted(job, ends, now, self._queue.ends_at(job, free_at))
             displaced = admission.admit(self._queue, job, now, free_at)
             if displaced is not None:
                 self._displace(displaced)

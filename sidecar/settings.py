@@ -188,8 +188,8 @@ class PolicySettings(Section):
         10,
         ge=1,
         le=10_000,
-        description="The window may shrink to this (PARTIAL) before a call that cannot end in time is refused; null: "
-        "never. The default is no more than the window.",
+        description="The window may shrink to this (PARTIAL) before a call that cannot end in time is refused, and so "
+        "many hits are an answer when the budget ends; null: never. The default is no more than the window.",
     )
     budget_ms: int = Field(
         300, ge=1, le=600_000, description="Whole time in the sidecar, the engine's search included."

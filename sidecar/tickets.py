@@ -1,6 +1,7 @@
 """What a caller of the scheduler waits for, and what it is given."""
 
 import asyncio
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -43,7 +44,11 @@ class Ticket:
         """Take the scores of some pairs, which took so long together; the last one answers."""
         self.scores[pairs] = scores
         self.device_s += took_s
-        self.missing -= len(pairs)
+        self.do_without(len(pairs))
+
+    def do_without(self, pairs: int) -> None:
+        """So many pairs will not be scored; where no others are missing, this answers."""
+        self.missing -= pairs
         if self.missing == 0:
             self._answer(self.future.set_result, self.scores)
 
@@ -69,8 +74,9 @@ def sample_job(model: LoadedModel, loop: asyncio.AbstractEventLoop, deadline: fl
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """Scores of the pairs of the first ``groups`` groups; how long the job waited for the device, how long it then took
-    until the last score, and how much of that the device worked for it, all in milliseconds."""
+    """Scores of the pairs of the first ``groups`` groups, all unless the job had to be shortened; how long it waited
+    for the device, how long it then took until the last score, and how much of that the device worked for it, all in
+    milliseconds."""
 
     scores: Scores
     groups: int
@@ -81,9 +87,19 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """A job in the queue: of how many groups, since when, and when it is predicted to end."""
+    """A job in the queue: where each of its groups ends among its pairs, since when, and its predicted end."""
 
     job: Job[Ticket]
-    groups: int
+    group_ends: Sequence[int]
     at: float
     ends_at: float
+
+    @property
+    def groups(self) -> int:
+        """How many groups it has."""
+        return len(self.group_ends)
+
+    @property
+    def kept_groups(self) -> int:
+        """How many are left of them, now that it may have been shortened."""
+        return bisect_right(self.group_ends, self.job.wanted)

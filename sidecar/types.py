@@ -135,10 +135,10 @@ class Ranking:
         """Exactly the order the candidates came in."""
         return cls([Ranked(rank) for rank in range(count)], outcome, reason, detail)
 
-    def partial(self, scored: int) -> "Ranking":
-        """The same order, said to be that of the first ``scored`` candidates alone."""
+    def partial(self, scored: int, reason: Reason) -> "Ranking":
+        """The same order, said to be that of the first ``scored`` candidates alone, and why."""
         detail = f"only the first {scored} candidates with text could be scored in time"
-        return replace(self, outcome=Outcome.PARTIAL, reason=Reason.OVERLOADED, detail=detail)
+        return replace(self, outcome=Outcome.PARTIAL, reason=reason, detail=detail)
 
     @property
     def scored(self) -> int:

@@ -8,7 +8,7 @@ from sidecar.cosines import Cosines
 from sidecar.errors import NonFiniteScore
 from sidecar.pair_scores import PairScores
 from sidecar.policy import Plan
-from sidecar.types import Outcome, Ranked, Ranking
+from sidecar.types import Outcome, Ranked, Ranking, Reason
 
 _REST = "; the others are in the order of cosine and engine"
 
@@ -70,8 +70,8 @@ def _beside(best: Mapping[int, Ranked], cosine: Mapping[int, float]) -> dict[int
 
 def _partial(ranked: Ranking, scored: PairScores, rest: int) -> Ranking:
     """An order that the model had a say in for a part only, or for nothing."""
-    if scored.late:
+    if scored.late and not scored.groups:
         detail = f"{scored.late}: no candidate was scored, and {rest} are in the order of cosine and engine"
         return replace(ranked, outcome=Outcome.PARTIAL, reason=scored.late.reason, detail=detail)
-    partial = ranked.partial(scored.groups)
+    partial = ranked.partial(scored.groups, scored.late.reason if scored.late else Reason.OVERLOADED)
     return replace(partial, detail=partial.detail + _REST) if rest else partial

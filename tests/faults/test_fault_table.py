@@ -241,7 +241,8 @@ class TestScoreStage:
                 got = await way(client)
             await assert_engines_order(got, "ORIGINAL_ORDER", reason)
             scorer.fault = None
-            assert (await way(client)).outcome == "RERANKED"
+            again = await way(client)
+            assert again.outcome == "RERANKED", f"{again.reason}: {again.meta.detail}"
 
     async def test_a_list_of_the_right_length_is_as_good_as_an_array(self, serve: Serve) -> None:
         scorer = WordOverlapScorer(fault=returning(lambda count: [float(number) for number in range(count)]))

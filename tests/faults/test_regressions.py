@@ -250,7 +250,7 @@ async def test_a_batch_is_bounded_in_time(serve: Serve) -> None:
     """hindsight#3355 again: who has waited long enough costs the device one short batch more, not the whole job."""
     scorer = WordOverlapScorer(seconds_per_token=0.001)
     cost = CostModel(overhead_s=1e-4, token_s=0.0003)  # a third of what it really takes, so that the job is admitted
-    configured = settings({"budget_ms": 200}, models={"default": {"max_batch_ms": 10}})
+    configured = settings({"budget_ms": 200, "min_rank_window_size": None}, models={"default": {"max_batch_ms": 10}})
     async with serve(scorer, cost=cost, configured=configured) as (client, _):
         got = reply(await client.rerank("q", ["one two three"] * 60))
         scored = scorer.pairs_scored
@@ -258,6 +258,22 @@ async def test_a_batch_is_bounded_in_time(serve: Serve) -> None:
         assert scorer.pairs_scored - scored <= 7
     assert (got.outcome, got.reason) == ("ORIGINAL_ORDER", "BUDGET_EXHAUSTED")
     assert scorer.pairs_scored < 60
+
+
+async def test_what_was_scored_before_the_budget_ended_is_not_lost(serve: Serve) -> None:
+    """A device that has become three times slower scores a beginning of the window, and that is ordered."""
+    scorer = WordOverlapScorer(seconds_per_token=0.001)
+    cost = CostModel(overhead_s=1e-4, token_s=0.0003)  # a third of what it really takes, so that the job is admitted
+    configured = settings({"budget_ms": 200, "min_rank_window_size": 10}, models={"default": {"max_batch_ms": 10}})
+    texts = [*["one two three"] * 5, "the query is here", *["one two three"] * 54]
+    async with serve(scorer, cost=cost, configured=configured) as (client, _):
+        got = reply(await client.rerank("query", texts))
+    assert (got.outcome, got.reason) == ("PARTIAL", "BUDGET_EXHAUSTED")
+    scored = [result.original_rank for result in got.results if result.HasField("relevance_score")]
+    assert sorted(scored) == list(range(len(scored))), "a beginning of the window"
+    assert 10 <= len(scored) == got.meta.scored < 60
+    assert [result.original_rank for result in got.results] == [5, *range(5), *range(6, 60)]
+    assert f"the first {len(scored)} " in got.meta.detail
 
 
 class TestGovUk:

@@ -36,6 +36,36 @@ def test_every_batch_keeps_its_limits(jobs: list[tuple[list[int], float, str]]) 
         assert LIMITS.fits(len(batch.pairs), batch.length)
 
 
+@given(JOBS, st.integers(1, 10), st.floats(0.5, 4))
+def test_a_shortened_job_scores_a_beginning_and_never_less_than_is_needed(
+    jobs: list[tuple[list[int], float, str]], least: int, slower: float
+) -> None:
+    """Whatever is taken, given up or left, no pair counts twice."""
+    queue: Queue[int] = Queue(10_000)
+    all_jobs = [
+        Job(number, model, lengths, deadline / 50, LIMITS, least=least)
+        for number, (lengths, deadline, model) in enumerate(jobs)
+    ]
+    for job in all_jobs:
+        queue.add(job)
+    clock, given_up, taken, lost = 0.0, Counter[int](), Counter[tuple[int, int]](), set[int]()
+    while len(queue):
+        for job, pairs in queue.shorten(clock):
+            given_up[job.key] += pairs
+        lost |= {job.key for job in queue.late(clock)}
+        batch = queue.take(clock)
+        if batch:
+            clock += slower * batch.predicted_s
+            taken.update((job.key, pair) for job, pair in batch.pairs)
+    assert set(taken.values()) <= {1}
+    for job in all_jobs:
+        scored = {pair for key, pair in taken if key == job.key}
+        assert job.wanted >= min(least, len(job.lengths))
+        if job.key not in lost:
+            assert scored >= set(range(job.wanted))
+            assert len(scored) + given_up[job.key] == len(job.lengths)
+
+
 @given(st.lists(st.tuples(st.lists(st.integers(1, 600), min_size=1, max_size=30), st.floats(0.01, 5)), max_size=8))
 def test_on_an_exact_device_no_admitted_job_is_late(arrivals: list[tuple[list[int], float]]) -> None:
     """All arrive at once; what is behind an earlier deadline is counted, and no filler eats its time."""

@@ -144,6 +144,52 @@ def test_jobs_that_can_no_longer_end_in_time_are_taken_out() -> None:
     assert queue.pairs == 1
 
 
+class TestShortened:
+    """Jobs for which the scores of the first pairs are an answer; 0.11 s a pair, each a batch of its own."""
+
+    @staticmethod
+    def job(*lengths: int, least: int, deadline: float = 100.0, key: str = "") -> Job[str]:
+        return Job(key, "m", lengths, deadline, limits(max_batch_tokens=1), least=least)
+
+    def test_the_pairs_that_are_needed_go_first_and_ever_larger_portions_behind_them(self) -> None:
+        lengths = [10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 96]
+        assert self.job(*lengths, least=2).waiting == [1, 0, 7, 6, 5, 4, 3, 2, 10, 9, 8]
+        assert self.job(*lengths, least=11).waiting == job(*lengths).waiting == list(range(10, -1, -1))
+
+    def test_portions_that_would_be_late_are_given_up_from_the_end(self) -> None:
+        queue: Queue[str] = Queue(100)
+        late = self.job(*[100] * 10, least=2, deadline=1.0)
+        queue.add(late)
+        assert queue.shorten(now=0.0) == [], "1.1 s: an optimist expects 0.99 s"
+        assert queue.shorten(now=0.1) == [(late, 2)]
+        assert (late.wanted, len(late.waiting)) == (8, 8)
+        assert queue.shorten(now=0.5) == [(late, 6)]
+        assert (late.wanted, late.waiting) == (2, [0, 1])
+        assert queue.shorten(now=0.9) == []
+        assert queue.late(now=0.9) == [late], "even what is needed would be late"
+
+    def test_what_was_on_the_device_is_enough_when_nothing_else_can_end_in_time(self) -> None:
+        queue: Queue[str] = Queue(100)
+        late = self.job(*[100] * 4, least=1, deadline=1.0)
+        queue.add(late)
+        assert queue.take(0.0) is not None
+        assert queue.shorten(now=0.95) == [(late, 3)]
+        assert (late.wanted, late.waiting, len(queue)) == (1, [], 0)
+
+    def test_a_job_that_was_shortened_leaves_the_time_to_those_behind_it(self) -> None:
+        queue: Queue[str] = Queue(100)
+        queue.add(self.job(*[100] * 8, least=2, deadline=0.5, key="long"))
+        queue.add(self.job(*[100] * 2, least=2, deadline=0.6, key="short"))
+        assert [(one.key, pairs) for one, pairs in queue.shorten(now=0.0)] == [("long", 6)]
+        assert queue.late(now=0.0) == []
+
+    def test_one_that_is_needed_whole_is_left_as_it_is(self) -> None:
+        queue: Queue[str] = Queue(100)
+        queue.add(job(100, 100, deadline=0.1))
+        assert queue.shorten(now=0.0) == []
+        assert queue.pairs == 2
+
+
 @pytest.mark.parametrize(("waiting", "more", "room"), [(0, 100, True), (60, 40, True), (60, 41, False)])
 def test_the_queue_is_bounded_in_pairs(waiting: int, more: int, room: bool) -> None:
     queue: Queue[str] = Queue(100)

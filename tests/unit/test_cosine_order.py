@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from sidecar.cosines import NONE, Cosines
-from sidecar.errors import Overloaded
+from sidecar.errors import BudgetExhausted, Fallback, Overloaded
 from sidecar.pair_scores import PairScores
 from sidecar.policy import Plan, plan
 from sidecar.ranking import applied, order
@@ -60,7 +60,7 @@ def planned(*, order_rest: bool = False) -> Plan:
 
 
 def ranked(
-    scores: Sequence[float], groups: int, cosines: Mapping[int, Sequence[float]], late: Overloaded | None = None
+    scores: Sequence[float], groups: int, cosines: Mapping[int, Sequence[float]], late: Fallback | None = None
 ) -> Ranking:
     near = Cosines("v", cosines) if cosines else NONE
     return ranking_of(SCORES, planned(order_rest=True), PASSAGES, PairScores(scores, groups, late), near, "m")
@@ -98,6 +98,12 @@ def test_an_overloaded_model_leaves_the_order_to_the_cosine() -> None:
 def test_without_scores_and_cosines_it_is_the_models_failure() -> None:
     with pytest.raises(Overloaded, match="too much"):
         ranked([], 0, {}, Overloaded("too much to do"))
+
+
+def test_what_was_scored_before_it_was_too_late_counts() -> None:
+    found = ranked([0.0, 2.0, 5.0], 2, {}, BudgetExhausted("the budget ended"))
+    assert (found.outcome, found.reason, found.scored) == (Outcome.PARTIAL, Reason.BUDGET_EXHAUSTED, 2)
+    assert found.detail.startswith("only the first 2 candidates")
 
 
 def test_a_cosine_that_is_no_number_is_none() -> None:

@@ -172,6 +172,19 @@ async def test_under_load_windows_shrink_before_jobs_are_refused_and_say_how_far
     assert all(isinstance(end, (Scored, Overloaded, BudgetExhausted)) for end in ends)
 
 
+async def test_a_job_that_turns_out_to_be_late_ends_in_time_with_its_first_documents(scheduler: Scheduler) -> None:
+    """The device takes three times what was predicted: two documents of two passages each are needed."""
+    scorer = WordOverlapScorer(seconds_per_token=3e-3)
+    slowed = LoadedModel.of("default", scorer, CostModel(0, 1e-3), ModelSettings(max_batch_ms=8))
+    passages = [[scorer.encode("apple", ["apple pear"])[0]] * 2 for _ in range(20)]
+    started = time.monotonic()
+    scored = await score(scheduler, slowed, passages, within(0.3), min_groups=2)
+    assert time.monotonic() - started < 0.3
+    assert 2 <= scored.groups < 20
+    assert scored.scores.tolist() == [1.0] * (2 * scored.groups)
+    assert scorer.pairs_scored < 40
+
+
 async def test_metrics_tell_the_devices_time_what_was_wasted_and_how_good_predictions_were() -> None:
     metrics = Metrics()
     one = Scheduler(1000, metrics)
