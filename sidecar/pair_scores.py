@@ -62,7 +62,7 @@ class _Flown:
     of_groups: int
 
 
-_Reach = tuple[Sequence[Sequence[Key]], BudgetExhausted | None]
+_Reach = tuple[Sequence[Sequence[Key]], Fallback | None]
 """The groups that a call covers: all, or the first ones where there was time for no more; and why no more, where that
 showed only when they were under way."""
 
@@ -91,18 +91,18 @@ class PairScorer:
 
         Raises:
             Overloaded: there is no time for all, or for ``min_groups``.
-            BudgetExhausted: the job could no longer end in time.
+            BudgetExhausted: the job could no longer end in time, nor so much of it as is enough.
             ModelError: the scorer raised or miscounted, or its thread has ended.
         """
         known = dict(job.known)
         try:
             async with asyncio.timeout(terms.settles_at.remaining_s() if terms.settles_at else None):
                 groups, late = await self._all(job, known, terms)
-        except (BudgetExhausted, TimeoutError):
+        except TimeoutError:
             late = BudgetExhausted("the budget ended before all scores were there")
-            groups = job.groups[: _covered(job.groups, known)]
-            if terms.settles_at is None or len(groups) < (terms.min_groups or 1):
-                raise late from None
+            groups = _settled(job, known, terms, late)
+        except (BudgetExhausted, Overloaded) as given_up:
+            late, groups = given_up, _settled(job, known, terms, given_up)
         return PairScores([known[key] for group in groups for key in group], len(groups), late)
 
     async def _all(self, job: PairJob, known: dict[Key, float], terms: Terms) -> _Reach:
@@ -139,13 +139,7 @@ class PairScorer:
         rows = [[job.pairs[key] for key in keys] for keys in wanted.values()]
         min_groups = terms.min_groups
         least = min_groups and max(1, sum(place < min_groups for place in wanted))
-        try:
-            submitted = self._scheduler.submit(job.model, rows, terms.deadline, least, terms.caller)
-        except Overloaded:
-            covered = _covered(groups, known)
-            if min_groups is None or covered < min_groups:
-                raise
-            return groups[:covered], None
+        submitted = self._scheduler.submit(job.model, rows, terms.deadline, least, terms.caller)
         flight = _Flight(terms.deadline)
         try:
             scored = await self._flown(flight, list(wanted.values())[: submitted.groups], submitted, terms)
@@ -208,6 +202,15 @@ def _wanted(groups: Sequence[Sequence[Key]], there: set[Key]) -> dict[int, list[
             wanted[place] = keys
             there.update(keys)
     return wanted
+
+
+def _settled(job: PairJob, known: Mapping[Key, float], terms: Terms, late: Fallback) -> Sequence[Sequence[Key]]:
+    """The first groups, as far as their scores are there; raises ``late`` where those are not enough."""
+    covered = _covered(job.groups, known)
+    settles = terms.min_groups or terms.settles_at
+    if not settles or covered < (terms.min_groups or 1):
+        raise late from None
+    return job.groups[:covered]
 
 
 def _covered(groups: Sequence[Sequence[Key]], known: Iterable[Key]) -> int:
