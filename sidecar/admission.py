@@ -2,7 +2,9 @@
 
 A caller alone may use everything. Where a job does not fit, those who hold more than its caller would give up their
 last jobs for it, so that in the end all hold the same or have all they want ("longest queue drop", Wei, Coyle and
-Hsiao, 1991). Nothing is remembered of callers but their waiting jobs, so nobody can make it grow.
+Hsiao, 1991). Before a job is refused that is no more than its call needs, waiting jobs with more pairs that need not
+have them all give some up: rather fewer hits for each call than none for some. Nothing is remembered of callers but
+their waiting jobs, so nobody can make it grow.
 """
 
 from collections import defaultdict
@@ -14,6 +16,8 @@ from sidecar.job_queue import Queue
 
 _MOST_DISPLACED = 32
 """A job is not worth more of others than these."""
+_MOST_PORTIONS = 16
+"""Nor more of their portions than these."""
 
 
 def admit(queue: Queue[Key], job: Job[Key], now: float, free_at: float) -> list[Job[Key]] | None:
@@ -30,6 +34,45 @@ def admit(queue: Queue[Key], job: Job[Key], now: float, free_at: float) -> list[
     spared = [other for other in out if _spares(queue, job, other, now, free_at)]
     queue.add(job)
     return [other for other in out if other not in spared]
+
+
+def squeeze_in(queue: Queue[Key], job: Job[Key], now: float, free_at: float) -> list[tuple[Job[Key], int]] | None:
+    """Let a job wait that fits once others of its model have given up pairs, those with the most to give first; or
+    return None and change nothing. Returned are those others, and how many pairs each gave up."""
+    if not could_squeeze_in(queue, job, free_at):
+        return None
+    rivals = _rivals(queue, job)
+    before = {one: (one.waiting, one.wanted) for one in rivals}
+    for _ in range(_MOST_PORTIONS):
+        if not max(rivals, key=lambda one: one.spare_pairs).give_up_portion():
+            break
+        if fits(queue, job, now, free_at):
+            queue.drop_done()
+            queue.add(job)
+            given_up = ((one, len(waiting) - len(one.waiting)) for one, (waiting, _) in before.items())
+            return [(one, pairs) for one, pairs in given_up if pairs]
+    for one, (waiting, wanted) in before.items():
+        if one.wanted != wanted:
+            one.wanted = wanted
+            one.keep(waiting)
+    return None
+
+
+def could_squeeze_in(queue: Queue[Any], job: Job[Any], free_at: float) -> bool:
+    """Whether a job would end in time if others gave up all that they need not have; roughly, as lengths differ."""
+    spare_s = sum(one.remaining_s * one.spare_pairs / len(one.waiting) for one in _rivals(queue, job))
+    return spare_s > 0 and queue.ends_at(job, free_at) - spare_s < job.deadline
+
+
+def _rivals(queue: Queue[Key], job: Job[Key]) -> list[Job[Key]]:
+    """Jobs of the same model with more pairs than this one, of its own caller or of one that has as much waiting."""
+    jobs, held = queue.of(job.model), defaultdict[tuple[str, ...], float](float)
+    for one in jobs:
+        held[one.caller[:1]] += one.remaining_s
+    own = job.caller[:1]
+    least = held[own] + job.remaining_s
+    giving = {caller for caller, seconds in held.items() if caller == own or seconds >= least}
+    return [one for one in jobs if one.wanted > len(job.lengths) and one.caller[:1] in giving]
 
 
 def could_admit(queue: Queue[Any], job: Job[Any], now: float, free_at: float) -> bool:

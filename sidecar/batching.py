@@ -112,7 +112,7 @@ class Load:
         return self.pass_s + self.rows_s if self.pairs else 0.0
 
 
-_GROWTH = 4
+_GROWTH = 2
 """A portion of a job ends at so many times the pairs that the one before it ends at."""
 
 SPARE_TIME = ("spare time",)
@@ -166,19 +166,29 @@ class Job(Generic[Key]):
             end *= _GROWTH
         return end
 
-    def shorten(self, seconds: float) -> int:
-        """Give up the last portions that wait, as far as the rest would take more than ``seconds``; how many pairs.
+    @property
+    def spare_pairs(self) -> int:
+        """How many of the waiting pairs could be given up."""
+        return sum(pair >= self.least for pair in self.waiting) if self.least else 0
 
-        What is on the device already, and the ``least`` that is needed, is not given up.
+    def give_up_portion(self) -> int:
+        """Give up the last portion that waits: how many pairs; 0 where it is the one that is needed.
+
+        What is on the device already is not given up.
         """
-        before = len(self.waiting)
-        while self.waiting and self.remaining_s >= seconds:
-            end = self._ends_of(self.waiting[-1])
-            if end == (self.least or end):
-                break
-            self.wanted = end // _GROWTH
-            self.keep([pair for pair in self.waiting if pair < self.wanted])
+        end = self._ends_of(self.waiting[-1]) if self.waiting else 0
+        if end <= (self.least or end):
+            return 0
+        before, self.wanted = len(self.waiting), end // _GROWTH
+        self.keep([pair for pair in self.waiting if pair < self.wanted])
         return before - len(self.waiting)
+
+    def shorten(self, seconds: float) -> int:
+        """Give up the last portions that wait, as far as the rest would take more than ``seconds``; how many pairs."""
+        given_up = 0
+        while self.remaining_s >= seconds and (pairs := self.give_up_portion()):
+            given_up += pairs
+        return given_up
 
     def keep(self, waiting: list[int]) -> None:
         """Let only these pairs wait, in this order."""

@@ -125,7 +125,7 @@ class Device:
         would be late never reaches the device; needs the lock."""
         for job, pairs in self._queue.shorten(self._clock()):
             self._metrics.shed_pairs.labels("late").inc(pairs)
-            job.key.do_without(pairs)
+            job.key.do_without(pairs, BudgetExhausted("the budget was too short for all"))
         for job in self._queue.late(self._clock()):
             self._metrics.shed_pairs.labels("late").inc(len(job.waiting))
             job.key.fail(BudgetExhausted("the job could no longer end within its budget"))

@@ -84,9 +84,13 @@ class Queue(Generic[Key]):
         pairs. One whose last waiting pair is gone leaves the queue."""
         shortened = [(job, pairs) for jobs in self._jobs.values() for job, pairs in _shortened(jobs, now)]
         if shortened:
-            self._jobs = {model: [job for job in jobs if job.waiting] for model, jobs in self._jobs.items()}
-            self._drop_empty()
+            self.drop_done()
         return shortened
+
+    def drop_done(self) -> None:
+        """Let the jobs leave of which no pair waits any more."""
+        self._jobs = {model: [job for job in jobs if job.waiting] for model, jobs in self._jobs.items()}
+        self._drop_empty()
 
     def late(self, now: float) -> list[Job[Key]]:
         """Take out the jobs that can no longer end in time behind those before them: the device does no wasted work."""
@@ -103,8 +107,7 @@ class Queue(Generic[Key]):
         wanted = [model for model, jobs in self._jobs.items() if not all(job.is_spare for job in jobs)]
         model = self.shares.pick(wanted or self._jobs)
         batch = next_batch(self._jobs[model], now)
-        self._jobs[model] = [job for job in self._jobs[model] if job.waiting]
-        self._drop_empty()
+        self.drop_done()
         if not batch.pairs[0][0].is_spare:  # or who reads for later would leave half of the device to who is asked now
             self.shares.charge(model, batch.predicted_s, now)
         return batch

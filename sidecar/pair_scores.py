@@ -55,11 +55,11 @@ class _Flight:
 
 @dataclass(frozen=True, slots=True)
 class _Flown:
-    """The scores of a job's pairs, and how many of its groups they are, and were to be."""
+    """The scores of a job's pairs, how many of its groups they are, and why not more, if it was shortened."""
 
     scores: Mapping[Key, float]
     groups: int
-    of_groups: int
+    late: Fallback | None
 
 
 _Reach = tuple[Sequence[Sequence[Key]], Fallback | None]
@@ -146,8 +146,8 @@ class PairScorer:
         finally:
             known.update(flight.scores)
         known.update(scored.scores)
-        late = None if scored.groups == scored.of_groups else BudgetExhausted("the budget ended before all were scored")
-        return (groups if scored.groups == len(wanted) else groups[: list(wanted)[scored.groups]]), late
+        covered = groups if scored.groups == len(wanted) else groups[: list(wanted)[scored.groups]]
+        return covered, scored.late
 
     async def _flown(
         self, flight: _Flight, wanted: Sequence[Sequence[Key]], submitted: Submitted, terms: Terms
@@ -163,7 +163,7 @@ class PairScorer:
             terms.watch.record("device", scored.device_ms)
             done = [key for group in wanted[: scored.groups] for key in group]
             found = dict(zip(done, scored.scores.tolist(), strict=True))
-            return _Flown(found, scored.groups, submitted.groups)
+            return _Flown(found, scored.groups, scored.late)
         finally:
             flight.scores.update(_finished(keys, submitted))
             if self.keeps:

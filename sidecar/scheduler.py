@@ -170,11 +170,13 @@ class Scheduler:
         free_at = max(now, self._device.free_at)
         if not len(self._queue):
             return free_at >= deadline.at
-        least: Job[None] = Job(None, model.name, [1], deadline.at, model.limits, caller)
-        least_s, kind = least.remaining_s, _kind(model, caller)
+        least: Job[None] = Job(None, model.name, [1] * max(1, documents), deadline.at, model.limits, caller)
+        least_s, kind = model.limits.predict_s(1, 1), _kind(model, caller)
         typical_s = self._typical_s.get(kind, 0.0) * documents
         least.remaining_s = max(least_s, _LEAST_OF_TYPICAL * typical_s)
-        if admission.could_admit(self._queue, least, now, free_at):
+        if admission.could_admit(self._queue, least, now, free_at) or admission.could_squeeze_in(
+            self._queue, least, free_at
+        ):
             return False
         if least.remaining_s > least_s:
             self._typical_s[kind] *= _TYPICAL_DOUBT
@@ -227,10 +229,10 @@ class Scheduler:
             self._forget(submitted.job)
         now, started = self._clock(), ticket.started_at or submitted.at
         self._metrics.observe_job(submitted.job.model, submitted.ends_at - submitted.at, now - submitted.at)
-        times_s = started - submitted.at, now - started, ticket.device_s
+        queue_ms, score_ms, device_ms = (1e3 * s for s in (started - submitted.at, now - started, ticket.device_s))
         groups = submitted.kept_groups
         kept = submitted.group_ends[groups - 1] if groups else 0
-        return Scored(scores[:kept], groups, *(seconds * 1e3 for seconds in times_s))
+        return Scored(scores[:kept], groups, queue_ms, score_ms, device_ms, ticket.late)
 
     def _admit(
         self,
@@ -257,6 +259,9 @@ class Scheduler:
             if displaced is not None:
                 self._displace(displaced)
                 return submitted
+        if min_groups and (shortened := admission.squeeze_in(self._queue, job, now, free_at)):
+            self._shorten(shortened)
+            return submitted
         has_room = self._queue.has_room(len(pairs))
         if has_room and self._probes(job):
             self._queue.add(job)
@@ -276,6 +281,11 @@ class Scheduler:
         for job in jobs:
             self._metrics.shed_pairs.labels("displaced").inc(len(job.waiting))
             job.key.fail(Overloaded("its caller has more waiting than another one, whose job came"))
+
+    def _shorten(self, jobs: Sequence[tuple[Job[Ticket], int]]) -> None:
+        for job, pairs in jobs:
+            self._metrics.shed_pairs.labels("displaced").inc(pairs)
+            job.key.do_without(pairs, Overloaded("others came whose jobs would not have fitted else"))
 
     def _probes(self, job: Job[Ticket]) -> bool:
         """Whether to try a job that is predicted to be late, since nothing else would ever correct the prediction.

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from sidecar.batching import Job
+from sidecar.errors import Fallback
 from sidecar.loaded import LoadedModel
 from sidecar.scoring.base import Pair, Scores
 
@@ -25,6 +26,8 @@ class Ticket:
     started_at: float | None = field(default=None, init=False)
     device_s: float = field(default=0.0, init=False)
     """Its part of the device's time so far."""
+    late: Fallback | None = field(default=None, init=False)
+    """Why some pairs will not be scored, if so."""
     _answered: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
@@ -44,10 +47,14 @@ class Ticket:
         """Take the scores of some pairs, which took so long together; the last one answers."""
         self.scores[pairs] = scores
         self.device_s += took_s
-        self.do_without(len(pairs))
+        self._count_down(len(pairs))
 
-    def do_without(self, pairs: int) -> None:
+    def do_without(self, pairs: int, why: Fallback) -> None:
         """So many pairs will not be scored; where no others are missing, this answers."""
+        self.late = why
+        self._count_down(pairs)
+
+    def _count_down(self, pairs: int) -> None:
         self.missing -= pairs
         if self.missing == 0:
             self._answer(self.future.set_result, self.scores)
@@ -74,15 +81,16 @@ def sample_job(model: LoadedModel, loop: asyncio.AbstractEventLoop, deadline: fl
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """Scores of the pairs of the first ``groups`` groups, all unless the job had to be shortened; how long it waited
-    for the device, how long it then took until the last score, and how much of that the device worked for it, all in
-    milliseconds."""
+    """Scores of the pairs of the first ``groups`` groups; how long the job waited for the device, how long it then took
+    until the last score, and how much of that the device worked for it, all in milliseconds. ``late`` says why these
+    are not all groups, where the job was shortened."""
 
     scores: Scores
     groups: int
     queue_ms: float
     score_ms: float
     device_ms: float
+    late: Fallback | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,82 @@
+"""Who gives up pairs for a job that would be refused else: 1 ms a token and 10 ms a pass, a pair of 90 tokens each."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from sidecar import admission
+from sidecar.batching import Job, Limits
+from sidecar.job_queue import Queue
+
+LIMITS = Limits(1, 10.0, lambda pairs, length: 0.010 + 0.001 * pairs * length)
+"""Each pair is a pass of its own, of 0.1 s."""
+
+
+def job(pairs: int, deadline: float, *, least: int | None = None, caller: str = "one", key: str = "") -> Job[str]:
+    return Job(key, "m", [90] * pairs, deadline, LIMITS, (caller, "policy"), least=least)
+
+
+def queued(*jobs: Job[str]) -> Queue[str]:
+    queue: Queue[str] = Queue(1000)
+    for one in jobs:
+        queue.add(one)
+    return queue
+
+
+def squeezed(queue: Queue[str], one: Job[str], now: float = 0.0) -> list[tuple[str, int]] | None:
+    assert admission.admit(queue, one, now, free_at=now) is None, "it does not fit as it is"
+    found = admission.squeeze_in(queue, one, now, free_at=now)
+    return None if found is None else [(other.key, pairs) for other, pairs in found]
+
+
+def test_those_with_the_most_pairs_give_some_up_until_the_job_fits() -> None:
+    large, small = job(40, 6.5, least=5, key="large"), job(20, 6.6, least=5, key="small")
+    queue, new = queued(large, small), job(5, 6.7, least=5, key="new")
+    assert squeezed(queue, new) == [("large", 20)]
+    assert (large.wanted, len(large.waiting), small.wanted) == (20, 20, 20)
+    assert queue.of("m") == [large, small, new]
+    more = [job(5, 6.8, least=5) for _ in range(8)]
+    for one in more:
+        if admission.admit(queue, one, 0.0, free_at=0.0) is None:
+            assert admission.squeeze_in(queue, one, 0.0, free_at=0.0) is not None
+    assert queue.ends_at(job(1, 9.0), 0.0) < 6.8
+    assert min(one.wanted for one in queue) >= 5
+
+
+def test_what_is_on_the_device_already_is_not_given_up() -> None:
+    begun = job(10, 1.1, least=5, key="begun")
+    queue = queued(begun)
+    for _ in range(5):
+        queue.take(0.0)
+    assert squeezed(queue, job(2, 1.15, least=2), now=0.5) == [("begun", 5)]
+    assert len(queue) == 1, "the new one alone waits"
+    assert begun.wanted == 5
+
+
+def unchanged(queue: Queue[str], one: Job[str]) -> None:
+    before = [(other, other.waiting, other.wanted, round(other.remaining_s, 6)) for other in queue]
+    assert squeezed(queue, one) is None
+    assert [(other, other.waiting, other.wanted, round(other.remaining_s, 6)) for other in queue] == before
+
+
+@pytest.mark.parametrize(
+    "there",
+    [
+        [job(10, 1.2)],
+        [job(10, 1.2, least=10)],
+        [job(4, 0.5, least=1), job(4, 1.1, least=1)],
+        [job(10, 1.2, least=5, caller="light"), *[job(2, 1.3, least=2) for _ in range(6)]],
+    ],
+    ids=["needed whole", "no more than is needed", "no larger ones", "of a caller who has less"],
+)
+def test_nothing_changes_where_nobody_has_pairs_to_give(there: Sequence[Job[str]]) -> None:
+    unchanged(queued(*there), job(5, 1.25, least=5))
+
+
+def test_nothing_changes_where_all_that_can_be_given_is_not_enough() -> None:
+    unchanged(queued(job(20, 2.3, least=15)), job(10, 2.0, least=10))
+
+
+def test_of_a_caller_who_has_more_the_others_pairs_are_taken() -> None:
+    greedy = job(40, 4.5, least=5, caller="greedy", key="greedy")
+    assert admission.squeeze_in(queued(greedy), job(5, 4.4, least=5, caller="modest"), 0.0, 0.0) == [(greedy, 20)]
