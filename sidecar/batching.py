@@ -5,6 +5,7 @@ pairs end to end has none to lose, and takes any. What room is left is filled fr
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, field
@@ -168,8 +169,9 @@ class Job(Generic[Key]):
 
     @property
     def spare_pairs(self) -> int:
-        """How many of the waiting pairs could be given up."""
-        return sum(pair >= self.least for pair in self.waiting) if self.least else 0
+        """How many of the waiting pairs could be given up; those that are needed stand before them."""
+        least = self.least
+        return len(self.waiting) - bisect_left(self.waiting, True, key=lambda pair: pair >= least) if least else 0
 
     def give_up_portion(self) -> int:
         """Give up the last portion that waits: how many pairs; 0 where it is the one that is needed.
