@@ -37,42 +37,51 @@ def admit(queue: Queue[Key], job: Job[Key], now: float, free_at: float) -> list[
 
 
 def squeeze_in(queue: Queue[Key], job: Job[Key], now: float, free_at: float) -> list[tuple[Job[Key], int]] | None:
-    """Let a job wait that fits once others of its model have given up pairs, those with the most to give first; or
-    return None and change nothing. Returned are those others, and how many pairs each gave up."""
+    """Let a job wait that fits once others of its model have given up pairs; or return None and change nothing.
+
+    Those due before it give first, of these the one with the most to give. Returned are they, and how many pairs each
+    gave up.
+    """
     if not could_squeeze_in(queue, job, free_at):
         return None
-    rivals = _rivals(queue, job)
-    before = {one: (one.waiting, one.wanted) for one in rivals}
+    before: dict[Job[Key], tuple[list[int], int]] = {}
     for _ in range(_MOST_PORTIONS):
-        if not max(rivals, key=lambda one: one.spare_pairs).give_up_portion():
+        rivals = _rivals(queue, job)
+        if not rivals:
             break
+        rival = max(rivals, key=lambda one: (one.deadline <= job.deadline, one.spare_pairs))
+        before.setdefault(rival, (rival.waiting, rival.wanted))
+        rival.give_up_portion()
         if fits(queue, job, now, free_at):
             queue.drop_done()
             queue.add(job)
-            given_up = ((one, len(waiting) - len(one.waiting)) for one, (waiting, _) in before.items())
-            return [(one, pairs) for one, pairs in given_up if pairs]
+            return [(one, len(waiting) - len(one.waiting)) for one, (waiting, _) in before.items()]
     for one, (waiting, wanted) in before.items():
-        if one.wanted != wanted:
-            one.wanted = wanted
-            one.keep(waiting)
+        one.wanted = wanted
+        one.keep(waiting)
     return None
 
 
 def could_squeeze_in(queue: Queue[Any], job: Job[Any], free_at: float) -> bool:
     """Whether a job would end in time if others gave up all that they need not have; roughly, as lengths differ."""
-    spare_s = sum(one.remaining_s * one.spare_pairs / len(one.waiting) for one in _rivals(queue, job))
-    return spare_s > 0 and queue.ends_at(job, free_at) - spare_s < job.deadline
+    rivals = _rivals(queue, job)
+    if not rivals or free_at + job.remaining_s >= job.deadline:
+        return False
+    ahead = (one for one in rivals if one.deadline <= job.deadline)
+    spare_s = sum(one.remaining_s * one.spare_pairs / len(one.waiting) for one in ahead)
+    return queue.ends_at(job, free_at) - spare_s < job.deadline
 
 
 def _rivals(queue: Queue[Key], job: Job[Key]) -> list[Job[Key]]:
-    """Jobs of the same model with more pairs than this one, of its own caller or of one that has as much waiting."""
+    """Jobs of the same model that have pairs to give and more than this one, of its own caller or of one that has as
+    much waiting."""
     jobs, held = queue.of(job.model), defaultdict[tuple[str, ...], float](float)
     for one in jobs:
         held[one.caller[:1]] += one.remaining_s
     own = job.caller[:1]
     least = held[own] + job.remaining_s
     giving = {caller for caller, seconds in held.items() if caller == own or seconds >= least}
-    return [one for one in jobs if one.wanted > len(job.lengths) and one.caller[:1] in giving]
+    return [one for one in jobs if one.spare_pairs and one.wanted > len(job.lengths) and one.caller[:1] in giving]
 
 
 def could_admit(queue: Queue[Any], job: Job[Any], now: float, free_at: float) -> bool:

@@ -136,7 +136,7 @@ class App:
             await _close(fresh.values())
             raise
         if any(languages_of(new, policy) for policy in new.policies.values()):
-            await asyncio.to_thread(languages.identifier)
+            await asyncio.to_thread(languages.prepare)
         self._current.live = live
         for model in models:
             self.models.put(model)
@@ -336,7 +336,7 @@ class App:
         """Load all models, then let all be used: they share the device's thread, and loading would hold up scoring."""
         settings = self._settings
         if any(languages_of(settings, policy) for policy in settings.policies.values()):
-            await asyncio.get_running_loop().run_in_executor(None, languages.identifier)
+            await asyncio.to_thread(languages.prepare)
         wanted = settings.loaded_models
         loaded = [model for name, one in wanted.items() if (model := await self._load_one(name, one))]
         for model in loaded:

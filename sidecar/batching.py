@@ -158,7 +158,7 @@ class Job(Generic[Key]):
     @property
     def mostly_waits(self) -> bool:
         """Whether the device has had less than half of its pairs."""
-        return 2 * len(self.waiting) > len(self.lengths)
+        return 2 * len(self.waiting) > self.wanted
 
     def _ends_of(self, pair: int) -> int:
         """How many pairs come before the end of the portion that a pair is in."""
@@ -196,14 +196,17 @@ class Job(Generic[Key]):
         """Let only these pairs wait, in this order."""
         self.waiting = waiting
         lengths = [self.lengths[pair] for pair in waiting]
+        if self.least:  # batches are filled across portions, as if there were none
+            lengths.sort(reverse=True)
         self.remaining_s = sum(seconds for _, seconds in runs(lengths, self.limits))
 
-    def drop_run(self, pairs: int, seconds: float) -> None:
-        """Let all but the first so many wait, which :func:`runs` would cut as one run of ``seconds``.
+    def drop_run(self, pairs: Sequence[int], seconds: float) -> None:
+        """Let these wait no more, which :func:`runs` would cut as one run of ``seconds``.
 
         What remains need not be cut anew then, which would take most of the time between two batches.
         """
-        self.waiting = self.waiting[pairs:]
+        gone = set(pairs)
+        self.waiting = [pair for pair in self.waiting if pair not in gone]
         self.remaining_s = max(0.0, self.remaining_s - seconds) if self.waiting else 0.0
 
 
@@ -221,8 +224,7 @@ class Batch(Generic[Key]):
 
 
 def runs(lengths: Sequence[int], limits: Limits) -> Iterator[tuple[Sequence[int], float]]:
-    """Cut lengths into the runs that are batched together, each with its predicted seconds; descending ones make for
-    few."""
+    """Cut descending lengths into the runs that are batched together, each with its predicted seconds."""
     start, end = 0, 0
     while start < len(lengths):
         load = Load(limits, lengths[start])
@@ -266,16 +268,25 @@ def _joined(load: Load, job: Job[Key], longest_s: float) -> tuple[Load, list[int
 
 
 def _first_run(job: Job[Key]) -> tuple[Load, list[int]]:
-    """Move the longest pairs of ``job`` into a new batch, while they fit and are worth its padding."""
+    """Move the longest pairs of ``job`` into a new batch, while they fit and are worth its padding; with padding also
+    those of later portions that are as long, or each portion would end a batch."""
     load = Load(job.limits, job.lengths[job.waiting[0]])
     taken = list(takewhile(lambda pair: load.take(job.lengths[pair]), job.waiting))
-    job.drop_run(len(taken), load.predicted_s)
+    if job.least and not load.limits.packed and not load.full:
+        taken += [pair for pair in job.waiting[len(taken) :] if load.take(job.lengths[pair])]
+    job.drop_run(taken, load.predicted_s)
     return load, taken
 
 
 def _fill(load: Load, job: Job[Key], longest_s: float) -> list[int]:
-    """Move pairs of ``job`` into the batch while they fit, are worth its padding, and keep it within ``longest_s``."""
-    taken = [pair for pair in job.waiting if load.take(job.lengths[pair], longest_s)]
+    """Move pairs of ``job`` into the batch while they fit, are worth its padding, and keep it within ``longest_s``; but
+    none that can be given up while others that are needed stay."""
+    taken = []
+    for pair in job.waiting:
+        if load.take(job.lengths[pair], longest_s):
+            taken.append(pair)
+        elif job.least and pair < job.least:
+            break
     if taken:
         gone = set(taken)
         job.keep([pair for pair in job.waiting if pair not in gone])

@@ -123,10 +123,11 @@ class Device:
     def shed_late(self) -> None:
         """Shorten the jobs that can no longer end in time whole, and answer those that cannot even then, so that what
         would be late never reaches the device; needs the lock."""
-        for job, pairs in self._queue.shorten(self._clock()):
+        now = self._clock()
+        for job, pairs in self._queue.shorten(now):
             self._metrics.shed_pairs.labels("late").inc(pairs)
             job.key.do_without(pairs, BudgetExhausted("the budget was too short for all"))
-        for job in self._queue.late(self._clock()):
+        for job in self._queue.late(now):
             self._metrics.shed_pairs.labels("late").inc(len(job.waiting))
             job.key.fail(BudgetExhausted("the job could no longer end within its budget"))
 

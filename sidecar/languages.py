@@ -8,7 +8,8 @@ from functools import cache
 from itertools import islice
 from typing import Any
 
-from sidecar.errors import OtherLanguage
+from sidecar.errors import ModelError, OtherLanguage
+from sidecar.logs import log
 
 SURE = 0.01
 """Below this probability a text is taken not to be in a language. On query and three passages of sixteen collections no
@@ -20,6 +21,8 @@ _NO_LANGUAGE = "zxx"
 _PLAINLY_ENGLISH = frozenset(("the", "and", "with", "which", "from", "that", "this", "are", "for"))
 """Words of no other language; a text that has two of them need not be identified, which takes 0.4 ms."""
 
+_ADVICE = "it needs a writable temporary directory, such as /tmp, for a moment; or set `languages: null`"
+
 
 @cache
 def identifier() -> Any:
@@ -29,9 +32,26 @@ def identifier() -> Any:
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
 
 
+def prepare() -> None:
+    """Load the identifier ahead of the first call. Where it cannot be loaded that is logged, and tried by each call."""
+    try:
+        identifier()
+    except OSError as error:
+        log.error("language_identifier_failed", error=str(error), advice=_ADVICE)
+
+
 def check(query: str, passages: Iterable[Sequence[str]], known: Collection[str]) -> None:
-    """Raise OtherLanguage where query and first passages, by document, are surely in none of ``known``."""
-    if found := other(text_of(query, passages), known):
+    """See whether query and first passages, by document, may be in one of ``known``.
+
+    Raises:
+        OtherLanguage: they are surely in none.
+        ModelError: it cannot be told; that is no text's fault, and to be seen.
+    """
+    try:
+        found = other(text_of(query, passages), known)
+    except OSError as error:
+        raise ModelError(f"the language of the texts cannot be told: {error}") from error
+    if found:
         raise OtherLanguage(f"the texts are in {found!r}, and the policy's model is for {', '.join(sorted(known))}")
 
 

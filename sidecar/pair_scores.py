@@ -4,6 +4,7 @@ import asyncio
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 from sidecar.bounded_cache import BoundedCache
 from sidecar.deadline import Deadline
@@ -28,6 +29,11 @@ class Terms:
     min_groups: int | None = None
     settles_at: Deadline | None = None
 
+    @property
+    def due(self) -> Deadline:
+        """When scores have to be there."""
+        return self.settles_at or self.deadline
+
 
 @dataclass(frozen=True, slots=True)
 class PairScores:
@@ -43,14 +49,21 @@ class PairScores:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _Flight:
-    """Pairs on their way to the device for one call, and what came of it: whatever ends it, it lands.
-
-    ``scores`` then holds those that are finite; a pair without one was shed, failed, or its caller has gone.
-    """
+    """Pairs on their way to the device for one call, by their place in its job. Whatever ends it, it lands."""
 
     due: Deadline
-    scores: dict[Key, float] = field(default_factory=dict)
+    places: Mapping[Key, int]
+    submitted: Submitted
     landed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def brings(self, key: Key, by: Deadline) -> bool:
+        """Whether the score of a pair is to be expected by then: it has not been given up."""
+        return self.due <= by and self.places[key] < self.submitted.job.wanted
+
+    def scores(self) -> dict[Key, float]:
+        """Those that are there and finite, also of a job that failed or was abandoned: others may wait for them."""
+        scores = self.submitted.job.key.scores.tolist()
+        return {key: scores[place] for key, place in self.places.items() if math.isfinite(scores[place])}
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,13 +119,17 @@ class PairScorer:
         return PairScores([known[key] for group in groups for key in group], len(groups), late)
 
     async def _all(self, job: PairJob, known: dict[Key, float], terms: Terms) -> _Reach:
-        others = self._others(job, terms.deadline)
+        others = self._others(job, terms.due)
         groups, late = await self._score(job, job.groups, known, others.keys(), terms)
         if others:
+            flights = set(others.values())
             with terms.watch.stage("queue"):
-                for flight in set(others.values()):
-                    await flight.landed.wait()
-                    known.update(flight.scores)
+                try:
+                    for flight in flights:
+                        await flight.landed.wait()
+                finally:
+                    for flight in flights:
+                        known.update(flight.scores())
             groups, later = await self._score(job, groups, known, (), terms)
             late = late or later
         return groups, late
@@ -122,7 +139,7 @@ class PairScorer:
         if not self.keeps:
             return {}
         flights = ((key, self._flying.get(key)) for key in job.pairs)
-        return {key: flight for key, flight in flights if flight and flight.due <= deadline}
+        return {key: flight for key, flight in flights if flight and flight.brings(key, deadline)}
 
     async def _score(
         self,
@@ -139,57 +156,47 @@ class PairScorer:
         rows = [[job.pairs[key] for key in keys] for keys in wanted.values()]
         min_groups = terms.min_groups
         least = min_groups and max(1, sum(place < min_groups for place in wanted))
-        submitted = self._scheduler.submit(job.model, rows, terms.deadline, least, terms.caller)
-        flight = _Flight(terms.deadline)
+        submitted = self._scheduler.submit(job.model, rows, terms.due, least, terms.caller)
+        sent = list(wanted.values())[: submitted.groups]
+        flight = _Flight(terms.due, {key: place for place, key in enumerate(chain(*sent))}, submitted)
         try:
-            scored = await self._flown(flight, list(wanted.values())[: submitted.groups], submitted, terms)
+            scored = await self._flown(flight, sent, terms)
         finally:
-            known.update(flight.scores)
+            known.update(flight.scores())
         known.update(scored.scores)
         covered = groups if scored.groups == len(wanted) else groups[: list(wanted)[scored.groups]]
         return covered, scored.late
 
-    async def _flown(
-        self, flight: _Flight, wanted: Sequence[Sequence[Key]], submitted: Submitted, terms: Terms
-    ) -> _Flown:
+    async def _flown(self, flight: _Flight, sent: Sequence[Sequence[Key]], terms: Terms) -> _Flown:
         """What came of a submitted job, which other calls may wait for meanwhile."""
-        keys = [key for group in wanted for key in group]
         if self.keeps:
-            self._flying.update(dict.fromkeys(keys, flight))
+            self._flying.update(dict.fromkeys(flight.places, flight))
         try:
-            scored = await self._scheduler.result(submitted)
+            scored = await self._scheduler.result(flight.submitted)
             terms.watch.ended("queue", scored.queue_ms, ago_ms=scored.score_ms)
             terms.watch.ended("score", scored.score_ms)
             terms.watch.record("device", scored.device_ms)
-            done = [key for group in wanted[: scored.groups] for key in group]
+            done = [key for group in sent[: scored.groups] for key in group]
             found = dict(zip(done, scored.scores.tolist(), strict=True))
             return _Flown(found, scored.groups, scored.late)
         finally:
-            flight.scores.update(_finished(keys, submitted))
             if self.keeps:
-                self.cache.keep(_worth_keeping(keys, submitted, flight.scores))
-            self._land(flight, keys)
+                self.cache.keep(_worth_keeping(flight))
+            self._land(flight)
 
-    def _land(self, flight: _Flight, keys: Iterable[Key]) -> None:
-        for key in keys:
+    def _land(self, flight: _Flight) -> None:
+        for key in flight.places:
             if self._flying.get(key) is flight:
                 del self._flying[key]
         flight.landed.set()
 
 
-def _finished(keys: Sequence[Key], submitted: Submitted) -> dict[Key, float]:
-    """The scores that are there, also of a job that failed or was abandoned: others may wait for them."""
-    scores = submitted.job.key.scores.tolist()
-    return {key: score for key, score in zip(keys, scores, strict=False) if math.isfinite(score)}
-
-
-def _worth_keeping(keys: Sequence[Key], submitted: Submitted, scores: Mapping[Key, float]) -> dict[bytes, Kept]:
-    ticket = submitted.job.key
-    pairs = zip(keys, ticket.pairs, strict=False)
+def _worth_keeping(flight: _Flight) -> dict[bytes, Kept]:
+    ticket = flight.submitted.job.key
     return {
-        key: (scores[key], is_cut(ticket.model, pair))
-        for key, pair in pairs
-        if key in scores and isinstance(key, bytes)
+        key: (score, is_cut(ticket.model, ticket.pairs[flight.places[key]]))
+        for key, score in flight.scores().items()
+        if isinstance(key, bytes)
     }
 
 

@@ -35,6 +35,8 @@ from sidecar.verdict import ranking_of
 T = TypeVar("T")
 
 _TOKENIZER_THREADS = 2
+_SETTLING_S, _SETTLING_SHARE = 0.002, 0.1
+"""Kept for making an order of a part of the scores, and at most so much of the time left; the reply has its own."""
 
 
 class Pipeline:
@@ -150,18 +152,17 @@ class Pipeline:
     async def _rank_by_model(self, task: Task, plan: Plan, model: LoadedModel) -> Ranking:
         caller = (calling.get().name or calling_host.get(), plan.policy)
         least = min(plan.min_rank_window_size or len(task.candidates), len(task.candidates))
-        missing = missing_of(task, plan)
+        missing, shrinks = missing_of(task, plan), plan.min_rank_window_size is not None
         if not plan.orders_rest and (missing or not self._scorer.keeps):
-            self._scheduler.check(model, task.deadline, caller, least)
+            self._scheduler.check(model, task.deadline, caller, least, shrinks=shrinks)
         fetched = await fetch(task, plan, missing)
         async with self._turns:  # nobody is tokenised whose turn comes too late
-            refusal = self._scheduler.refusal(model, task.deadline, caller, least)
+            refusal = self._scheduler.refusal(model, task.deadline, caller, least, shrinks=shrinks)
             if refusal and not (self._scorer.keeps or plan.orders_rest):
                 self._scheduler.refuse(refusal, least)
             with task.watch.stage("tokenize"):
                 passages, job = await self._off_loop(self._prepared, task, plan, fetched, model, refusal is None)
-        settles_at = task.deadline.earlier_by(2 * ORDERING_S) if plan.min_rank_window_size or plan.orders_rest else None
-        terms = Terms(task.deadline, task.watch, caller, plan.min_rank_window_size, settles_at)
+        terms = Terms(task.deadline, task.watch, caller, plan.min_rank_window_size, _settles_at(task.deadline, plan))
         second, wait = self._second_model(plan), plan.cosine is not None and plan.cosine.wait
         async with self._cosines.beside(second, task.query, passages, terms, wait=wait) as cosines:
             scored = await self._scored(job, plan, terms, refusal, least)
@@ -237,6 +238,14 @@ class Pipeline:
     def _deadline(self, clock: Clock, plan: Plan | None) -> Deadline:
         budget_s = plan.budget_ms / 1e3 if plan else None
         return Deadline.earliest(clock.received_at, budget_s, clock.client_time_left_s).earlier_by(self._reserve_s)
+
+
+def _settles_at(deadline: Deadline, plan: Plan) -> Deadline | None:
+    """From when on a part of the scores will do, so that there is time to order by it; None: only all of them will."""
+    if plan.min_rank_window_size is None and not plan.orders_rest:
+        return None
+    left_s = 2 * ORDERING_S if plan.orders_rest else _SETTLING_S
+    return deadline.earlier_by(min(left_s, _SETTLING_SHARE * deadline.remaining_s()))
 
 
 def _told(work: Callable[..., T], *arguments: Any) -> T:

@@ -91,9 +91,17 @@ class Scheduler:
         self._device.stop()
         self._on_death(asyncio.CancelledError())
 
-    def check(self, model: LoadedModel, deadline: Deadline, caller: tuple[str, ...] = (), documents: int = 0) -> None:
+    def check(
+        self,
+        model: LoadedModel,
+        deadline: Deadline,
+        caller: tuple[str, ...] = (),
+        documents: int = 0,
+        *,
+        shrinks: bool = False,
+    ) -> None:
         """Raise what :meth:`refusal` gives, if anything."""
-        if refusal := self.refusal(model, deadline, caller, documents):
+        if refusal := self.refusal(model, deadline, caller, documents, shrinks=shrinks):
             self.refuse(refusal, documents)
 
     @property
@@ -131,13 +139,19 @@ class Scheduler:
             self._typical_s = {kind: typical_s for kind, typical_s in self._typical_s.items() if kind[0] != model}
 
     def refusal(
-        self, model: LoadedModel, deadline: Deadline, caller: tuple[str, ...] = (), documents: int = 0
+        self,
+        model: LoadedModel,
+        deadline: Deadline,
+        caller: tuple[str, ...] = (),
+        documents: int = 0,
+        *,
+        shrinks: bool = False,
     ) -> Overloaded | ModelError | CircuitOpen | None:
         """Why what comes now will not be served in time, told before anything is done for it: tokens, too, take the
         time of a CPU.
 
         ``documents`` is how many it has at the least; then it is refused as well where even half of what as many of
-        such callers (the same policy) have lately taken would be late.
+        such callers (the same policy) have lately taken would be late. ``shrinks`` says that the window may.
         """
         if broken := self._broken():
             return broken
@@ -145,7 +159,7 @@ class Scheduler:
             if model.name in self._device.failing:
                 return _open(model)
             self._device.shed_late()
-            late = self._would_be_late(model, deadline, caller, documents)
+            late = self._would_be_late(model, deadline, caller, documents, shrinks=shrinks)
         return Overloaded("the jobs before it take longer than its budget") if late else None
 
     def refuse(self, refusal: Overloaded | ModelError | CircuitOpen, documents: int) -> NoReturn:
@@ -165,7 +179,9 @@ class Scheduler:
             return ModelError(f"the device has not answered for more than {STALLED_AFTER_S:.0f} s")
         return None
 
-    def _would_be_late(self, model: LoadedModel, deadline: Deadline, caller: tuple[str, ...], documents: int) -> bool:
+    def _would_be_late(
+        self, model: LoadedModel, deadline: Deadline, caller: tuple[str, ...], documents: int, *, shrinks: bool
+    ) -> bool:
         now = self._clock()
         free_at = max(now, self._device.free_at)
         if not len(self._queue):
@@ -174,9 +190,9 @@ class Scheduler:
         least_s, kind = model.limits.predict_s(1, 1), _kind(model, caller)
         typical_s = self._typical_s.get(kind, 0.0) * documents
         least.remaining_s = max(least_s, _LEAST_OF_TYPICAL * typical_s)
-        if admission.could_admit(self._queue, least, now, free_at) or admission.could_squeeze_in(
-            self._queue, least, free_at
-        ):
+        if admission.could_admit(self._queue, least, now, free_at):
+            return False
+        if shrinks and admission.could_squeeze_in(self._queue, least, free_at):
             return False
         if least.remaining_s > least_s:
             self._typical_s[kind] *= _TYPICAL_DOUBT
@@ -312,8 +328,8 @@ class Scheduler:
             self._unanswered.discard(job)
             self._queue.remove(job)
             self._count()
-        if future.cancelled() or future.exception():
-            self._metrics.observe_waste(job.model, job.key.device_s)
+        in_vain = self._clock() < job.deadline if future.cancelled() else isinstance(future.exception(), ModelError)
+        self._metrics.observe_waste(job.model, job.key.wasted_s(None if in_vain else job.least))
         if job.waiting and future.cancelled():
             self._metrics.shed_pairs.labels("abandoned").inc(len(job.waiting))
 

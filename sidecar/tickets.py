@@ -49,6 +49,15 @@ class Ticket:
         self.device_s += took_s
         self._count_down(len(pairs))
 
+    def wasted_s(self, least: int | None) -> float:
+        """Device time for scores that nobody gets, when the waiting is over: all of it where there is no answer, unless
+        the scores of the first pairs are there and as many as ``least``, which are one."""
+        if self.future.done() and not self.future.cancelled() and not self.future.exception() and not self.late:
+            return 0.0
+        there = np.isfinite(self.scores)
+        first = len(there) if there.all() else int(there.argmin())
+        return self.device_s * (1 - first / there.sum()) if least and first >= least else self.device_s
+
     def do_without(self, pairs: int, why: Fallback) -> None:
         """So many pairs will not be scored; where no others are missing, this answers."""
         self.late = why

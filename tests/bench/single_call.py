@@ -29,7 +29,7 @@ from tests.bench.section import Row, Section
 from tests.bench.server import SCORES_ANEW, Server, running
 
 HITS, CHARACTERS = 100, 500
-CALLS, QUICK_CALLS = 200, 20
+CALLS, QUICK_CALLS = 150, 20
 _WARM_UP = 10
 _ROUNDS = 5
 _COLD = 2

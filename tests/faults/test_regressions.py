@@ -276,6 +276,20 @@ async def test_what_was_scored_before_the_budget_ended_is_not_lost(serve: Serve)
     assert f"the first {len(scored)} " in got.meta.detail
 
 
+@pytest.mark.parametrize(("budget_ms", "pass_s"), [(30, 0.002), (50, 0.015)])
+async def test_a_window_that_may_shrink_leaves_short_budgets_as_long_as_they_are(
+    serve: Serve, budget_ms: int, pass_s: float
+) -> None:
+    """The moment from when on a part will do must not come before all can be there."""
+    scorer = WordOverlapScorer(seconds_per_token=pass_s / 160)
+    cost = CostModel(overhead_s=1e-5, token_s=pass_s / 160)
+    configured = settings({"budget_ms": budget_ms, "min_rank_window_size": 10})
+    async with serve(scorer, cost=cost, configured=configured) as (client, _):
+        await client.rerank("q", ["one two"] * 40)
+        got = [reply(await client.rerank(f"q{number}", ["one two"] * 40)) for number in range(10)]
+    assert sum(one.outcome == "RERANKED" for one in got) >= 8, [(one.outcome, one.reason) for one in got]
+
+
 class TestGovUk:
     """GOV.UK's search with a learning-to-rank model."""
 

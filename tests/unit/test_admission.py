@@ -77,6 +77,31 @@ def test_nothing_changes_where_all_that_can_be_given_is_not_enough() -> None:
     unchanged(queued(job(20, 2.3, least=15)), job(10, 2.0, least=10))
 
 
+def test_a_caller_is_not_squeezed_below_what_the_others_have() -> None:
+    """Not in one go, either: each portion is taken of who has as much then."""
+    modest = job(100, 12.0, least=10, caller="modest")
+    unchanged(queued(modest), job(90, 11.5, least=90, caller="greedy"))
+
+
+def test_who_is_due_later_does_not_give_for_those_before() -> None:
+    front, behind = job(8, 1.0, least=2, key="front"), job(80, 100.0, least=5, key="behind")
+    queue = queued(front, behind)
+    assert squeezed(queue, job(4, 1.05, least=4)) == [("front", 4)]
+    assert (front.wanted, behind.wanted) == (4, 80)
+
+
+def test_a_job_that_would_be_late_by_itself_is_not_worth_looking_at() -> None:
+    queue = queued(job(40, 5.0, least=5))
+    assert not admission.could_squeeze_in(queue, job(20, 1.0, least=20), free_at=0.0)
+    assert admission.could_squeeze_in(queue, job(5, 5.1, least=5), free_at=1.0)
+
+
+def test_a_job_that_gave_up_pairs_may_still_be_displaced() -> None:
+    shortened = job(20, 10.0, least=5)
+    shortened.shorten(0.6)
+    assert (shortened.wanted, shortened.mostly_waits) == (5, True)
+
+
 def test_of_a_caller_who_has_more_the_others_pairs_are_taken() -> None:
     greedy = job(40, 4.5, least=5, caller="greedy", key="greedy")
     assert admission.squeeze_in(queued(greedy), job(5, 4.4, least=5, caller="modest"), 0.0, 0.0) == [(greedy, 20)]

@@ -4,7 +4,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
+from sidecar import languages
 from sidecar.errors import OtherLanguage
 from sidecar.languages import _NO_LANGUAGE, check, identifier, other
 from sidecar.model_files import location
@@ -72,6 +74,31 @@ async def test_a_copy_of_the_bundled_model_is_for_what_that_one_is_for(serve: Se
     async with serve(configured=copied) as (client, _):
         reply = await client.rerank("яблоки зимой", texts)
     assert (reply.outcome, reply.reason) == (pb.OUTCOME_SKIPPED, pb.REASON_LANGUAGE)
+
+
+async def test_without_a_temporary_directory_it_starts_and_says_what_it_cannot_tell(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container whose whole file system is read-only; once there is one, all is well."""
+
+    def failing() -> None:
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    foreign = [FOREIGN["ru"], FOREIGN["ru"][::-1]]
+    plain = ["the apples of this orchard keep well and are sold with pears", "pears"]
+    with capture_logs() as logged, monkeypatch.context() as patched:
+        patched.setattr(languages, "identifier", failing)
+        async with serve() as (client, _):
+            untold = await client.rerank("яблоки зимой", foreign)
+            english = await client.rerank("which of the apples", plain)
+            patched.undo()
+            told = await client.rerank("яблоки зимой", foreign)
+    assert (untold.outcome, untold.reason) == (pb.OUTCOME_ORIGINAL_ORDER, pb.REASON_MODEL_ERROR)
+    assert "the language of the texts cannot be told" in untold.meta.detail
+    assert english.outcome == pb.OUTCOME_RERANKED
+    assert told.reason == pb.REASON_LANGUAGE
+    (line,) = [one for one in logged if one["event"] == "language_identifier_failed"]
+    assert "writable temporary directory" in line["advice"]
 
 
 async def test_a_call_in_another_language_is_skipped_and_says_why(serve: Serve) -> None:
