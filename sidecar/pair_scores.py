@@ -29,11 +29,6 @@ class Terms:
     min_groups: int | None = None
     settles_at: Deadline | None = None
 
-    @property
-    def due(self) -> Deadline:
-        """When scores have to be there."""
-        return self.settles_at or self.deadline
-
 
 @dataclass(frozen=True, slots=True)
 class PairScores:
@@ -119,7 +114,7 @@ class PairScorer:
         return PairScores([known[key] for group in groups for key in group], len(groups), late)
 
     async def _all(self, job: PairJob, known: dict[Key, float], terms: Terms) -> _Reach:
-        others = self._others(job, terms.due)
+        others = self._others(job, terms.deadline)
         groups, late = await self._score(job, job.groups, known, others.keys(), terms)
         if others:
             flights = set(others.values())
@@ -156,9 +151,9 @@ class PairScorer:
         rows = [[job.pairs[key] for key in keys] for keys in wanted.values()]
         min_groups = terms.min_groups
         least = min_groups and max(1, sum(place < min_groups for place in wanted))
-        submitted = self._scheduler.submit(job.model, rows, terms.due, least, terms.caller)
+        submitted = self._scheduler.submit(job.model, rows, terms.deadline, least, terms.caller)
         sent = list(wanted.values())[: submitted.groups]
-        flight = _Flight(terms.due, {key: place for place, key in enumerate(chain(*sent))}, submitted)
+        flight = _Flight(terms.deadline, {key: place for place, key in enumerate(chain(*sent))}, submitted)
         try:
             scored = await self._flown(flight, sent, terms)
         finally:

@@ -36,7 +36,8 @@ T = TypeVar("T")
 
 _TOKENIZER_THREADS = 2
 _SETTLING_S, _SETTLING_SHARE = 0.002, 0.1
-"""Kept for making an order of a part of the scores, and at most so much of the time left; the reply has its own."""
+"""Kept for making an order of a part of the scores, and at most so much of the time left: a job that is admitted is
+predicted to end before that. The reply has a reserve of its own."""
 
 
 class Pipeline:

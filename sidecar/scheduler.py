@@ -30,6 +30,8 @@ _PROBE_EVERY_S = 1.0
 """At most one job in this time is tried although it is predicted to be late."""
 _TRIAL_WAITS_S = 60.0
 """How long a trial of a failing model may wait for its turn."""
+_SETTLED_S = 0.015
+"""A waiter that gives up so shortly before the deadline takes what is there; before, its caller has left."""
 _LEAST_OF_TYPICAL = 0.5
 """Share of a typical job that must fit before a job is even made into tokens."""
 _TYPICAL_SMOOTHING = 0.3
@@ -328,7 +330,8 @@ class Scheduler:
             self._unanswered.discard(job)
             self._queue.remove(job)
             self._count()
-        in_vain = self._clock() < job.deadline if future.cancelled() else isinstance(future.exception(), ModelError)
+        left = future.cancelled() and self._clock() < job.deadline - _SETTLED_S
+        in_vain = left or (not future.cancelled() and isinstance(future.exception(), ModelError))
         self._metrics.observe_waste(job.model, job.key.wasted_s(None if in_vain else job.least))
         if job.waiting and future.cancelled():
             self._metrics.shed_pairs.labels("abandoned").inc(len(job.waiting))
