@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 from sidecar import languages, skips
@@ -154,11 +155,12 @@ class Pipeline:
         caller = (calling.get().name or calling_host.get(), plan.policy)
         least = min(plan.min_rank_window_size or len(task.candidates), len(task.candidates))
         missing, shrinks = missing_of(task, plan), plan.min_rank_window_size is not None
-        if not plan.orders_rest and (missing or not self._scorer.keeps):
-            self._scheduler.check(model, task.deadline, caller, least, shrinks=shrinks)
+        refused = partial(self._scheduler.refusal, model, task.deadline, caller, least, shrinks=shrinks)
+        if not plan.orders_rest and (missing or not self._scorer.keeps) and (refusal := refused()):
+            self._scheduler.refuse(refusal, least)
         fetched = await fetch(task, plan, missing)
         async with self._turns:  # nobody is tokenised whose turn comes too late
-            refusal = self._scheduler.refusal(model, task.deadline, caller, least, shrinks=shrinks)
+            refusal = refused()
             if refusal and not (self._scorer.keeps or plan.orders_rest):
                 self._scheduler.refuse(refusal, least)
             with task.watch.stage("tokenize"):

@@ -93,19 +93,6 @@ class Scheduler:
         self._device.stop()
         self._on_death(asyncio.CancelledError())
 
-    def check(
-        self,
-        model: LoadedModel,
-        deadline: Deadline,
-        caller: tuple[str, ...] = (),
-        documents: int = 0,
-        *,
-        shrinks: bool = False,
-    ) -> None:
-        """Raise what :meth:`refusal` gives, if anything."""
-        if refusal := self.refusal(model, deadline, caller, documents, shrinks=shrinks):
-            self.refuse(refusal, documents)
-
     @property
     def lost(self) -> bool:
         """Whether the device is gone for this process."""

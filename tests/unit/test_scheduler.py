@@ -219,11 +219,10 @@ async def test_a_job_that_is_typically_too_long_is_refused_before_it_is_made_int
         pairs = groups(scorer, *["apple pear"] * 20)  # 100 ms
         running = [asyncio.create_task(score(scheduler, loaded, pairs, within(0.48))) for _ in range(4)]
         await hanging.entered()
-        scheduler.check(loaded, within(0.49))
-        scheduler.check(loaded, within(0.49), documents=2)
-        with pytest.raises(Overloaded):
-            scheduler.check(loaded, within(0.49), documents=40)
-        scheduler.check(loaded, within(5), documents=40)
+        assert scheduler.refusal(loaded, within(0.49)) is None
+        assert scheduler.refusal(loaded, within(0.49), documents=2) is None
+        assert isinstance(scheduler.refusal(loaded, within(0.49), documents=40), Overloaded)
+        assert scheduler.refusal(loaded, within(5), documents=40) is None
         hanging.release()
         await asyncio.gather(*running, return_exceptions=True)
 
