@@ -24,7 +24,13 @@ def load(kept: Kept) -> Figure:
         style: dict[str, Any] = {"linestyle": dash, "marker": marker, "markersize": 4}
         left.plot(loads, _values(rows, "p99_ms"), color=_ORANGE, label=f"p99, {arrivals}", **style)
         left.plot(loads, _values(rows, "p50_ms"), color=_BLUE, label=f"p50, {arrivals}", **style)
-        right.plot(loads, _values(rows, "goodput_per_s"), color=_GREEN, label=f"reranked in time, {arrivals}", **style)
+        right.plot(
+            loads,
+            _values(rows, "goodput_per_s"),
+            color=_GREEN,
+            label=f"reranked in time (or in part), {arrivals}",
+            **style,
+        )
     series = kept["series"]
     left.axhline(series["budget_ms"], color=_GREY, linestyle=":", label=f"budget, {series['budget_ms']} ms")
     right.axhline(series["capacity_per_s"], color=_GREY, linestyle=":", label="capacity")
