@@ -20,6 +20,8 @@ _LEAST_GAIN = 0.25
 """Device time saved over the time that a batch takes longer: those already in it wait for the pairs that join."""
 _MOST_JOBS = 16
 """Jobs that one batch is filled from at most, so that looking for pairs takes no time worth mentioning."""
+_GROWTH = 2
+"""A portion of a job ends at so many times the pairs that the one before it ends at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +114,6 @@ class Load:
         """How long it will take as it is; 0 while it is empty."""
         return self.pass_s + self.rows_s if self.pairs else 0.0
 
-
-_GROWTH = 2
-"""A portion of a job ends at so many times the pairs that the one before it ends at."""
 
 SPARE_TIME = ("spare time",)
 """The caller of work that nobody waits for, and that is handed in only while nobody else wants the device."""

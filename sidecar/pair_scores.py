@@ -79,8 +79,8 @@ class PairScorer:
     """Gives each pair its score, and has it computed once where several calls ask for it.
 
     A call waits for another one's pair only where that is due no later than itself, and once: what does not come of it
-    is scored by the call itself, as if there had been nobody else. So a call is never worse off than alone: it ends
-    within its own deadline, and inherits no one's failure or cancellation.
+    is scored by the call itself, as if there had been nobody else. So a call ends within its own deadline, and inherits
+    no one's failure or cancellation. That a pair is given up which it waits for already, it learns when that job ends.
     """
 
     def __init__(self, scheduler: Scheduler, max_bytes: int) -> None:
@@ -106,11 +106,10 @@ class PairScorer:
         try:
             async with asyncio.timeout(terms.settles_at.remaining_s() if terms.settles_at else None):
                 groups, late = await self._all(job, known, terms)
-        except TimeoutError:
-            late = BudgetExhausted("the budget ended before all scores were there")
+        except (TimeoutError, BudgetExhausted, Overloaded) as error:
+            over = BudgetExhausted("the budget ended before all scores were there")
+            late = over if isinstance(error, TimeoutError) else error
             groups = _settled(job, known, terms, late)
-        except (BudgetExhausted, Overloaded) as given_up:
-            late, groups = given_up, _settled(job, known, terms, given_up)
         return PairScores([known[key] for group in groups for key in group], len(groups), late)
 
     async def _all(self, job: PairJob, known: dict[Key, float], terms: Terms) -> _Reach:
@@ -156,8 +155,9 @@ class PairScorer:
         flight = _Flight(terms.deadline, {key: place for place, key in enumerate(chain(*sent))}, submitted)
         try:
             scored = await self._flown(flight, sent, terms)
-        finally:
+        except (Fallback, asyncio.CancelledError):
             known.update(flight.scores())
+            raise
         known.update(scored.scores)
         covered = groups if scored.groups == len(wanted) else groups[: list(wanted)[scored.groups]]
         return covered, scored.late

@@ -175,7 +175,8 @@ class Scheduler:
         free_at = max(now, self._device.free_at)
         if not len(self._queue):
             return free_at >= deadline.at
-        least: Job[None] = Job(None, model.name, [1] * max(1, documents), deadline.at, model.limits, caller)
+        pairs = [1] * (max(1, documents) if shrinks else 1)
+        least: Job[None] = Job(None, model.name, pairs, deadline.at, model.limits, caller)
         least_s, kind = model.limits.predict_s(1, 1), _kind(model, caller)
         typical_s = self._typical_s.get(kind, 0.0) * documents
         least.remaining_s = max(least_s, _LEAST_OF_TYPICAL * typical_s)
