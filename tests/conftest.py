@@ -1,5 +1,6 @@
 """A whole sidecar in this process: real gRPC server and client, memory connector, a scorer without a model."""
 
+import gc
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -41,6 +42,18 @@ SERVER = {"address": "127.0.0.1:0", "metrics_address": None, "shutdown_grace_s":
 
 Served = AbstractAsyncContextManager[tuple[RerankClient, App]]
 Serve = Callable[..., Served]
+
+
+def pytest_collection_finish() -> None:
+    """As the sidecar does once it is ready: a full collection of all that torch and the tests brought takes 0.2 s and
+    more, and with that whole budgets of the calls that are tested."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """Libraries look for what has leaked when the process ends."""
+    gc.unfreeze()
 
 
 def settings(policy: Mapping[str, Any] | None = None, **changes: Any) -> Settings:
