@@ -1,4 +1,4 @@
-"""Attention of packed pairs, each to itself alone: one kernel for all on CUDA, pairs of one width at once on a CPU."""
+"""Attention of packed pairs, each to itself alone: all at once on CUDA and AMX, else those of one width at once."""
 
 import inspect
 from collections.abc import Callable
@@ -7,32 +7,55 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from sidecar.scoring import amx
 from sidecar.scoring.layout import Layout
 
 
 def attend(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: Layout, scaling: float, window: int | None
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    layout: Layout,
+    scaling: float,
+    window: int | None = None,
+    *,
+    first_only: bool = False,
 ) -> torch.Tensor:
     """What each token takes from the tokens of its own pair.
 
     Args:
-        query: (T, heads, head size); or (rows of ``layout.first``, heads, head size) to ask for first tokens alone.
+        query: (T, heads, head size); with ``first_only`` (rows of ``layout.first``, heads, head size).
         key, value: (T, heads, head size).
         scaling: factor of the logits.
-        window: transformers' ``sliding_window``: a token sees those less than so many places away; None: all.
+        window: transformers' ``sliding_window``: a token sees those less than so many places away; None: all. None in
+            a layout without padding on a CPU.
+        first_only: whether only the first token of each pair asks.
 
     Returns:
         A tensor of the shape of ``query``.
     """
-    kernel = _varlen if layout.dense else _by_width
-    return kernel(query, key, value, layout, scaling, window)
+    if layout.dense:
+        return _varlen(query, key, value, layout, scaling, window, first_only=first_only)
+    if layout.padded:
+        return _by_width(query, key, value, layout, scaling, window, first_only=first_only)
+    kernel = amx.kernel()
+    assert kernel is not None
+    assert window is None
+    return kernel.attend(query, key, value, layout, scaling, first_only=first_only)
 
 
 def _by_width(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: Layout, scaling: float, window: int | None
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    layout: Layout,
+    scaling: float,
+    window: int | None,
+    *,
+    first_only: bool,
 ) -> torch.Tensor:
     """One call for each run of pairs of one width."""
-    first_only, done = len(query) != len(key), 0
+    done = 0
     out = torch.empty_like(query, memory_format=torch.contiguous_format)
     for run in layout.runs:
         each = 1 if first_only else run.width
@@ -53,13 +76,20 @@ def _by_pair(rows: torch.Tensor, width: int) -> torch.Tensor:
 
 
 def _varlen(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: Layout, scaling: float, window: int | None
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    layout: Layout,
+    scaling: float,
+    window: int | None,
+    *,
+    first_only: bool,
 ) -> torch.Tensor:
     """One call of torch's kernel for all pairs; its window counts the places on either side."""
     assert VARLEN is not None
     longest, side = max(layout.lengths), -1 if window is None else window - 1
     asking, most = layout.bounds, longest
-    if len(query) != len(key):
+    if first_only:
         asking, most = torch.arange(len(query) + 1, dtype=torch.int32, device=query.device), 1
     out: torch.Tensor = VARLEN(
         query, key, value, asking, layout.bounds, most, longest, scale=scaling, window_size=(side, side)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from sidecar.scoring import amx
 from sidecar.scoring.attention import attend
 from sidecar.scoring.layout import Layout, row_lengths
 from sidecar.scoring.linear import Fused, Linear, Operations, operations
@@ -26,6 +27,8 @@ class Encoder:
 
     def __init__(self, base: Any, *, first_only: bool = True) -> None:
         self._base = base
+        head_size = base.config.hidden_size // base.config.num_attention_heads
+        self._padded = not amx.serves(base.device, base.dtype, head_size)
         self._does = operations(base.device, base.dtype)
         is_gelu = base.config.hidden_act == "gelu"
         self._taken: list[Linear] = []
@@ -51,6 +54,10 @@ class Encoder:
             hidden = layer(hidden, layout)
         return self._last(hidden, layout)
 
+    def layout(self, lengths: Sequence[int]) -> Layout:
+        """Where texts of so many tokens each are to lie."""
+        return Layout.of(lengths, self._base.device, padded=self._padded)
+
     def restore(self) -> None:
         """Have ``base`` work again, and this no longer."""
         for linear in self._taken:
@@ -70,7 +77,7 @@ class Encoder:
             return
         config, dtype = self._base.config, self._base.dtype
         for length in row_lengths(tokens):
-            layout = Layout.of([_SHORT] * (length // _SHORT), self._base.device)
+            layout = self.layout([_SHORT] * (length // _SHORT))
             hidden = torch.zeros(length, config.hidden_size, dtype=dtype)
             for layer in (*self._layers[:1], self._last):
                 layer(hidden, layout)
@@ -93,7 +100,7 @@ class Layer:
     def __call__(self, hidden: torch.Tensor, layout: Layout) -> torch.Tensor:
         """The next hidden states of all tokens, (T, hidden)."""
         query, key, value = self._by_head(hidden, self._projections[0], 3)
-        return self._after_attention(attend(query, key, value, layout, self._scaling, None), hidden)
+        return self._after_attention(attend(query, key, value, layout, self._scaling), hidden)
 
     def _by_head(self, hidden: torch.Tensor, projection: Linear, parts: int) -> list[torch.Tensor]:
         """So many projections of (T, hidden), (T, heads, head size) each."""
@@ -121,4 +128,5 @@ class LastLayer(Layer):
         asking, (of_query, of_others) = hidden[layout.first], self._projections
         (query,) = self._by_head(asking, of_query, 1)
         key, value = self._by_head(hidden, of_others, 2)
-        return self._after_attention(attend(query, key, value, layout, self._scaling, None), asking)
+        attended = attend(query, key, value, layout, self._scaling, first_only=True)
+        return self._after_attention(attended, asking)

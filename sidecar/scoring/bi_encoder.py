@@ -20,7 +20,6 @@ from sidecar.scoring.base import Pair, Scores
 from sidecar.scoring.bert import Encoder
 from sidecar.scoring.checkpoint import fingerprint, max_length
 from sidecar.scoring.failures import is_out_of_memory, losses_told
-from sidecar.scoring.layout import Layout
 from sidecar.scoring.padding import padded
 from sidecar.settings import ModelSettings
 from sidecar.tokenization import TextEncoder
@@ -174,7 +173,7 @@ class BiEncoder:
         )
 
     def _packed(self, texts: Sequence[Pair], layers: Encoder) -> torch.Tensor:
-        layout = Layout.of([len(text.input_ids) for text in texts], self._model.device)
+        layout = layers.layout([len(text.input_ids) for text in texts])
         hidden = layers(self._inputs(texts, layout), layout)  # (T, hidden)
         spans = zip(layout.starts.tolist(), layout.lengths, strict=False)
         return torch.stack([self._pool(hidden[start : start + length]) for start, length in spans])

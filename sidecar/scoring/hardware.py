@@ -96,6 +96,14 @@ def has_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     return bool(flags & {"amx_bf16", "avx512_bf16"})
 
 
+def has_amx(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether the processor multiplies tiles of bfloat16 (Intel AMX) and oneDNN may too: ``ONEDNN_MAX_CPU_ISA`` in the
+    environment, which can keep it from AMX, is obeyed by all of this process."""
+    flags = set(cpuinfo.read_text().split()) if cpuinfo.is_file() else set()
+    most = os.environ.get("ONEDNN_MAX_CPU_ISA", "DEFAULT").upper()
+    return flags >= {"amx_tile", "amx_bf16", "avx512_bf16"} and ("AMX" in most or most in ("DEFAULT", "ALL"))
+
+
 def emulates(dtype: torch.dtype, device: torch.device) -> bool:
     """Whether a CPU takes many times longer in a number type than in float32, since it cannot multiply it.
 

@@ -1,4 +1,4 @@
-"""Where packed pairs lie: end to end in one row of T places, on a CPU each padded to whole vectors."""
+"""Where packed pairs lie: end to end in one row of T places, on a CPU mostly each padded to whole vectors."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ DENSE_ON = ("cuda",)
 _STEPS = 8
 """A CPU's row is filled up to one of so many lengths between a power of two and the next."""
 VECTOR = 16
-"""On a CPU a pair takes a multiple of so many places: attention runs on whole vectors, and few shapes occur."""
+"""A padded pair takes a multiple of so many places: attention runs on whole vectors, and few shapes occur."""
 
 
 @dataclass(frozen=True)
@@ -69,19 +69,26 @@ class Layout:
     """T, filler counted."""
     dense: bool = False
     """Whether there is neither padding nor filler, as the kernel of CUDA wants it."""
+    padded: bool = True
+    """Whether pairs are padded to whole vectors, as torch's attention on a CPU wants them; that of AMX does not."""
 
     @classmethod
-    def of(cls, lengths: Sequence[int], device: torch.device) -> "Layout":
-        """Without any padding on CUDA; on a CPU with as much as makes it faster. Sorted lengths make for few runs."""
+    def of(cls, lengths: Sequence[int], device: torch.device, *, padded: bool = True) -> "Layout":
+        """Without any padding on CUDA; on a CPU ``padded`` or not, and filled up. Sorted lengths make for few runs."""
         if device.type in DENSE_ON:
-            return cls(lengths, lengths, device, sum(lengths), dense=True)
-        widths = [-(-length // VECTOR) * VECTOR for length in lengths]
-        return cls(lengths, widths, device, row_length(sum(widths)))
+            return cls(lengths, lengths, device, sum(lengths), dense=True, padded=False)
+        widths = [-(-length // VECTOR) * VECTOR for length in lengths] if padded else lengths
+        return cls(lengths, widths, device, row_length(sum(widths)), padded=padded)
 
     @cached_property
     def starts(self) -> NDArray[np.int64]:
         """Place of each pair's first token, and where the last pair ends; shape (pairs + 1,)."""
         return np.cumsum([0, *self.widths], dtype=np.int64)
+
+    @cached_property
+    def sizes(self) -> NDArray[np.int64]:
+        """:attr:`lengths` as an array; shape (pairs,)."""
+        return np.array(self.lengths, np.int64)
 
     @cached_property
     def bounds(self) -> torch.Tensor:

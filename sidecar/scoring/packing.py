@@ -138,9 +138,14 @@ class PackedModel:
         """Logits of shape (pairs, labels) in the order of ``pairs``, on the model's device."""
         order = sorted(range(len(pairs)), key=lambda place: pairs[place].tokens)
         packed = [pairs[place] for place in order]
-        layout = Layout.of([pair.tokens for pair in packed], self._model.device)
+        layout = self._layout([pair.tokens for pair in packed])
         logits = _logits(self._model, self._encoder(self._inputs(packed, layout), layout))
         return logits[to_device(np.argsort(order), logits.device)]
+
+    def _layout(self, lengths: Sequence[int]) -> Layout:
+        if isinstance(self._encoder, bert.Encoder):
+            return self._encoder.layout(lengths)
+        return Layout.of(lengths, self._model.device)
 
     def restore(self) -> None:
         """Give the model the weights back that the encoder took, so that it runs padded pairs again."""

@@ -144,7 +144,7 @@ def test_each_token_takes_from_the_tokens_of_its_own_pair_within_the_window(wind
     layout = Layout.of(lengths, CPU)
     query, key, value = torch.randn(3, layout.tokens, 2, 8)
     got = attend(query, key, value, layout, 0.3, window)
-    first = attend(query[layout.first], key, value, layout, 0.3, None)
+    first = attend(query[layout.first], key, value, layout, 0.3, first_only=True)
     for pair, (start, length) in enumerate(zip(layout.starts.tolist(), lengths, strict=False)):
         q, k, v = (rows[start : start + length].transpose(0, 1) for rows in (query, key, value))
         places = torch.arange(length)
@@ -163,7 +163,7 @@ def test_padding_and_filler_stay_finite() -> None:
     assert layout.tokens > sum(layout.widths)
     rows = torch.randn(layout.tokens, 2, 8)
     assert attend(rows, rows, rows, layout, 0.3, 4).isfinite().all()
-    assert attend(rows[layout.first], rows, rows, layout, 0.3, None).isfinite().all()
+    assert attend(rows[layout.first], rows, rows, layout, 0.3, first_only=True).isfinite().all()
 
 
 def test_rows_have_few_lengths_and_are_filled_by_an_eighth_at_most() -> None:
@@ -186,13 +186,13 @@ def test_the_kernel_of_cuda_is_called_with_rows_bounds_and_a_window_on_either_si
     monkeypatch.setattr(attention, "VARLEN", kernel)
     layout = Layout([3, 5], [3, 5], CPU, 8)
     rows = torch.randn(8, 2, 4)
-    assert attention._varlen(rows, rows, rows, layout, 0.5, None).shape == (8, 2, 4)
+    assert attention._varlen(rows, rows, rows, layout, 0.5, None, first_only=False).shape == (8, 2, 4)
     assert seen["shapes"] == [(8, 2, 4)] * 3
     assert [tensor.tolist() for tensor in seen["rest"][:2]] == [[0, 3, 8]] * 2
     assert (seen["rest"][2:], seen["scale"], seen["window_size"]) == ((5, 5), 0.5, (-1, -1))
-    attention._varlen(rows, rows, rows, layout, 0.5, 9)
+    attention._varlen(rows, rows, rows, layout, 0.5, 9, first_only=False)
     assert seen["window_size"] == (8, 8)
-    attention._varlen(rows[[0, 3]], rows, rows, layout, 0.5, None)  # the first tokens alone
+    attention._varlen(rows[[0, 3]], rows, rows, layout, 0.5, None, first_only=True)
     assert [tensor.tolist() for tensor in seen["rest"][:2]] == [[0, 1, 2], [0, 3, 8]]
     assert (seen["shapes"][0], seen["rest"][2:]) == ((2, 2, 4), (1, 5))
 

@@ -1,0 +1,213 @@
+"""The attention kernel of CPUs with AMX against plain arithmetic, and what happens without it."""
+
+import _ctypes
+import shutil
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from structlog.testing import capture_logs
+
+from sidecar.scoring import amx, hardware
+from sidecar.scoring.attention import attend
+from sidecar.scoring.layout import Layout
+from sidecar.settings import BUNDLED
+from tests.checkpoints import scorer
+from tests.unit.test_packing import PASSAGES, QUERY
+
+CPU = torch.device("cpu")
+LENGTHS = [1, 2, 15, 16, 17, 31, 32, 33, 47, 100, 255, 256, 257, 511]
+HEADS = 3
+
+needs_amx = pytest.mark.skipif(not hardware.has_amx(), reason="needs a CPU with AMX")
+
+
+@pytest.fixture(autouse=True)
+def looked_for_anew() -> Iterator[None]:
+    amx.kernel.cache_clear()
+    yield
+    amx.kernel.cache_clear()
+
+
+def projections(tokens: int, size: int, spread: float = 2.0) -> list[torch.Tensor]:
+    """Query, key and value of (tokens, HEADS, size), parts of one product's rows as a layer has them."""
+    torch.manual_seed(1)
+    rows = (torch.randn(tokens, 3 * HEADS * size) * spread).bfloat16()
+    return [part.view(tokens, HEADS, size) for part in rows.chunk(3, 1)]
+
+
+def plain(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
+    """Attention of one pair in float32, (queries, HEADS, size)."""
+    q, k, v = (rows.float().transpose(0, 1) for rows in (query, key, value))
+    return (((q @ k.mT) * scaling).softmax(-1) @ v).transpose(0, 1)
+
+
+@needs_amx
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+def test_where_there_are_amx_and_a_compiler_the_kernel_was_built() -> None:
+    assert amx.kernel()
+
+
+def needs_kernel() -> amx.Kernel:
+    found = amx.kernel()
+    if found is None:
+        pytest.skip("needs a CPU with AMX, and a C compiler when the package is installed")
+    return found
+
+
+@pytest.mark.parametrize("first_only", [False, True])
+@pytest.mark.parametrize("size", [32, 64, 96])
+def test_each_token_takes_from_the_tokens_of_its_own_pair(size: int, first_only: bool) -> None:
+    needs_kernel()
+    layout = Layout.of(LENGTHS, CPU, padded=False)
+    query, key, value = projections(layout.tokens, size)
+    asking = query[layout.first] if first_only else query
+    got = attend(asking, key, value, layout, size**-0.5, first_only=first_only)
+    for pair, (start, length) in enumerate(zip(layout.starts.tolist(), LENGTHS, strict=False)):
+        own = slice(start, start + length)
+        rows = slice(pair, pair + 1) if first_only else own
+        want = plain(asking[rows], key[own], value[own], size**-0.5)
+        torch.testing.assert_close(got[rows].float(), want, rtol=0.01, atol=0.03)
+        assert want.std() > 0.1
+    filler = got[len(LENGTHS) :] if first_only else got[sum(LENGTHS) :]
+    assert len(filler)
+    assert not filler.any()
+
+
+def test_it_is_no_further_from_exact_arithmetic_than_torchs_own_kernel() -> None:
+    needs_kernel()
+    tight, padded = Layout.of([96] * 4, CPU, padded=False), Layout.of([96] * 4, CPU)
+    query, key, value = projections(tight.tokens, 32)
+    ours, torchs = (attend(query, key, value, layout, 0.2).float() for layout in (tight, padded))
+    pairs = [slice(start, start + 96) for start in range(0, 4 * 96, 96)]
+    exact = torch.cat([plain(query[own], key[own], value[own], 0.2) for own in pairs])
+    assert (ours - exact).abs().max() <= 1.2 * (torchs - exact).abs().max()
+
+
+@pytest.mark.parametrize("spread", [1e-6, 40.0])
+def test_weights_of_any_steepness_are_finite(spread: float) -> None:
+    needs_kernel()
+    layout = Layout.of([5, 70], CPU, padded=False)
+    query, key, value = projections(layout.tokens, 32, spread)
+    got = attend(query, key, value, layout, 1.0).float()[:5]
+    torch.testing.assert_close(got, plain(query[:5], key[:5], value[:5], 1.0), rtol=0.01, atol=0.01 * spread)
+
+
+def test_what_is_not_a_number_stays_in_its_own_pair() -> None:
+    needs_kernel()
+    layout = Layout.of([20, 17, 3], CPU, padded=False)
+    query, key, value = projections(layout.tokens, 32)
+    want = attend(query, key, value, layout, 0.2)
+    for rows in (query, key, value):
+        rows[20:37] = torch.nan
+    got = attend(query, key, value, layout, 0.2)
+    assert got[20:37].isnan().all()
+    others = [*range(20), *range(37, 40)]
+    assert torch.equal(got[others], want[others])
+
+
+def test_any_number_of_threads_computes_the_same_also_several_calls_at_once() -> None:
+    kernel = needs_kernel()
+    layout = Layout.of(LENGTHS, CPU, padded=False)
+    query, key, value = projections(layout.tokens, 32)
+
+    def run(_: int = 0) -> torch.Tensor:
+        return kernel.attend(query, key, value, layout, 0.2, first_only=False)
+
+    threads, want = torch.get_num_threads(), run()
+    try:
+        for number in (1, 3):
+            torch.set_num_threads(number)
+            assert torch.equal(run(), want)
+    finally:
+        torch.set_num_threads(threads)
+    with ThreadPoolExecutor(4) as pool:
+        assert all(torch.equal(got, want) for got in pool.map(run, range(40)))
+
+
+def test_parts_that_lie_apart_within_a_token_are_brought_together() -> None:
+    needs_kernel()
+    layout = Layout.of([20], CPU, padded=False)
+    apart = torch.randn(layout.tokens, 32, HEADS).bfloat16().transpose(1, 2)
+    together = apart.contiguous()
+    got, want = (attend(rows, rows, rows, layout, 0.2) for rows in (apart, together))
+    assert torch.equal(got, want)
+
+
+def test_the_bundled_model_scores_as_with_torchs_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    needs_kernel()
+    ours = scorer(BUNDLED, torch.bfloat16)  # type: ignore[arg-type]
+    pairs = ours.encode(QUERY, PASSAGES)
+    got = ours.score(pairs)
+    monkeypatch.setattr(amx, "kernel", lambda: None)
+    other = scorer(BUNDLED, torch.bfloat16)  # type: ignore[arg-type]
+    assert (ours.packed, other.packed) == (True, True)
+    np.testing.assert_allclose(got, other.score(pairs), atol=0.1)
+    assert np.ptp(got) > 0.5
+
+
+@pytest.mark.parametrize(
+    ("dtype", "size", "served"), [(torch.bfloat16, 32, True), (torch.bfloat16, 48, False), (torch.float32, 32, False)]
+)
+def test_it_serves_bfloat16_in_heads_of_whole_tile_rows(dtype: torch.dtype, size: int, served: bool) -> None:
+    needs_kernel()
+    assert amx.serves(CPU, dtype, size) == served
+    assert not amx.serves(torch.device("cuda"), dtype, size)
+
+
+@pytest.mark.parametrize(
+    ("flags", "most", "has"),
+    [
+        ("amx_tile amx_bf16 avx512_bf16", None, True),
+        ("amx_tile amx_bf16 avx512_bf16", "AVX512_CORE_AMX", True),
+        ("amx_tile amx_bf16 avx512_bf16", "avx512_core_bf16", False),
+        ("avx512_bf16 avx512f", None, False),
+        ("avx2", None, False),
+    ],
+)
+def test_amx_is_used_where_the_processor_has_it_and_the_environment_lets_onednn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str, most: str | None, has: bool
+) -> None:
+    (tmp_path / "cpuinfo").write_text(f"flags\t\t: {flags}\n")
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    if most:
+        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", most)
+    assert hardware.has_amx(tmp_path / "cpuinfo") == has
+
+
+def test_without_the_compiled_kernel_torchs_serves_and_the_log_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "has_amx", lambda: True)
+    monkeypatch.setattr(amx, "find_spec", lambda _name: None)
+    with capture_logs() as logs:
+        assert not amx.serves(CPU, torch.bfloat16, 32)
+        assert not amx.serves(CPU, torch.bfloat16, 32)
+    assert [entry["event"] for entry in logs] == ["amx_kernel_missing"]
+
+
+@pytest.mark.parametrize("broken", ["no library", "no such function"])
+def test_a_kernel_that_cannot_be_used_is_left_alone_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    file = tmp_path / "broken.so"
+    file.write_text("no library")
+    if broken == "no such function":
+        file = Path(_ctypes.__file__)
+    monkeypatch.setattr(hardware, "has_amx", lambda: True)
+    monkeypatch.setattr(amx, "find_spec", lambda name: ModuleSpec(name, None, origin=str(file)))
+    with capture_logs() as logs:
+        assert amx.kernel() is None
+    assert [(entry["event"], entry["file"]) for entry in logs] == [("amx_kernel_unusable", str(file))]
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+@pytest.mark.parametrize("target", ["this one", "another"])
+def test_it_compiles_without_a_warning_also_for_other_processors(tmp_path: Path, target: str) -> None:
+    source = Path(amx.__file__).with_suffix(".c")
+    other = ["-U__x86_64__"] if target == "another" else []
+    flags = ["-std=c11", "-D_GNU_SOURCE", "-O1", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-shared", "-fPIC"]
+    subprocess.run(["cc", *flags, *other, "-o", str(tmp_path / "amx.so"), str(source)], check=True, timeout=60)
