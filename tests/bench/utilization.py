@@ -3,8 +3,9 @@
     python -m tests.bench.utilization [--rounds N] [--large auto|yes|no]
 
 Pairs are encoded beforehand and scored through the scheduler; operations are counted by the formula of
-tests/bench/flops.py, padding not counted. The peak is the best of several shapes, measured in the same run before and
-after. On CUDA also for a model of XLM-R large's shape with random weights.
+tests/bench/flops.py, padding not counted. The rate is that of the fastest product of several shapes; it is measured
+anew before and after each job, since a shared machine is at times half as fast. On CUDA also for a model of XLM-R
+large's shape with random weights.
 """
 
 import argparse
@@ -13,6 +14,8 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import pairwise
+from operator import truediv
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +33,7 @@ from tests.bench.machine import device
 from tests.bench.section import Row, Section
 
 MEANS = (85, 250)
-ROUNDS, QUICK_ROUNDS = 7, 2
+ROUNDS, QUICK_ROUNDS = 15, 2
 _PEAK_RUNS = 5
 _OWN_ROWS = 8192
 _SQUARES = {"cpu": (1024, 2048, 4096), "cuda": (4096, 8192, 16384)}
@@ -51,24 +54,23 @@ MEANING = {
     "tflops": "operations of the formula over that time, in 10^12 per second",
     "peak_tflops": "the fastest matrix product in the same dtype: squares, and the shape of the model's own layers",
     "fastest_product": "shape of that product",
-    "of_peak_percent": "`tflops` over `peak_tflops`",
+    "of_peak_percent": "a job's rate over that of the product just before or after it, whichever is higher; the median",
 }
 
 
-def peak_flops(dtype: torch.dtype) -> tuple[float, str]:
-    """Operations per second of the fastest product of two square matrices, and its shape."""
-    rates = ((product_flops(dtype, size, size, size), size) for size in _SQUARES[device()])
-    fastest, size = max(rates)
-    return fastest, f"{size} x {size} x {size}"
+Product = tuple[int, int, int]
+"""Rows, inner size and columns of a matrix product."""
 
 
-def own_shape(dtype: torch.dtype, hidden: int) -> tuple[float, str]:
-    """The same of a product as the model's own layers have it."""
-    return product_flops(dtype, _OWN_ROWS, hidden, 4 * hidden), f"{_OWN_ROWS} x {hidden} x {4 * hidden}"
+def fastest_product(dtype: torch.dtype, hidden: int) -> Product:
+    """Of squares, and of a product as the model's own layers have it, the one of most operations per second."""
+    squares = [(size, size, size) for size in _SQUARES[device()]]
+    return max([*squares, (_OWN_ROWS, hidden, 4 * hidden)], key=lambda product: product_flops(dtype, product))
 
 
-def product_flops(dtype: torch.dtype, rows: int, inner: int, columns: int) -> float:
-    """Operations per second of a product (rows, inner) by (inner, columns); the fastest of a few runs."""
+def product_flops(dtype: torch.dtype, product: Product) -> float:
+    """Operations per second of a product; the fastest of a few runs."""
+    rows, inner, columns = product
     left = torch.randn(rows, inner, device=device(), dtype=dtype)
     right = torch.randn(inner, columns, device=device(), dtype=dtype)
 
@@ -97,35 +99,36 @@ def measured(name: str, folder: str, pairs: int, rounds: int) -> list[dict[str, 
     sidecar = Sidecar(checkpoint=folder)
     dtype = getattr(torch, sidecar.dtype)
     shape = shape_of(folder)
-    before = peak_flops(dtype)
+    product = fastest_product(dtype, shape.hidden)
     rows = []
     for mean in MEANS:
-        times, operations = [], []
+        times, rates, peaks = [], [], [product_flops(dtype, product)]
         for number in range(-1, rounds):
             encoded = sidecar.model.scorer.encode(texts.QUERY, texts.passages(mean, pairs, seed=mean + 1000 * number))
             took = seconds(partial(sidecar.score_pairs, encoded))
+            peaks.append(product_flops(dtype, product))
             if number >= 0:
                 times.append(took)
-                operations.append(shape.operations([pair.tokens for pair in encoded]))
-        flops = statistics.median(count / took for count, took in zip(operations, times, strict=True))
-        rows.append(
-            {"model": name, "dtype": sidecar.dtype, "tokens": mean, "pairs": pairs, **_speed(times, pairs, flops)}
-        )
-    peak, fastest = max(before, peak_flops(dtype), own_shape(dtype, shape.hidden))
+                rates.append(shape.operations([pair.tokens for pair in encoded]) / took)
+        row = {"model": name, "dtype": sidecar.dtype, "tokens": mean, "pairs": pairs}
+        rows.append({**row, **_speed(times, pairs), **_share(rates, peaks[1:], product)})
     sidecar.close()
-    share = {
-        "peak_tflops": round(peak / 1e12, 3),
-        "fastest_product": fastest,
-    }
-    return [{**row, **share, "of_peak_percent": round(100 * row["tflops"] * 1e12 / peak, 1)} for row in rows]
+    return rows
 
 
-def _speed(times: list[float], pairs: int, flops: float) -> dict[str, Any]:
+def _speed(times: list[float], pairs: int) -> dict[str, Any]:
     median = statistics.median(times)
+    return {"median_ms": round(median * 1e3, 1), "pairs_per_s": round(pairs / median, 1)}
+
+
+def _share(rates: list[float], peaks: list[float], product: Product) -> dict[str, Any]:
+    """Of the jobs' rates; ``peaks[i]`` and ``peaks[i + 1]`` are the product's before and after job ``i``."""
+    beside = [max(pair) for pair in pairwise(peaks)]
     return {
-        "median_ms": round(median * 1e3, 1),
-        "pairs_per_s": round(pairs / median, 1),
-        "tflops": round(flops / 1e12, 4),
+        "tflops": round(statistics.median(rates) / 1e12, 4),
+        "peak_tflops": round(statistics.median(beside) / 1e12, 3),
+        "fastest_product": " x ".join(map(str, product)),
+        "of_peak_percent": round(100 * statistics.median(map(truediv, rates, beside)), 1),
     }
 
 
