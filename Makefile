@@ -54,7 +54,7 @@ lock: .venv/ready  ## pin what is installed now
 	$(BIN)/python -m pip freeze --exclude-editable > requirements.lock
 
 clean:
-	rm -rf .venv .venv-proto build *.egg-info
+	rm -rf .venv .venv-proto build *.egg-info sidecar/scoring/_amx*.so
 
 .venv/ready: pyproject.toml requirements.lock sidecar/scoring/amx.c
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'

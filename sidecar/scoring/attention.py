@@ -27,21 +27,15 @@ def attend(
         query: (T, heads, head size); with ``first_only`` (rows of ``layout.first``, heads, head size).
         key, value: (T, heads, head size).
         scaling: factor of the logits.
-        window: transformers' ``sliding_window``: a token sees those less than so many places away; None: all. None in
-            a layout without padding on a CPU.
+        window: transformers' ``sliding_window``: a token sees those less than so many places away; None: all. Not for
+            a layout of ``amx``.
         first_only: whether only the first token of each pair asks.
 
     Returns:
         A tensor of the shape of ``query``.
     """
-    if layout.dense:
-        return _varlen(query, key, value, layout, scaling, window, first_only=first_only)
-    if layout.padded:
-        return _by_width(query, key, value, layout, scaling, window, first_only=first_only)
-    kernel = amx.kernel()
-    assert kernel is not None
-    assert window is None
-    return kernel.attend(query, key, value, layout, scaling, first_only=first_only)
+    kernel = {"varlen": _varlen, "amx": _amx, "by_width": _by_width}[layout.kernel]
+    return kernel(query, key, value, layout, scaling, window, first_only=first_only)
 
 
 def _by_width(
@@ -73,6 +67,23 @@ def _by_width(
 def _by_pair(rows: torch.Tensor, width: int) -> torch.Tensor:
     """(pairs * width, heads, head size) as (pairs, heads, width, head size)."""
     return rows.reshape(-1, width, *rows.shape[1:]).transpose(1, 2)
+
+
+def _amx(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    layout: Layout,
+    scaling: float,
+    window: int | None,
+    *,
+    first_only: bool,
+) -> torch.Tensor:
+    """Our own kernel, for all pairs."""
+    kernel = amx.kernel()
+    assert kernel is not None
+    assert window is None
+    return kernel.attend(query, key, value, layout, scaling, first_only=first_only)
 
 
 def _varlen(

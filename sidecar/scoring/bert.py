@@ -12,7 +12,7 @@ import torch
 
 from sidecar.scoring import amx
 from sidecar.scoring.attention import attend
-from sidecar.scoring.layout import Layout, row_lengths
+from sidecar.scoring.layout import Kernel, Layout, row_lengths
 from sidecar.scoring.linear import Fused, Linear, Operations, operations
 
 _SHORT = 16
@@ -27,8 +27,8 @@ class Encoder:
 
     def __init__(self, base: Any, *, first_only: bool = True) -> None:
         self._base = base
-        head_size = base.config.hidden_size // base.config.num_attention_heads
-        self._padded = not amx.serves(base.device, base.dtype, head_size)
+        head_size = base.encoder.layer[0].attention.self.attention_head_size
+        self._on_cpu: Kernel = "amx" if amx.serves(base.device, base.dtype, head_size) else "by_width"
         self._does = operations(base.device, base.dtype)
         is_gelu = base.config.hidden_act == "gelu"
         self._taken: list[Linear] = []
@@ -56,7 +56,7 @@ class Encoder:
 
     def layout(self, lengths: Sequence[int]) -> Layout:
         """Where texts of so many tokens each are to lie."""
-        return Layout.of(lengths, self._base.device, padded=self._padded)
+        return Layout.of(lengths, self._base.device, self._on_cpu)
 
     def restore(self) -> None:
         """Have ``base`` work again, and this no longer."""

@@ -23,6 +23,7 @@ _ROWS, _IN, _OUT = 256, 384, 1536
 _ROUNDS = 7
 _WORTH_IT = 1.1
 """So many times as fast as float32 a type with fewer digits has to be."""
+_AMX = {"amx_bf16", "amx_tile", "avx512_bf16", "avx512bw", "avx512dq", "avx512f", "avx512vl"}
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -92,16 +93,20 @@ def _one_thread() -> Iterator[None]:
 
 def has_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     """Whether the processor multiplies bfloat16 in hardware: Intel AMX, or AVX-512 BF16. Else it is emulated."""
-    flags = set(cpuinfo.read_text().split()) if cpuinfo.is_file() else set()
-    return bool(flags & {"amx_bf16", "avx512_bf16"})
+    return bool(_flags(cpuinfo) & {"amx_bf16", "avx512_bf16"})
 
 
 def has_amx(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether the processor multiplies tiles of bfloat16 (Intel AMX) and oneDNN may too: ``ONEDNN_MAX_CPU_ISA`` in the
-    environment, which can keep it from AMX, is obeyed by all of this process."""
-    flags = set(cpuinfo.read_text().split()) if cpuinfo.is_file() else set()
-    most = os.environ.get("ONEDNN_MAX_CPU_ISA", "DEFAULT").upper()
-    return flags >= {"amx_tile", "amx_bf16", "avx512_bf16"} and ("AMX" in most or most in ("DEFAULT", "ALL"))
+    """Whether the processor has what ``amx.c`` is compiled for (Intel AMX), and the environment allows it.
+
+    oneDNN's own variables are obeyed, so that one of them keeps torch and the kernel from AMX.
+    """
+    most = (os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "DEFAULT").upper()
+    return _flags(cpuinfo) >= _AMX and ("AMX" in most or most in ("DEFAULT", "ALL"))
+
+
+def _flags(cpuinfo: Path) -> set[str]:
+    return set(cpuinfo.read_text().split()) if cpuinfo.is_file() else set()
 
 
 def emulates(dtype: torch.dtype, device: torch.device) -> bool:

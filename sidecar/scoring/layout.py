@@ -1,10 +1,11 @@
-"""Where packed pairs lie: end to end in one row of T places, on a CPU mostly each padded to whole vectors."""
+"""Where packed pairs lie: end to end in one row of T places, each padded to whole vectors for torch's CPU attention."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby
 from operator import itemgetter
+from typing import Literal
 
 import numpy as np
 import torch
@@ -12,12 +13,14 @@ from numpy.typing import NDArray
 
 from sidecar.scoring.failures import losses_told
 
-DENSE_ON = ("cuda",)
-"""Types of devices whose rows have no padding."""
+VARLEN_ON = ("cuda",)
+"""Types of devices on which attention is always ``varlen``."""
+Kernel = Literal["varlen", "amx", "by_width"]
+"""What computes the attention of a row: see :mod:`sidecar.scoring.attention`."""
 _STEPS = 8
 """A CPU's row is filled up to one of so many lengths between a power of two and the next."""
 VECTOR = 16
-"""A padded pair takes a multiple of so many places: attention runs on whole vectors, and few shapes occur."""
+"""A padded pair takes a multiple of so many places: torch's attention runs on whole vectors, and few shapes occur."""
 
 
 @dataclass(frozen=True)
@@ -67,28 +70,21 @@ class Layout:
     device: torch.device
     tokens: int
     """T, filler counted."""
-    dense: bool = False
-    """Whether there is neither padding nor filler, as the kernel of CUDA wants it."""
-    padded: bool = True
-    """Whether pairs are padded to whole vectors, as torch's attention on a CPU wants them; that of AMX does not."""
+    kernel: Kernel = "by_width"
+    """What the row is laid out for: ``varlen`` has neither padding nor filler, ``amx`` no padding."""
 
     @classmethod
-    def of(cls, lengths: Sequence[int], device: torch.device, *, padded: bool = True) -> "Layout":
-        """Without any padding on CUDA; on a CPU ``padded`` or not, and filled up. Sorted lengths make for few runs."""
-        if device.type in DENSE_ON:
-            return cls(lengths, lengths, device, sum(lengths), dense=True, padded=False)
-        widths = [-(-length // VECTOR) * VECTOR for length in lengths] if padded else lengths
-        return cls(lengths, widths, device, row_length(sum(widths)), padded=padded)
+    def of(cls, lengths: Sequence[int], device: torch.device, on_cpu: Kernel = "by_width") -> "Layout":
+        """For CUDA's kernel there, for ``on_cpu`` on a CPU. Sorted lengths make for few runs of one width."""
+        if device.type in VARLEN_ON:
+            return cls(lengths, lengths, device, sum(lengths), "varlen")
+        widths = lengths if on_cpu == "amx" else [-(-length // VECTOR) * VECTOR for length in lengths]
+        return cls(lengths, widths, device, row_length(sum(widths)), on_cpu)
 
     @cached_property
     def starts(self) -> NDArray[np.int64]:
         """Place of each pair's first token, and where the last pair ends; shape (pairs + 1,)."""
         return np.cumsum([0, *self.widths], dtype=np.int64)
-
-    @cached_property
-    def sizes(self) -> NDArray[np.int64]:
-        """:attr:`lengths` as an array; shape (pairs,)."""
-        return np.array(self.lengths, np.int64)
 
     @cached_property
     def bounds(self) -> torch.Tensor:
@@ -97,9 +93,9 @@ class Layout:
 
     @cached_property
     def first(self) -> torch.Tensor:
-        """Place of each pair's first token, int64 on the device; not dense, filled up with 0 to one of few lengths."""
+        """Place of each pair's first token, int64 on the device; on a CPU filled up with 0 to one of few lengths."""
         pairs = len(self.lengths)
-        rows = pairs if self.dense else row_length(pairs)
+        rows = pairs if self.kernel == "varlen" else row_length(pairs)
         return to_device(np.pad(self.starts[:-1], (0, rows - pairs)), self.device)
 
     @cached_property

@@ -132,6 +132,7 @@ class PackedModel:
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
         self._encoder = ENCODERS[model.config.model_type](model)
+        self._layers = self._encoder if isinstance(self._encoder, bert.Encoder) else None
         self._inputs = Inputs(model)
 
     def logits(self, pairs: Sequence[Pair]) -> torch.Tensor:
@@ -143,19 +144,17 @@ class PackedModel:
         return logits[to_device(np.argsort(order), logits.device)]
 
     def _layout(self, lengths: Sequence[int]) -> Layout:
-        if isinstance(self._encoder, bert.Encoder):
-            return self._encoder.layout(lengths)
-        return Layout.of(lengths, self._model.device)
+        return self._layers.layout(lengths) if self._layers else Layout.of(lengths, self._model.device)
 
     def restore(self) -> None:
         """Give the model the weights back that the encoder took, so that it runs padded pairs again."""
-        if isinstance(self._encoder, bert.Encoder):
-            self._encoder.restore()
+        if self._layers:
+            self._layers.restore()
 
     def prepare(self, tokens: int) -> None:
         """Do now what the first batch of each size up to ``tokens`` would else have to do."""
-        if isinstance(self._encoder, bert.Encoder):
-            self._encoder.prepare(tokens)
+        if self._layers:
+            self._layers.prepare(tokens)
 
 
 class Inputs:

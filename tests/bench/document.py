@@ -34,8 +34,7 @@ one on your machine, `make bench-gpu` in under 8 minutes those that a GPU makes 
 one. Each is a command of its own, `python -m tests.bench.NAME`, and writes `build/bench/NAME.json`. Times are
 wall-clock times; what a table compares was measured in the same run, by turns. Sidecar and rivals use the bundled
 model, 22.7 million parameters in the shape of MiniLM-L6, where nothing else is said. Each table names its machine and
-its commit: a machine that was not at hand since keeps the figures of older code (the one with AMX, of before pairs were
-packed on a CPU).
+its commit: a machine that was not at hand since keeps the figures of older code.
 """
 Kept = Mapping[str, Any]
 

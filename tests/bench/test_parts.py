@@ -30,11 +30,22 @@ from tests.bench import (
     soak,
     texts,
     throughput,
+    utilization,
 )
 from tests.bench.generator import Call, Plan, Requests, Result, Stream
 from tests.checkpoints import build
 
 CPUINFO = "processor\t: 0\nmodel name\t: Some CPU @ 2 GHz\nflags\t\t: fpu avx2 avx512f amx_bf16\n\nprocessor\t: 1\n"
+
+
+def test_a_share_is_the_median_of_each_jobs_rate_over_the_faster_product_beside_it() -> None:
+    rates, peaks = [1e12, 1e12, 3e12], [4e12, 2e12, 1e12, 2e12]  # shares of 25, 50 and 150 %
+    assert utilization.share(rates, peaks, (8, 4, 2)) == {
+        "tflops": 1.0,
+        "peak_tflops": 2.0,
+        "fastest_product": "8 x 4 x 2",
+        "of_peak_percent": 50.0,
+    }
 
 
 @pytest.mark.parametrize("module", [load, machine, percentiles, section, soak])

@@ -1,30 +1,45 @@
 """The attention kernel of CPUs with AMX against plain arithmetic, and what happens without it."""
 
 import _ctypes
+import ctypes
 import shutil
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 from structlog.testing import capture_logs
 
-from sidecar.scoring import amx, hardware
+from sidecar.scoring import amx, checkpoint, hardware
 from sidecar.scoring.attention import attend
+from sidecar.scoring.bi_encoder import BiEncoder
 from sidecar.scoring.layout import Layout
-from sidecar.settings import BUNDLED
+from sidecar.settings import BUNDLED, ModelSettings
+from tests import checkpoints
 from tests.checkpoints import scorer
 from tests.unit.test_packing import PASSAGES, QUERY
 
 CPU = torch.device("cpu")
 LENGTHS = [1, 2, 15, 16, 17, 31, 32, 33, 47, 100, 255, 256, 257, 511]
 HEADS = 3
+AMX = "amx_bf16 amx_tile avx512_bf16 avx512bw avx512dq avx512f avx512vl avx2"
 
-needs_amx = pytest.mark.skipif(not hardware.has_amx(), reason="needs a CPU with AMX")
+
+def compiles_amx() -> bool:
+    """Whether there is a C compiler, and not too old a one."""
+    asked = ["cc", "-mamx-bf16", "-mavx512bf16", "-E", "-x", "c", "/dev/null"]
+    return shutil.which("cc") is not None and subprocess.run(asked, capture_output=True, check=False).returncode == 0
+
+
+needs_compiler = pytest.mark.skipif(not compiles_amx(), reason="needs a C compiler that knows AMX")
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +47,19 @@ def looked_for_anew() -> Iterator[None]:
     amx.kernel.cache_clear()
     yield
     amx.kernel.cache_clear()
+
+
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows with each use of the kernel."""
+    used: list[int] = []
+    attends = amx.Kernel.attend
+
+    def counted(*arguments: Any, **named: Any) -> torch.Tensor:
+        used.append(1)
+        return attends(*arguments, **named)
+
+    monkeypatch.setattr(amx.Kernel, "attend", counted)
+    return used
 
 
 def projections(tokens: int, size: int, spread: float = 2.0) -> list[torch.Tensor]:
@@ -47,8 +75,8 @@ def plain(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: 
     return (((q @ k.mT) * scaling).softmax(-1) @ v).transpose(0, 1)
 
 
-@needs_amx
-@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+@needs_compiler
+@pytest.mark.skipif(not hardware.has_amx(), reason="needs a CPU with AMX")
 def test_where_there_are_amx_and_a_compiler_the_kernel_was_built() -> None:
     assert amx.kernel()
 
@@ -64,7 +92,7 @@ def needs_kernel() -> amx.Kernel:
 @pytest.mark.parametrize("size", [32, 64, 96])
 def test_each_token_takes_from_the_tokens_of_its_own_pair(size: int, first_only: bool) -> None:
     needs_kernel()
-    layout = Layout.of(LENGTHS, CPU, padded=False)
+    layout = Layout.of(LENGTHS, CPU, "amx")
     query, key, value = projections(layout.tokens, size)
     asking = query[layout.first] if first_only else query
     got = attend(asking, key, value, layout, size**-0.5, first_only=first_only)
@@ -79,9 +107,9 @@ def test_each_token_takes_from_the_tokens_of_its_own_pair(size: int, first_only:
     assert not filler.any()
 
 
-def test_it_is_no_further_from_exact_arithmetic_than_torchs_own_kernel() -> None:
+def test_it_is_about_as_near_to_exact_arithmetic_as_torchs_own_kernel() -> None:
     needs_kernel()
-    tight, padded = Layout.of([96] * 4, CPU, padded=False), Layout.of([96] * 4, CPU)
+    tight, padded = Layout.of([96] * 4, CPU, "amx"), Layout.of([96] * 4, CPU)
     query, key, value = projections(tight.tokens, 32)
     ours, torchs = (attend(query, key, value, layout, 0.2).float() for layout in (tight, padded))
     pairs = [slice(start, start + 96) for start in range(0, 4 * 96, 96)]
@@ -90,17 +118,19 @@ def test_it_is_no_further_from_exact_arithmetic_than_torchs_own_kernel() -> None
 
 
 @pytest.mark.parametrize("spread", [1e-6, 40.0])
-def test_weights_of_any_steepness_are_finite(spread: float) -> None:
+def test_weights_are_right_however_steep(spread: float) -> None:
     needs_kernel()
-    layout = Layout.of([5, 70], CPU, padded=False)
+    layout = Layout.of([5, 70], CPU, "amx")
     query, key, value = projections(layout.tokens, 32, spread)
-    got = attend(query, key, value, layout, 1.0).float()[:5]
-    torch.testing.assert_close(got, plain(query[:5], key[:5], value[:5], 1.0), rtol=0.01, atol=0.01 * spread)
+    got = attend(query, key, value, layout, 1.0).float()
+    for own in (slice(0, 5), slice(5, 75)):
+        want = plain(query[own], key[own], value[own], 1.0)
+        torch.testing.assert_close(got[own], want, rtol=0.01, atol=0.01 * spread)
 
 
 def test_what_is_not_a_number_stays_in_its_own_pair() -> None:
     needs_kernel()
-    layout = Layout.of([20, 17, 3], CPU, padded=False)
+    layout = Layout.of([20, 17, 3], CPU, "amx")
     query, key, value = projections(layout.tokens, 32)
     want = attend(query, key, value, layout, 0.2)
     for rows in (query, key, value):
@@ -113,7 +143,7 @@ def test_what_is_not_a_number_stays_in_its_own_pair() -> None:
 
 def test_any_number_of_threads_computes_the_same_also_several_calls_at_once() -> None:
     kernel = needs_kernel()
-    layout = Layout.of(LENGTHS, CPU, padded=False)
+    layout = Layout.of(LENGTHS, CPU, "amx")
     query, key, value = projections(layout.tokens, 32)
 
     def run(_: int = 0) -> torch.Tensor:
@@ -132,7 +162,7 @@ def test_any_number_of_threads_computes_the_same_also_several_calls_at_once() ->
 
 def test_parts_that_lie_apart_within_a_token_are_brought_together() -> None:
     needs_kernel()
-    layout = Layout.of([20], CPU, padded=False)
+    layout = Layout.of([20], CPU, "amx")
     apart = torch.randn(layout.tokens, 32, HEADS).bfloat16().transpose(1, 2)
     together = apart.contiguous()
     got, want = (attend(rows, rows, rows, layout, 0.2) for rows in (apart, together))
@@ -141,14 +171,34 @@ def test_parts_that_lie_apart_within_a_token_are_brought_together() -> None:
 
 def test_the_bundled_model_scores_as_with_torchs_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     needs_kernel()
+    used = calls(monkeypatch)
     ours = scorer(BUNDLED, torch.bfloat16)  # type: ignore[arg-type]
     pairs = ours.encode(QUERY, PASSAGES)
     got = ours.score(pairs)
+    assert used
+    used.clear()
     monkeypatch.setattr(amx, "kernel", lambda: None)
     other = scorer(BUNDLED, torch.bfloat16)  # type: ignore[arg-type]
     assert (ours.packed, other.packed) == (True, True)
     np.testing.assert_allclose(got, other.score(pairs), atol=0.1)
     assert np.ptp(got) > 0.5
+    assert not used
+
+
+def test_a_bi_encoder_gives_the_cosines_of_torchs_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    needs_kernel()
+    folder = checkpoints.build(tmp_path, head=False, hidden_size=64, num_attention_heads=2)
+    settings = ModelSettings(kind="bi_encoder", checkpoint=str(folder))
+    used, cosines = calls(monkeypatch), []
+    for kernel in (amx.kernel, lambda: None):
+        monkeypatch.setattr(amx, "kernel", kernel)
+        model = BiEncoder(*checkpoint.load_encoder(settings, CPU, torch.bfloat16), settings)
+        assert model.packed
+        cosines.append(model.score(model.encode(QUERY, PASSAGES)))
+        assert bool(used) == (kernel() is not None)
+        used.clear()
+    np.testing.assert_allclose(cosines[0], cosines[1], atol=0.01)
+    assert np.ptp(cosines[0]) > 0.02
 
 
 @pytest.mark.parametrize(
@@ -161,22 +211,26 @@ def test_it_serves_bfloat16_in_heads_of_whole_tile_rows(dtype: torch.dtype, size
 
 
 @pytest.mark.parametrize(
-    ("flags", "most", "has"),
+    ("flags", "environment", "has"),
     [
-        ("amx_tile amx_bf16 avx512_bf16", None, True),
-        ("amx_tile amx_bf16 avx512_bf16", "AVX512_CORE_AMX", True),
-        ("amx_tile amx_bf16 avx512_bf16", "avx512_core_bf16", False),
-        ("avx512_bf16 avx512f", None, False),
-        ("avx2", None, False),
+        (AMX, {}, True),
+        (AMX, {"ONEDNN_MAX_CPU_ISA": ""}, True),
+        (AMX, {"ONEDNN_MAX_CPU_ISA": "ALL", "DNNL_MAX_CPU_ISA": "AVX2"}, True),
+        (AMX, {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_AMX"}, True),
+        (AMX, {"ONEDNN_MAX_CPU_ISA": "avx512_core_bf16"}, False),
+        (AMX, {"DNNL_MAX_CPU_ISA": "AVX2"}, False),
+        (AMX.replace("avx512vl ", ""), {}, False),
+        ("avx512_bf16 avx512f", {}, False),
     ],
 )
 def test_amx_is_used_where_the_processor_has_it_and_the_environment_lets_onednn(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str, most: str | None, has: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str, environment: dict[str, str], has: bool
 ) -> None:
     (tmp_path / "cpuinfo").write_text(f"flags\t\t: {flags}\n")
-    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
-    if most:
-        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", most)
+    for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
     assert hardware.has_amx(tmp_path / "cpuinfo") == has
 
 
@@ -189,25 +243,56 @@ def test_without_the_compiled_kernel_torchs_serves_and_the_log_says_so(monkeypat
     assert [entry["event"] for entry in logs] == ["amx_kernel_missing"]
 
 
-@pytest.mark.parametrize("broken", ["no library", "no such function"])
-def test_a_kernel_that_cannot_be_used_is_left_alone_and_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+def library(task_bytes: int = ctypes.sizeof(amx._Attention), permission: int = 0) -> Any:
+    """Stands in for what was compiled, and computes nothing."""
+    return SimpleNamespace(
+        sidecar_amx_attend=Mock(),
+        sidecar_amx_scratch_bytes=Mock(return_value=64),
+        sidecar_amx_task_bytes=Mock(return_value=task_bytes),
+        sidecar_amx_request_permission=Mock(return_value=permission),
+    )
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"task_bytes": 8}, "another version of amx.c"),
+        ({"permission": -1}, "not permitted"),
+        ({}, "numbers are wrong"),
+    ],
+)
+def test_a_kernel_that_does_not_work_here_is_left_alone_and_the_log_says_why(
+    monkeypatch: pytest.MonkeyPatch, changed: dict[str, int], reason: str
 ) -> None:
-    file = tmp_path / "broken.so"
-    file.write_text("no library")
-    if broken == "no such function":
-        file = Path(_ctypes.__file__)
+    found = {"it": library(**changed), None: ctypes.CDLL(None)}
+    monkeypatch.setattr(ctypes, "CDLL", lambda name, **_: found[name])
+    monkeypatch.setattr(torch, "empty", torch.zeros)  # what memory happens to hold might be right
+    assert reason in refused(monkeypatch, "it")
+
+
+def refused(monkeypatch: pytest.MonkeyPatch, file: str) -> str:
+    """Why the file is not used, as the log says."""
     monkeypatch.setattr(hardware, "has_amx", lambda: True)
-    monkeypatch.setattr(amx, "find_spec", lambda name: ModuleSpec(name, None, origin=str(file)))
+    monkeypatch.setattr(amx, "find_spec", lambda name: ModuleSpec(name, None, origin=file))
     with capture_logs() as logs:
         assert amx.kernel() is None
-    assert [(entry["event"], entry["file"]) for entry in logs] == [("amx_kernel_unusable", str(file))]
+    assert [(entry["event"], entry["file"]) for entry in logs] == [("amx_kernel_unusable", file)]
+    return str(logs[0]["reason"])
 
 
-@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+def test_another_file_is_left_alone_and_the_log_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "no_library.so").write_text("no library")
+    assert "no_library.so" in refused(monkeypatch, str(tmp_path / "no_library.so"))
+    amx.kernel.cache_clear()
+    assert "sidecar_amx_attend" in refused(monkeypatch, _ctypes.__file__)
+
+
+@needs_compiler
 @pytest.mark.parametrize("target", ["this one", "another"])
 def test_it_compiles_without_a_warning_also_for_other_processors(tmp_path: Path, target: str) -> None:
-    source = Path(amx.__file__).with_suffix(".c")
+    source, root = Path(amx.__file__).with_suffix(".c"), Path(__file__).parents[2]
+    (extension,) = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["ext-modules"]
+    assert root / extension["sources"][0] == source
+    flags = [*extension["extra-compile-args"], "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-shared", "-fPIC"]
     other = ["-U__x86_64__"] if target == "another" else []
-    flags = ["-std=c11", "-D_GNU_SOURCE", "-O1", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-shared", "-fPIC"]
     subprocess.run(["cc", *flags, *other, "-o", str(tmp_path / "amx.so"), str(source)], check=True, timeout=60)

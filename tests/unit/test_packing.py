@@ -184,7 +184,7 @@ def test_the_kernel_of_cuda_is_called_with_rows_bounds_and_a_window_on_either_si
         return out
 
     monkeypatch.setattr(attention, "VARLEN", kernel)
-    layout = Layout([3, 5], [3, 5], CPU, 8)
+    layout = Layout([3, 5], [3, 5], CPU, 8, "varlen")
     rows = torch.randn(8, 2, 4)
     assert attention._varlen(rows, rows, rows, layout, 0.5, None, first_only=False).shape == (8, 2, 4)
     assert seen["shapes"] == [(8, 2, 4)] * 3
@@ -238,7 +238,7 @@ def like_cuda(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
         windows.append(named["window_size"])
         return varlen(*positional, **named)
 
-    monkeypatch.setattr("sidecar.scoring.layout.DENSE_ON", ("cpu",))
+    monkeypatch.setattr("sidecar.scoring.layout.VARLEN_ON", ("cpu",))
     monkeypatch.setattr(attention, "VARLEN", kernel)
     return windows
 
@@ -262,7 +262,7 @@ def test_rows_as_on_cuda_score_as_padded_ones(
 @pytest.mark.usefixtures("like_cuda")
 def test_as_on_cuda_the_row_holds_tokens_alone() -> None:
     row = Layout.of([3, 16, 17], CPU)
-    assert (list(row.widths), row.tokens, row.first.tolist(), row.dense) == ([3, 16, 17], 36, [0, 3, 19], True)
+    assert (list(row.widths), row.tokens, row.first.tolist(), row.kernel) == ([3, 16, 17], 36, [0, 3, 19], "varlen")
 
 
 @pytest.mark.parametrize("dtype", FAST)
