@@ -40,7 +40,7 @@ typedef struct { /* _Attention of sidecar/scoring/amx.py: the same fields in the
     const int64_t *starts, *lengths; /* of each pair: row of its first token, and its tokens */
     int64_t pairs, heads, head_size, longest;
     int64_t first_only; /* whether row p of query and out is the first token of pair p */
-    float scale;        /* factor of the logits */
+    float scale;        /* factor of the logits, above 0 */
     char *scratch;      /* of each thread sidecar_amx_scratch_bytes, aligned to 64 */
     atomic_llong next_thread, next_item; /* 0 at first */
 } Attention;
@@ -125,6 +125,7 @@ ON_AMX static void interleave_values(const bf16 *values, int64_t stride, int64_t
 /* out (16, 16) = rows (16, 32 * steps) times `steps` tiles, `tile_stride` int32 from one to the next. */
 ON_AMX static inline void multiply(const bf16 *rows, int64_t stride, const int32_t *tiles, int64_t tile_stride,
                                    int64_t steps, float *out, int64_t out_stride) {
+    __asm__ volatile("" ::: "memory"); /* gcc does not know that a tile is loaded from memory */
     _tile_zero(0);
     for (int64_t step = 0; step < steps; step++) {
         _tile_loadd(1, rows + DEPTH * step, stride * (int64_t)sizeof(bf16));
@@ -156,11 +157,13 @@ ON_AMX static void softmax_rows(const Scratch *s, int64_t count, int64_t length,
         __m512 row_max = _mm512_set1_ps(-__builtin_inff()), sum = _mm512_setzero_ps();
         for (int64_t k = 0; k < whole; k += LANES) row_max = _mm512_max_ps(row_max, _mm512_load_ps(logits + k));
         row_max = _mm512_mask_max_ps(row_max, rest, row_max, _mm512_maskz_loadu_ps(rest, logits + whole));
-        const __m512 shift = _mm512_mul_ps(_mm512_set1_ps(-_mm512_reduce_max_ps(row_max)), by);
+        row_max = _mm512_set1_ps(_mm512_reduce_max_ps(row_max));
         for (int64_t k = 0; k < width; k += LANES) {
             const __mmask16 seen = k < whole ? 0xffff : k == whole ? rest : 0;
             const __m512 logit = _mm512_maskz_loadu_ps(seen, logits + k);
-            const __m512 weight = _mm512_maskz_mov_ps(seen, exp2_ps(_mm512_fmadd_ps(logit, by, shift)));
+            /* First the difference: a product of large logits, rounded, would be off by whole powers of two. */
+            const __m512 power = _mm512_mul_ps(_mm512_sub_ps(logit, row_max), by);
+            const __m512 weight = _mm512_maskz_mov_ps(seen, exp2_ps(power));
             sum = _mm512_add_ps(sum, weight);
             _mm256_store_si256((__m256i *)(weights + k), (__m256i)_mm512_cvtneps_pbh(weight));
         }

@@ -67,8 +67,7 @@ class Kernel:
         *,
         first_only: bool,
     ) -> torch.Tensor:
-        """See :func:`sidecar.scoring.attention.attend`: bfloat16, pairs without padding, no window."""
-        query, key, value = (_contiguous_rows(rows) for rows in (query, key, value))
+        """See :func:`sidecar.scoring.attention.attend`: bfloat16, no padding, no window, ``scaling`` above 0."""
         out = torch.empty(query.shape, dtype=query.dtype)
         starts, lengths = layout.starts, np.array(layout.lengths, np.int64)
         (_, heads, head_size), longest, threads = query.shape, int(lengths.max()), torch.get_num_threads()

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch.nn import functional
 
+from sidecar.logs import log
 from sidecar.settings import ModelSettings
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
@@ -136,6 +137,21 @@ def keep_freed_memory() -> bool:
     wanted = {_M_MMAP_THRESHOLD: _KEPT_BYTES, _M_TRIM_THRESHOLD: _KEPT_BYTES, _M_ARENA_MAX: 1}
     kept = [mallopt(name, value) == 1 for name, value in wanted.items()]
     return all(kept)
+
+
+def use_threads(wanted: int) -> None:
+    """Have torch compute with so many threads, or with as many as OpenMP's settings in the environment allow.
+
+    oneDNN reckons with the number that it is told: where OpenMP gives fewer, its products in bfloat16 are wrong. With
+    torch 2.15, two threads and ``OMP_THREAD_LIMIT=1`` they were NaN or off by 48 where rounding leaves 0.1.
+    """
+    openmp, allowed = ctypes.CDLL(None), wanted
+    if hasattr(openmp, "omp_set_dynamic"):
+        openmp.omp_set_dynamic(0)  # else it gives fewer while the machine is busy
+        allowed = openmp.omp_get_thread_limit() if openmp.omp_get_max_active_levels() else 1
+    if allowed < wanted:
+        log.warning("threads_limited", wanted=wanted, allowed=allowed, hint="by OpenMP's variables in the environment")
+    torch.set_num_threads(min(wanted, allowed))
 
 
 def usable_cpus(cgroups: Path = Path("/sys/fs/cgroup")) -> int:

@@ -74,7 +74,7 @@ def scorer_of(settings: ModelSettings, device: torch.device, dtype: torch.dtype)
     """
     if device.type == "cpu":
         hardware.keep_freed_memory()
-        torch.set_num_threads(settings.threads or hardware.usable_cpus())
+        hardware.use_threads(settings.threads or hardware.usable_cpus())
     if settings.kind == "bi_encoder":
         return BiEncoder(*checkpoint.load_encoder(settings, device, dtype), settings)
     quantised = graph.of(settings, device)

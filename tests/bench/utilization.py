@@ -58,7 +58,7 @@ MEANING = {
     "median_ms": "from handing in the encoded pairs to their scores",
     "pairs_per_s": "pairs over that time",
     "tflops": "operations of the formula over that time, in 10^12 per second",
-    "peak_tflops": "a matrix product in the same dtype just before or after a job, the faster of both; median of all jobs",
+    "peak_tflops": "a matrix product in the same dtype just before or after a job, the faster; median of all jobs",
     "fastest_product": "its shape: the fastest of squares and of the model's own layers",
     "of_peak_percent": "the median of each job's rate over the product's beside it; in runs of before commit 0b5397a "
     "`tflops` over `peak_tflops`, which was the best of the whole run",

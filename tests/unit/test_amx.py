@@ -128,6 +128,17 @@ def test_weights_are_right_however_steep(spread: float) -> None:
         torch.testing.assert_close(got[own], want, rtol=0.01, atol=0.01 * spread)
 
 
+@pytest.mark.parametrize("size", [1e3, 1e9, 1e12])
+def test_equal_logits_of_any_size_weigh_the_same(size: float) -> None:
+    needs_kernel()
+    layout = Layout.of([17, 40], CPU, "amx")
+    _, _, value = projections(layout.tokens, 32)
+    root = torch.full_like(value, (size / 32) ** 0.5)
+    got = attend(root, root, value, layout, 1.0).float()
+    for own in (slice(0, 17), slice(17, 57)):
+        torch.testing.assert_close(got[own], value[own].float().mean(0).expand(got[own].shape), rtol=0.01, atol=0.01)
+
+
 def test_what_is_not_a_number_stays_in_its_own_pair() -> None:
     needs_kernel()
     layout = Layout.of([20, 17, 3], CPU, "amx")

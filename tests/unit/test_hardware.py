@@ -171,3 +171,34 @@ print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
     if told["keep"][0] == "False":
         pytest.skip("this C library has no mallopt")
     assert int(told["keep"][1]) < int(told["give back"][1]) / 5
+
+
+_PRODUCT = """
+import torch
+from sidecar.scoring import hardware
+
+hardware.use_threads(2)
+rows, weight = torch.randn(2048, 128).bfloat16(), torch.randn(128, 128).bfloat16()
+wrong = (torch.nn.functional.linear(rows, weight).float() - rows.float() @ weight.float().T).abs().max()
+print(torch.get_num_threads(), bool(wrong < 0.5))
+"""
+
+
+@pytest.mark.skipif(not has_bfloat16(), reason="needs a CPU that multiplies bfloat16")
+@pytest.mark.parametrize(
+    ("environment", "threads"),
+    [
+        ({}, 2),
+        ({"OMP_NUM_THREADS": "1"}, 2),
+        ({"OMP_DYNAMIC": "true"}, 2),
+        ({"OMP_THREAD_LIMIT": "1"}, 1),
+        ({"OMP_MAX_ACTIVE_LEVELS": "0"}, 1),
+    ],
+    ids=str,
+)
+def test_products_are_right_however_few_threads_openmp_allows(environment: dict[str, str], threads: int) -> None:
+    """Without use_threads the last three are wrong."""
+    command = [sys.executable, "-c", _PRODUCT]
+    run = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=True, timeout=60)
+    assert run.stdout.splitlines()[-1] == f"{threads} True"
+    assert ("threads_limited" in run.stdout + run.stderr) == (threads == 1)
