@@ -39,8 +39,9 @@ CPUINFO = "processor\t: 0\nmodel name\t: Some CPU @ 2 GHz\nflags\t\t: fpu avx2 a
 
 
 def test_a_share_is_the_median_of_each_jobs_rate_over_the_faster_product_beside_it() -> None:
-    rates, peaks = [1e12, 1e12, 3e12], [4e12, 2e12, 1e12, 2e12]  # shares of 25, 50 and 150 %
-    assert utilization.share(rates, peaks, (8, 4, 2)) == {
+    big, flat = (8, 8, 8), (8, 4, 2)
+    rates, peaks = [1e12, 1e12, 3e12], [(4e12, big), (2e12, flat), (1e12, big), (2e12, flat)]  # 25, 50 and 150 %
+    assert utilization.share(rates, peaks) == {
         "tflops": 1.0,
         "peak_tflops": 2.0,
         "fastest_product": "8 x 4 x 2",

@@ -3,8 +3,8 @@
     python -m tests.bench.utilization [--rounds N] [--large auto|yes|no]
 
 Pairs are encoded beforehand and scored through the scheduler; operations are counted by the formula of
-tests/bench/flops.py, padding not counted. The rate is that of the fastest product of several shapes; it is measured
-anew before and after each job, since a shared machine is at times half as fast. On CUDA also for a model of XLM-R
+tests/bench/flops.py, padding not counted. The rate is that of the fastest product of several shapes, all of them
+measured anew before and after each job, since a shared machine is at times half as fast. On CUDA also for a model of XLM-R
 large's shape with random weights.
 """
 
@@ -12,7 +12,7 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
@@ -35,9 +35,7 @@ from tests.bench.section import Row, Section
 
 MEANS = (85, 250)
 ROUNDS, QUICK_ROUNDS = 15, 2
-_PEAK_RUNS = 5
-_PASSES = 3
-"""Over all shapes, since a slow moment may hit one of them."""
+_PEAK_RUNS = 3
 _ENOUGH_S, _LEAST_ROUNDS = 45.0, 5
 """After so long and so many rounds a slow machine has done enough of one mean length."""
 _OWN_ROWS = 8192
@@ -58,8 +56,9 @@ MEANING = {
     "median_ms": "from handing in the encoded pairs to their scores",
     "pairs_per_s": "pairs over that time",
     "tflops": "operations of the formula over that time, in 10^12 per second",
-    "peak_tflops": "a matrix product in the same dtype just before or after a job, the faster; median of all jobs",
-    "fastest_product": "its shape: the fastest of squares and of the model's own layers",
+    "peak_tflops": "the fastest matrix product in the same dtype just before or after a job, of squares and of the "
+    "shape of the model's own layers; median of all jobs",
+    "fastest_product": "its shape, beside most jobs",
     "of_peak_percent": "the median of each job's rate over the product's beside it; in runs of before commit 0b5397a "
     "`tflops` over `peak_tflops`, which was the best of the whole run",
 }
@@ -69,11 +68,10 @@ Product = tuple[int, int, int]
 """Rows, inner size and columns of a matrix product."""
 
 
-def fastest_product(dtype: torch.dtype, hidden: int) -> Product:
-    """Of squares, and of a product as the model's own layers have it, the one of most operations per second."""
+def fastest_product(dtype: torch.dtype, hidden: int) -> tuple[float, Product]:
+    """Of squares, and of a product as the model's own layers have it, the most operations per second, and which."""
     products = [*((size, size, size) for size in _SQUARES[device()]), (_OWN_ROWS, hidden, 4 * hidden)]
-    _, fastest = max((product_flops(dtype, product), product) for _ in range(_PASSES) for product in products)
-    return fastest
+    return max((product_flops(dtype, product), product) for product in products)
 
 
 def product_flops(dtype: torch.dtype, product: Product) -> float:
@@ -107,7 +105,6 @@ def measured(name: str, folder: str, pairs: int, rounds: int) -> list[dict[str, 
     sidecar = Sidecar(checkpoint=folder)
     dtype = getattr(torch, sidecar.dtype)
     shape = shape_of(folder)
-    product = fastest_product(dtype, shape.hidden)
     rows = []
     for mean in MEANS:
         times: list[float] = []
@@ -117,12 +114,12 @@ def measured(name: str, folder: str, pairs: int, rounds: int) -> list[dict[str, 
                 break
             encoded = sidecar.model.scorer.encode(texts.QUERY, texts.passages(mean, pairs, seed=mean + 1000 * number))
             took = seconds(partial(sidecar.score_pairs, encoded))
-            peaks.append(product_flops(dtype, product))
+            peaks.append(fastest_product(dtype, shape.hidden))
             if number >= 0:
                 times.append(took)
                 rates.append(shape.operations([pair.tokens for pair in encoded]) / took)
         row = {"model": name, "dtype": sidecar.dtype, "tokens": mean, "pairs": pairs}
-        rows.append({**row, **_speed(times, pairs), **share(rates, peaks, product)})
+        rows.append({**row, **_speed(times, pairs), **share(rates, peaks)})
     sidecar.close()
     return rows
 
@@ -132,14 +129,15 @@ def _speed(times: list[float], pairs: int) -> dict[str, Any]:
     return {"rounds": len(times), "median_ms": round(median * 1e3, 1), "pairs_per_s": round(pairs / median, 1)}
 
 
-def share(rates: list[float], peaks: list[float], product: Product) -> dict[str, Any]:
-    """Of the jobs' rates; ``peaks[i]`` and ``peaks[i + 1]`` are the product's before and after job ``i``."""
+def share(rates: Sequence[float], peaks: Sequence[tuple[float, Product]]) -> dict[str, Any]:
+    """Of the jobs' rates; ``peaks[i]`` and ``peaks[i + 1]`` are the fastest products before and after job ``i``."""
     beside = [max(pair) for pair in pairwise(peaks)]
+    flops = [peak for peak, _ in beside]
     return {
         "tflops": round(statistics.median(rates) / 1e12, 4),
-        "peak_tflops": round(statistics.median(beside) / 1e12, 3),
-        "fastest_product": " x ".join(map(str, product)),
-        "of_peak_percent": round(100 * statistics.median(map(truediv, rates, beside)), 1),
+        "peak_tflops": round(statistics.median(flops) / 1e12, 3),
+        "fastest_product": " x ".join(map(str, statistics.mode(product for _, product in beside))),
+        "of_peak_percent": round(100 * statistics.median(map(truediv, rates, flops)), 1),
     }
 
 
