@@ -4,8 +4,8 @@
 
 Pairs are encoded beforehand and scored through the scheduler; operations are counted by the formula of
 tests/bench/flops.py, padding not counted. The rate is that of the fastest product of several shapes, all of them
-measured anew before and after each job, since a shared machine is at times half as fast. On CUDA also for a model of XLM-R
-large's shape with random weights.
+measured anew before and after each job, since a shared machine is at times half as fast. On CUDA also for a model of
+XLM-R large's shape with random weights.
 """
 
 import argparse
