@@ -12,6 +12,7 @@ from importlib.util import find_spec
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from sidecar.logs import log
 from sidecar.scoring import hardware
@@ -58,15 +59,8 @@ class Kernel:
             raise OSError(ctypes.get_errno(), f"AMX is not permitted: {os.strerror(ctypes.get_errno())}")
 
     def attend(
-        self,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        layout: Layout,
-        scaling: float,
-        *,
-        first_only: bool,
-    ) -> torch.Tensor:
+        self, query: Tensor, key: Tensor, value: Tensor, layout: Layout, scaling: float, *, first_only: bool
+    ) -> Tensor:
         """See :func:`sidecar.scoring.attention.attend`: bfloat16, no padding, no window, ``scaling`` above 0."""
         out = torch.empty(query.shape, dtype=query.dtype)
         starts, lengths = layout.starts, np.array(layout.lengths, np.int64)
@@ -92,7 +86,7 @@ class Kernel:
         return out
 
 
-def _contiguous_rows(rows: torch.Tensor) -> torch.Tensor:
+def _contiguous_rows(rows: Tensor) -> Tensor:
     """(T, heads, head size), with heads and elements of a row contiguous."""
     return rows if rows.stride()[1:] == (rows.shape[2], 1) else rows.contiguous()
 

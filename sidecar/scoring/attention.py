@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from sidecar.scoring import amx
@@ -12,15 +13,15 @@ from sidecar.scoring.layout import Layout
 
 
 def attend(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
     layout: Layout,
     scaling: float,
     window: int | None = None,
     *,
     first_only: bool = False,
-) -> torch.Tensor:
+) -> Tensor:
     """What each token takes from the tokens of its own pair.
 
     Args:
@@ -35,19 +36,12 @@ def attend(
         A tensor of the shape of ``query``.
     """
     kernel = {"varlen": _varlen, "amx": _amx, "by_width": _by_width}[layout.kernel]
-    return kernel(query, key, value, layout, scaling, window, first_only=first_only)
+    return kernel(query, key, value, layout, scaling, window, first_only)
 
 
 def _by_width(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    layout: Layout,
-    scaling: float,
-    window: int | None,
-    *,
-    first_only: bool,
-) -> torch.Tensor:
+    query: Tensor, key: Tensor, value: Tensor, layout: Layout, scaling: float, window: int | None, first_only: bool
+) -> Tensor:
     """One call for each run of pairs of one width."""
     done = 0
     out = torch.empty_like(query, memory_format=torch.contiguous_format)
@@ -64,21 +58,14 @@ def _by_width(
     return out
 
 
-def _by_pair(rows: torch.Tensor, width: int) -> torch.Tensor:
+def _by_pair(rows: Tensor, width: int) -> Tensor:
     """(pairs * width, heads, head size) as (pairs, heads, width, head size)."""
     return rows.reshape(-1, width, *rows.shape[1:]).transpose(1, 2)
 
 
 def _amx(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    layout: Layout,
-    scaling: float,
-    window: int | None,
-    *,
-    first_only: bool,
-) -> torch.Tensor:
+    query: Tensor, key: Tensor, value: Tensor, layout: Layout, scaling: float, window: int | None, first_only: bool
+) -> Tensor:
     """Our own kernel, for all pairs."""
     kernel = amx.kernel()
     assert kernel is not None
@@ -87,22 +74,15 @@ def _amx(
 
 
 def _varlen(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    layout: Layout,
-    scaling: float,
-    window: int | None,
-    *,
-    first_only: bool,
-) -> torch.Tensor:
+    query: Tensor, key: Tensor, value: Tensor, layout: Layout, scaling: float, window: int | None, first_only: bool
+) -> Tensor:
     """One call of torch's kernel for all pairs; its window counts the places on either side."""
     assert VARLEN is not None
     longest, side = max(layout.lengths), -1 if window is None else window - 1
     asking, most = layout.bounds, longest
     if first_only:
         asking, most = torch.arange(len(query) + 1, dtype=torch.int32, device=query.device), 1
-    out: torch.Tensor = VARLEN(
+    out: Tensor = VARLEN(
         query, key, value, asking, layout.bounds, most, longest, scale=scaling, window_size=(side, side)
     )
     return out

@@ -186,13 +186,13 @@ def test_the_kernel_of_cuda_is_called_with_rows_bounds_and_a_window_on_either_si
     monkeypatch.setattr(attention, "VARLEN", kernel)
     layout = Layout([3, 5], [3, 5], CPU, 8, "varlen")
     rows = torch.randn(8, 2, 4)
-    assert attention._varlen(rows, rows, rows, layout, 0.5, None, first_only=False).shape == (8, 2, 4)
+    assert attention._varlen(rows, rows, rows, layout, 0.5, None, False).shape == (8, 2, 4)
     assert seen["shapes"] == [(8, 2, 4)] * 3
     assert [tensor.tolist() for tensor in seen["rest"][:2]] == [[0, 3, 8]] * 2
     assert (seen["rest"][2:], seen["scale"], seen["window_size"]) == ((5, 5), 0.5, (-1, -1))
-    attention._varlen(rows, rows, rows, layout, 0.5, 9, first_only=False)
+    attention._varlen(rows, rows, rows, layout, 0.5, 9, False)
     assert seen["window_size"] == (8, 8)
-    attention._varlen(rows[[0, 3]], rows, rows, layout, 0.5, None, first_only=True)
+    attention._varlen(rows[[0, 3]], rows, rows, layout, 0.5, None, True)
     assert [tensor.tolist() for tensor in seen["rest"][:2]] == [[0, 1, 2], [0, 3, 8]]
     assert (seen["shapes"][0], seen["rest"][2:]) == ((2, 2, 4), (1, 5))
 
