@@ -62,6 +62,7 @@ class Kernel:
         self, query: Tensor, key: Tensor, value: Tensor, layout: Layout, scaling: float, *, first_only: bool
     ) -> Tensor:
         """See :func:`sidecar.scoring.attention.attend`: bfloat16, no padding, no window, ``scaling`` above 0."""
+        query, key, value = (_contiguous_rows(rows) for rows in (query, key, value))
         out = torch.empty(query.shape, dtype=query.dtype)
         starts, lengths = layout.starts, np.array(layout.lengths, np.int64)
         (_, heads, head_size), longest, threads = query.shape, int(lengths.max()), torch.get_num_threads()
