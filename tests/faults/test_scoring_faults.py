@@ -10,6 +10,7 @@ import math
 import time
 import tracemalloc
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -405,10 +406,11 @@ class TestCallersThatCancel:
             await hanging.entered()
             tracemalloc.start()
             try:
-                kept = [await self._kept_after_a_thousand(scheduler, model, pairs) for _ in range(3)]
+                kept = [await self._kept_after_a_thousand(scheduler, model, pairs) for _ in range(4)]
             finally:
                 tracemalloc.stop()
-            assert kept[2] - kept[0] < 128 * 1024, "of two thousand jobs"
+            grown = [later - sooner for sooner, later in pairwise(kept)]
+            assert min(grown) < 64 * 1024, "what jobs leave behind they leave each time; others do now and then"
             assert asyncio.all_tasks() - before == {first}
             assert (len(scheduler._queue), len(scheduler._unanswered)) == (0, 1)
             hanging.release()
