@@ -395,6 +395,13 @@ class TestOneCallerFillsTheQueue:
 
 
 class TestCallersThatCancel:
+    @pytest.fixture
+    async def scheduler(self) -> AsyncIterator[Scheduler]:
+        """Its clock stands still: the device does not seem to stall, however long it takes to trace memory."""
+        one = Scheduler(1_000_000, Metrics(), clock=lambda: 0.0)
+        yield one
+        one.stop()
+
     async def test_a_thousand_of_them_leave_nothing_behind(self, scheduler: Scheduler) -> None:
         """The queue is empty, no task is left, and no memory is kept, however often it happens."""
         with Held() as hanging:
@@ -426,7 +433,7 @@ class TestCallersThatCancel:
 
     async def _cancelled(self, scheduler: Scheduler, model: LoadedModel, pairs: list[list[Pair]]) -> None:
         callers = [asyncio.create_task(score(scheduler, model, pairs, in_s(600))) for _ in range(1000)]
-        await until(lambda: len(scheduler._queue) == 1000)
+        await until(lambda: len(scheduler._queue) == 1000, patience_s=30)
         for caller in callers:
             caller.cancel()
         await asyncio.gather(*callers, return_exceptions=True)
