@@ -104,24 +104,26 @@ class Guard(grpc.aio.ServerInterceptor):
     def _unary(self, method: str, handler: Any) -> Any:
         async def call(requests: AsyncIterator[bytes], context: Any) -> Any:
             started = time.monotonic()
-            async with self._guarded(method, context):
-                reply = await handler.unary_unary(await _read(requests, handler.request_deserializer), context)
-                if method.startswith(_WITHOUT_OWN_LINE):
-                    self._succeeded(method.rpartition("/")[2], started)
-                connection, size_bytes = context.peer(), reply_bytes.get()
-                self._unread.given(connection, size_bytes)
-                context.add_done_callback(lambda _: self._unread.read(connection, size_bytes))
-                return reply
+            with _Forgets():
+                async with self._guarded(method, context):
+                    reply = await handler.unary_unary(await _read(requests, handler.request_deserializer), context)
+                    if method.startswith(_WITHOUT_OWN_LINE):
+                        self._succeeded(method.rpartition("/")[2], started)
+                    connection, size_bytes = context.peer(), reply_bytes.get()
+                    self._unread.given(connection, size_bytes)
+                    context.add_done_callback(lambda _: self._unread.read(connection, size_bytes))
+                    return reply
 
         return call
 
     def _stream(self, method: str, handler: Any) -> Any:
         async def call(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
-            async with self._guarded(method, context):
-                request = await _read(requests, handler.request_deserializer)
-                async for response in handler.unary_stream(request, context):
-                    with self._not_working(), self._unread.waiting(context.peer(), reply_bytes.get()):
-                        yield response
+            with _Forgets():
+                async with self._guarded(method, context):
+                    request = await _read(requests, handler.request_deserializer)
+                    async for response in handler.unary_stream(request, context):
+                        with self._not_working(), self._unread.waiting(context.peer(), reply_bytes.get()):
+                            yield response
 
         return call
 
@@ -150,7 +152,7 @@ class Guard(grpc.aio.ServerInterceptor):
                 code, message = _translated(error)
                 self._failed(name, code.name, started)
                 details = error_details.encode(code.value[0], message, _details_of(error, code))
-                error.__traceback__ = error.__cause__ = error.__context__ = None  # they hold the request until a gc
+                error.__traceback__ = error.__cause__ = error.__context__ = None  # as in _Forgets
                 own = (("x-request-id", request_id.get()), (error_details.KEY, details))
                 await context.abort(code, message, own)
             finally:
@@ -185,6 +187,18 @@ class Guard(grpc.aio.ServerInterceptor):
         self._metrics.requests.labels(method, "", "ERROR", status).inc()
         self._spans.failed(status)
         log.info("call", outcome="ERROR", reason=status, total_ms=round((time.monotonic() - started) * 1e3, 2))
+
+
+class _Forgets:
+    """Takes from what a call ends with the way it has come: grpc keeps it, and each frame on that way keeps what was in
+    it, the request among it, until a garbage collection."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if error:
+            error.__traceback__ = error.__cause__ = error.__context__ = None
 
 
 def _about(method: str) -> dict[str, str]:

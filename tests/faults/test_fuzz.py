@@ -16,12 +16,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from connectors.memory import MemoryConnector
+from connectors.errors import EngineUnavailable
+from connectors.memory import Fault, MemoryConnector
 from sidecar.app import App
 from sidecar.client import RerankClient
 from sidecar.v1 import rerank_pb2 as pb
 from tests.calls import PATIENCE_S, raw_channel, until
-from tests.conftest import Serve
+from tests.conftest import DOCUMENTS, Serve
 from tests.conftest import settings as configured
 from tests.slow_reader import SlowReader
 
@@ -307,3 +308,28 @@ async def test_bad_calls_leave_nothing_behind(serve: Serve) -> None:
 
         before = await some(500)
         assert await some(3000) < before + 16 * MIB
+
+
+@pytest.mark.parametrize("method", ["Search", "SearchProgressive"])
+@pytest.mark.parametrize("ends_by", ["NOT_FOUND", "UNAVAILABLE"])
+async def test_nothing_holds_what_a_failed_call_has_sent(serve: Serve, method: str, ends_by: str) -> None:
+    """Not even until the next garbage collection: a few calls of many megabytes each come before that."""
+    source = {"includes": ["what was sent"]}
+    index = "nowhere" if ends_by == "NOT_FOUND" else "docs"
+    search = pb.SearchRequest(index=index, query="apple", body=json.dumps({**BODY, "_source": source}))
+    message = search if method == "Search" else pb.SearchProgressiveRequest(search=search)
+    gone = Fault(error=EngineUnavailable("gone"), always=True)
+    engine = MemoryConnector("main", {"docs": DOCUMENTS}, faults=[gone] if ends_by == "UNAVAILABLE" else [])
+
+    def is_held() -> bool:
+        return any(type(one) is dict and one.get("_source") == source for one in gc.get_objects())
+
+    async with serve(connector=engine) as (_, app), raw_channel(app) as channel:
+        gc.collect()
+        gc.disable()
+        try:
+            told = await ends(channel, f"/sidecar.v1.RerankService/{method}", message.SerializeToString())
+            assert told == ends_by
+            await until(lambda: not is_held())
+        finally:
+            gc.enable()
