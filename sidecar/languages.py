@@ -18,8 +18,16 @@ _PASSAGES, _CHARS = 3, 100
 _LEAST_LETTERS = 40
 """Fewer say too little: a part number is in no language."""
 _NO_LANGUAGE = "zxx"
-_PLAINLY_ENGLISH = frozenset(("the", "and", "with", "which", "from", "that", "this", "are", "for"))
-"""Words of no other language; a text that has two of them need not be identified, which takes 0.4 ms."""
+_PLAINLY_ENGLISH = frozenset(
+    (
+        *("the", "and", "with", "which", "from", "that", "this", "are", "for", "into", "these", "those", "because"),
+        *("what", "when", "where", "how", "why", "does", "did", "would", "should", "could", "their", "there", "they"),
+        *("you", "your", "between", "through", "about", "before", "using", "used"),
+    )
+)
+"""Words of no other language; a text that has two of them need not be identified, which takes 0.4 ms. Of calls on twelve
+English collections 92 to 100 % have two, on tables 57 %; of 4,760 in German, Spanish, Russian and Chinese six, that name
+a title."""
 
 _ADVICE = "it needs a writable temporary directory, such as /tmp, for a moment; or set `languages: null`"
 

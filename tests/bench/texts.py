@@ -11,7 +11,8 @@ _MEAN_OF_UNIT = 1.2
 _ALL_WORDS = """
 apple storage winter cellar keep cool paper fruit price orchard sugar skin soil tree pear plum water light wind market
 late early season frost harvest flower spring autumn barrel wood stone river field garden north south sweet sour green
-red yellow hard soft long short old young farm house road town year month week day night rain snow
+red yellow hard soft long short old young farm house road town year month week day night rain snow the and with from
+that for which are this these
 """
 _WORDS = tuple(_ALL_WORDS.split())
 
