@@ -70,18 +70,22 @@ class Load:
     padding_s: float = 0.0
     pass_s: float = field(init=False)
     """What a pass costs beside its pairs."""
+    longest_row_s: float = field(init=False)
+    """What a pair of the longest's tokens adds."""
 
     def __post_init__(self) -> None:
-        self.pass_s = self.limits.predict_s(1, self.longest) - self.limits.row_s(self.longest)
+        self.longest_row_s = self.limits.row_s(self.longest)
+        self.pass_s = self.limits.predict_s(1, self.longest) - self.longest_row_s
 
     def take(self, tokens: int, longest_s: float = math.inf) -> bool:
         """Whether a pair joins, which it then has; ``longest_s`` bounds the predicted time of the batch."""
-        width = tokens if self.limits.packed else self.longest
-        row_s = self._row_s(width)
-        padding_s = row_s - self._row_s(tokens) if width > tokens else 0.0
+        limits = self.limits
+        width, row_s, padding_s = tokens, self._row_s(tokens), 0.0
+        if not limits.packed:
+            width, row_s, padding_s = self.longest, self.longest_row_s, self.longest_row_s - row_s
         if self.pairs and (
             tokens > width
-            or not self._holds(width, row_s, min(longest_s, self.limits.max_batch_s))
+            or not self._holds(width, row_s, min(longest_s, limits.max_batch_s))
             or self.padding_s + padding_s > self.pass_s
         ):
             return False
@@ -147,7 +151,8 @@ class Job(Generic[Key]):
 
     def __post_init__(self) -> None:
         self.wanted = len(self.lengths)
-        self.keep(sorted(range(self.wanted), key=lambda pair: (self._ends_of(pair), -self.lengths[pair])))
+        longest_first = sorted(range(self.wanted), key=self.lengths.__getitem__, reverse=True)
+        self.keep(sorted(longest_first, key=self._ends_of) if self.least else longest_first)
 
     @property
     def is_spare(self) -> bool:
@@ -204,8 +209,11 @@ class Job(Generic[Key]):
 
         What remains need not be cut anew then, which would take most of the time between two batches.
         """
-        gone = set(pairs)
-        self.waiting = [pair for pair in self.waiting if pair not in gone]
+        if self.waiting[: len(pairs)] == pairs:
+            self.waiting = self.waiting[len(pairs) :]
+        else:
+            gone = set(pairs)
+            self.waiting = [pair for pair in self.waiting if pair not in gone]
         self.remaining_s = max(0.0, self.remaining_s - seconds) if self.waiting else 0.0
 
 

@@ -30,8 +30,8 @@ class Template:
     """``before query between passage after``, and the type ids of each part: int32 arrays.
 
     >>> template = Template(*(np.array(ids, np.int32) for ids in ([1], [2], [2], [0], [0], [1])), 0, 1)
-    >>> template.heading(raw([7, 8])).pair(raw([9]))[0].tolist()
-    [1, 7, 8, 2, 9, 2]
+    >>> [ids.tolist() for ids, _ in template.heading(raw([7, 8])).pairs([raw([9]), raw([])])]
+    [[1, 7, 8, 2, 9, 2], [1, 7, 8, 2, 2]]
     """
 
     before: Ids
@@ -67,10 +67,18 @@ class Heading:
         self._longest_types = start_types
         self._shares = bool((template.after_types == template.passage_type).all())
 
-    def pair(self, passage: Raw) -> tuple[Ids, Ids]:
-        """Ids and type ids of the pair with a passage, not to be written to."""
-        ids = np.frombuffer(self._start + passage + self._end, np.int32)
-        return ids, self._types(len(ids))
+    def pairs(self, passages: Sequence[Raw]) -> list[tuple[Ids, Ids]]:
+        """Ids and type ids of the pair with each passage, not to be written to: all lie in the same memory."""
+        if not passages:
+            return []
+        joined = self._start + (self._end + self._start).join(passages) + self._end
+        row, around = np.frombuffer(joined, np.int32), (len(self._start) + len(self._end)) // _ID_BYTES
+        found, start = [], 0
+        for passage in passages:
+            tokens = len(passage) // _ID_BYTES + around
+            found.append((row[start : start + tokens], self._types(tokens)))
+            start += tokens
+        return found
 
     def _types(self, tokens: int) -> Ids:
         """Types of so many tokens; where the end has those of the passage, the rows share their memory."""
@@ -141,20 +149,21 @@ def _agrees(core: Tokenizer, template: Template, query: str, passage: str, side:
     alone, wanted = core.encode(query, add_special_tokens=False).ids, core.encode(query, passage)
     ids = raw(core.encode(passage, add_special_tokens=False).ids)
     heading = template.heading(raw(alone))
-    if not _same(heading.pair(ids), wanted):
+    if not _same(heading, ids, wanted):
         return False
     for room in _PROBED_PASSAGE_TOKENS:
         if len(ids) > room * _ID_BYTES:
             core.enable_truncation(template.specials + len(alone) + room, strategy="only_second", direction=side)
             wanted = core.encode(query, passage)
             core.no_truncation()
-            if not _same(heading.pair(shortened(ids, room, side)), wanted):
+            if not _same(heading, shortened(ids, room, side), wanted):
                 return False
     return True
 
 
-def _same(made: tuple[Ids, Ids], wanted: Encoding) -> bool:
-    return (made[0].tolist(), made[1].tolist()) == (wanted.ids, wanted.type_ids)
+def _same(heading: Heading, passage: Raw, wanted: Encoding) -> bool:
+    made = [(ids.tolist(), types.tolist()) for ids, types in heading.pairs([passage, passage])]
+    return made == [(wanted.ids, wanted.type_ids)] * 2
 
 
 def shortened(ids: Raw, tokens: int, side: Side) -> Raw:

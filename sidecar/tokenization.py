@@ -73,7 +73,8 @@ class PairEncoder:
             made = _read(pairs, passages, self._cuts, self._side)
             return [self._pair(np.array(one.ids, np.int32), np.array(one.type_ids, np.int32)) for one in made]
         heading, room = self._template.heading(raw(ids)), self._max_tokens - len(ids)
-        return [self._pair(*heading.pair(shortened(one, room, self._side))) for one in self._ids_of(passages)]
+        kept = [shortened(one, room, self._side) for one in self._ids_of(passages)]
+        return [self._pair(ids, types) for ids, types in heading.pairs(kept)]
 
     def _pair(self, ids: Ids, types: Ids) -> Pair:
         return Pair(ids, types if self._has_types else None)
