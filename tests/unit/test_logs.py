@@ -17,6 +17,7 @@ def _own_configuration() -> Iterator[None]:
     before = list(logging.getLogger().handlers)
     yield
     logging.getLogger().handlers[:] = before
+    structlog.reset_defaults()  # or others would write to the captured output of the last test
 
 
 def test_a_line_is_json_with_level_and_time(capsys: pytest.CaptureFixture[str]) -> None:
