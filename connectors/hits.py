@@ -64,6 +64,11 @@ class Hits:
             raise MalformedAnswer("the engine's answer has no `hits.hits` list")
         return cls(raw, tuple(hit_of(row, place) for place, row in enumerate(rows["hits"])), answer)
 
+    @property
+    def chars(self) -> int:
+        """Length of the whole response as JSON."""
+        return len(self._answer.text)
+
     def with_page(self, places: Sequence[int]) -> str:
         """The response as JSON with the hits at these places, in this order; no character of them is changed."""
         return self._answer.with_hits(places)

@@ -1,6 +1,6 @@
 """A cache that keeps to its bytes: the longest unused go first. Threads may share it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from threading import Lock
 from typing import Generic, TypeVar
 
@@ -39,6 +39,18 @@ class BoundedCache(Generic[Value]):
             misses = sum(one is None for one in found)
             self.hits += len(found) - misses
             self.misses += misses
+        return found
+
+    def find_all(self, keys: Iterable[bytes]) -> list[Value] | None:
+        """The value kept under each key; None at the first that has none, and then nothing is counted."""
+        found = []
+        with self._lock:
+            for key in keys:
+                one = self._kept.get(key)
+                if one is None:
+                    return None
+                found.append(one)
+            self.hits += len(found)
         return found
 
     def keep(self, fresh: Mapping[bytes, Value]) -> None:

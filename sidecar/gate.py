@@ -71,6 +71,7 @@ class Gate:
         self._is_off = is_off
         self._connectors = connectors
         self._resolver = Resolver(settings)
+        self._plans = policy.Plans(settings)
 
     def for_search(self, call: SearchCall) -> Connector:
         """The connector that a search goes to, with the rights that it has there.
@@ -207,7 +208,7 @@ class Gate:
         found = self._resolution(connector, call, known)
         self._check_policy(found.policy_name, call.caller)
         key = narrowing.key or call.query
-        plan = policy.plan(self._settings, found.policy_name, narrowing.overrides, key) if found.policy_name else None
+        plan = self._plans.of(found.policy_name, narrowing.overrides, key) if found.policy_name else None
         if plan and self._is_off(plan.policy):
             plan = replace(plan, switched_off=True)
         limit = (plan.limits if plan else _NO_LIMITS).query_chars

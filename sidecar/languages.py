@@ -69,11 +69,21 @@ def text_of(query: str, passages: Iterable[Sequence[str]]) -> str:
     return " ".join((query[: 3 * _CHARS], *starts))
 
 
+def are_plain(query: str, passages: Iterable[Sequence[str]], known: Collection[str]) -> bool:
+    """Whether :func:`check` would pass at once: there are too few letters, or they are plainly English, and that is
+    known."""
+    return _is_plain(text_of(query, passages), known)
+
+
+def _is_plain(text: str, known: Collection[str]) -> bool:
+    if sum(map(str.isalpha, text)) < _LEAST_LETTERS:
+        return True
+    return "en" in known and len(_PLAINLY_ENGLISH.intersection(text.lower().split())) > 1
+
+
 def other(text: str, known: Collection[str]) -> str:
     """The language of a text, a code of ISO 639, where that is surely none of ``known``; else empty."""
-    if sum(map(str.isalpha, text)) < _LEAST_LETTERS:
-        return ""
-    if "en" in known and len(_PLAINLY_ENGLISH.intersection(text.lower().split())) > 1:
+    if _is_plain(text, known):
         return ""
     ranked = [(str(name), float(probability)) for name, probability in identifier().rank(text)]
     ours = sum(probability for name, probability in ranked if name in known or name == _NO_LANGUAGE)

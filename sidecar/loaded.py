@@ -1,5 +1,6 @@
 """The configured models: loading, ready, or failed; each with its cost model."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol, runtime_checkable
@@ -29,6 +30,11 @@ class LoadedModel:
         return cls(name, scorer, cost, limits)
 
     @cached_property
+    def keeps_tokens(self) -> "KeepsTokens | None":
+        """The scorer, if it is one."""
+        return self.scorer if isinstance(self.scorer, KeepsTokens) else None
+
+    @cached_property
     def sample(self) -> Pair:
         """A short pair that is sound whatever callers send: a model that does not take it takes none."""
         return self.scorer.encode("a", ["a sample"])[0]
@@ -46,6 +52,15 @@ class CachesTokens(Protocol):
     """A scorer that keeps the token ids of passages."""
 
     token_cache: CacheCounts
+
+
+@runtime_checkable
+class KeepsTokens(Protocol):
+    """A scorer that can tell at once whether it has tokenised passages before."""
+
+    def encode_kept(self, query: str, passages: Sequence[str]) -> list[Pair] | None:
+        """As :meth:`sidecar.scoring.base.Scorer.encode`; None where a passage would have to be tokenised."""
+        ...
 
 
 @runtime_checkable

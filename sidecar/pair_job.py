@@ -45,28 +45,51 @@ def is_cut(model: LoadedModel, pair: Pair) -> bool:
     return pair.tokens >= model.scorer.max_length
 
 
-def pair_job(
-    model: LoadedModel, query: str, passages: Sequence[Sequence[str]], cache: BoundedCache[Kept], *, encode: bool
-) -> PairJob:
-    """Look up the scores and, with ``encode``, tokenise what has none.
+@dataclass(frozen=True, slots=True)
+class LookedUp:
+    """A call's passages, and what is known of their scores: ``missing`` are the texts without one."""
 
-    Raises:
-        QueryTooLong: the query leaves no room for a passage.
-    """
+    model: LoadedModel
+    query: str
+    groups: Sequence[Sequence[Key]]
+    kept: Mapping[Key, Kept]
+    missing: Mapping[Key, str]
+
+    def tokenised(self) -> Sequence[Pair]:
+        """The pairs of what is missing. Takes milliseconds where passages have not been tokenised before.
+
+        Raises:
+            QueryTooLong: the query leaves no room for a passage.
+        """
+        return self.model.scorer.encode(self.query, list(self.missing.values())) if self.missing else []
+
+    def tokenised_before(self) -> Sequence[Pair] | None:
+        """The same pairs, if the model keeps the token ids of every one of the passages; raises the same."""
+        if not self.missing:
+            return []
+        keeps = self.model.keeps_tokens
+        return keeps.encode_kept(self.query, list(self.missing.values())) if keeps else None
+
+    def job(self, pairs: Sequence[Pair]) -> PairJob:
+        """All that there is to score, of the pairs of what is missing; or only what is known, of none."""
+        known = {key: score for key, (score, _) in self.kept.items()}
+        asked = dict(zip(self.missing, pairs, strict=True)) if pairs else {}
+        cut = {key for key, (_, was_cut) in self.kept.items() if was_cut}
+        cut.update(key for key, pair in asked.items() if is_cut(self.model, pair))
+        return PairJob(self.model, self.groups, known, asked, frozenset(cut))
+
+
+def look_up(model: LoadedModel, query: str, passages: Sequence[Sequence[str]], cache: BoundedCache[Kept]) -> LookedUp:
+    """The passages of each document, and the scores that are known already."""
     flat = [passage for group in passages for passage in group]
     keys: Sequence[Key] = range(len(flat))
     kept: dict[Key, Kept] = {}
     if cache.max_bytes:
         keys = digests = list(digests_of(model.scorer.version, query, flat))
         kept = {key: one for key, one in zip(digests, cache.find(digests), strict=True) if one is not None}
-    known = {key: score for key, (score, _) in kept.items()}
-    missing = {key: passage for key, passage in zip(keys, flat, strict=True) if key not in known} if encode else {}
-    pairs = dict(zip(missing, model.scorer.encode(query, list(missing.values())) if missing else [], strict=True))
+    missing = {key: passage for key, passage in zip(keys, flat, strict=True) if key not in kept}
     place = iter(keys)
-    groups = [[next(place) for _ in group] for group in passages]
-    cut = {key for key, (_, was_cut) in kept.items() if was_cut}
-    cut.update(key for key, pair in pairs.items() if is_cut(model, pair))
-    return PairJob(model, groups, known, pairs, frozenset(cut))
+    return LookedUp(model, query, [[next(place) for _ in group] for group in passages], kept, missing)
 
 
 def digests_of(version: str, query: str, passages: Sequence[str]) -> Iterator[bytes]:

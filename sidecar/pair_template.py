@@ -3,6 +3,7 @@
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -50,47 +51,59 @@ class Template:
 
     def heading(self, query: Raw) -> "Heading":
         """All pairs of one query."""
-        types = self.before_types, np.full(len(query) // _ID_BYTES, self.query_type, np.int32), self.between_types
-        return Heading(
-            self.before.tobytes() + query + self.between.tobytes(), np.concatenate(types), self.after.tobytes(), self
-        )
+        before, between, after = (part.tobytes() for part in (self.before, self.between, self.after))
+        return Heading(before + query + between, after, _types(self, len(query) // _ID_BYTES))
 
 
+@dataclass(frozen=True, slots=True, eq=False)
 class Heading:
     """What all pairs of one query have in common."""
 
-    def __init__(self, start: Raw, start_types: Ids, end: Raw, template: Template) -> None:
-        self._start = start
-        self._start_types = start_types
-        self._end = end
-        self._template = template
-        self._longest_types = start_types
-        self._shares = bool((template.after_types == template.passage_type).all())
+    start: Raw
+    end: Raw
+    types: "Types"
 
     def pairs(self, passages: Sequence[Raw]) -> list[tuple[Ids, Ids]]:
         """Ids and type ids of the pair with each passage, not to be written to: all lie in the same memory."""
         if not passages:
             return []
-        joined = self._start + (self._end + self._start).join(passages) + self._end
-        row, around = np.frombuffer(joined, np.int32), (len(self._start) + len(self._end)) // _ID_BYTES
+        joined = self.start + (self.end + self.start).join(passages) + self.end
+        row, around = np.frombuffer(joined, np.int32), (len(self.start) + len(self.end)) // _ID_BYTES
         found, start = [], 0
         for passage in passages:
             tokens = len(passage) // _ID_BYTES + around
-            found.append((row[start : start + tokens], self._types(tokens)))
+            found.append((row[start : start + tokens], self.types.of(tokens)))
             start += tokens
         return found
 
-    def _types(self, tokens: int) -> Ids:
-        """Types of so many tokens; where the end has those of the passage, the rows share their memory."""
-        if not self._shares:
-            passage = tokens - len(self._start_types) - len(self._template.after_types)
-            return self._joined(passage, self._template.after_types)
-        if tokens > len(self._longest_types):
-            self._longest_types = self._joined(2 * tokens, self._template.after_types[:0])
-        return self._longest_types[:tokens]
 
-    def _joined(self, passage: int, after: Ids) -> Ids:
-        return np.concatenate((self._start_types, np.full(passage, self._template.passage_type, np.int32), after))
+class Types:
+    """Type ids of the pairs of queries of one length. Where the end has those of the passage, they share their memory.
+    Threads may share it."""
+
+    def __init__(self, template: Template, query_tokens: int) -> None:
+        query = np.full(query_tokens, template.query_type, np.int32)
+        self._start = np.concatenate((template.before_types, query, template.between_types))
+        self._passage, self._end = template.passage_type, template.after_types
+        self._shares = bool((self._end == self._passage).all())
+        self._longest = self._start
+
+    def of(self, tokens: int) -> Ids:
+        """Those of a pair of so many tokens."""
+        if not self._shares:
+            return self._row(tokens - len(self._start) - len(self._end), self._end)
+        longest = self._longest
+        if tokens > len(longest):
+            longest = self._longest = self._row(2 * tokens, self._end[:0])
+        return longest[:tokens]
+
+    def _row(self, passage: int, end: Ids) -> Ids:
+        return np.concatenate((self._start, np.full(passage, self._passage, np.int32), end))
+
+
+@lru_cache(maxsize=64)
+def _types(template: Template, query_tokens: int) -> Types:
+    return Types(template, query_tokens)
 
 
 def proven(core: Tokenizer, side: Side, specials: Sequence[str]) -> Template | None:

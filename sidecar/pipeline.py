@@ -18,7 +18,7 @@ from sidecar.loaded import LoadedModel, Models
 from sidecar.logs import log
 from sidecar.metrics import Metrics
 from sidecar.orders import Orders
-from sidecar.pair_job import PairJob, pair_job
+from sidecar.pair_job import PairJob, look_up
 from sidecar.pair_scores import PairScorer, PairScores, Terms
 from sidecar.policy import Plan
 from sidecar.retrieval import Retrieval
@@ -28,7 +28,7 @@ from sidecar.scoring.base import Pair
 from sidecar.shadow import Shadow
 from sidecar.source_filter import carries
 from sidecar.spare_time import SpareTime
-from sidecar.task import Retrieved, Task, candidate_of
+from sidecar.task import Retrieved, Task, candidate_of, chars_of
 from sidecar.timing import Stopwatch
 from sidecar.types import Carried, Outcome, Ranked, Ranking, Reason
 from sidecar.verdict import ranking_of
@@ -36,6 +36,8 @@ from sidecar.verdict import ranking_of
 T = TypeVar("T")
 
 _TOKENIZER_THREADS = 2
+_READ_AT_ONCE_CHARS = 200_000
+"""Texts with more than these are read in a thread: so many take up to 0.5 ms."""
 _SETTLING_S, _SETTLING_SHARE = 0.002, 0.1
 """Kept for making an order of a part of the scores, and at most so much of the time left: a job that is admitted is
 predicted to end before that. The reply has a reserve of its own."""
@@ -97,7 +99,8 @@ class Pipeline:
         skip = prepared.skip or skips.by_hits(candidates)
         deadline = self._deadline(call.clock, plan)
         pinned, key = call.narrowing.pinned_ids, call.narrowing.key or call.query
-        task = Task(call.query, candidates, pinned, plan, skip, prepared.connector, deadline, watch, key=key)
+        connector, chars = prepared.connector, hits.chars
+        task = Task(call.query, candidates, pinned, plan, skip, connector, deadline, watch, key=key, chars=chars)
         return Retrieved(task, hits, request.page, request.first_rank)
 
     async def finish(self, retrieved: Retrieved) -> Answer:
@@ -119,7 +122,8 @@ class Pipeline:
         deadline = self._deadline(call.clock, plan)
         pinned, closed = call.narrowing.pinned_ids, access.closed_indices
         key = call.narrowing.key or call.query
-        task = Task(call.query, considered, pinned, plan, skip, connector, deadline, watch, closed, key)
+        chars = chars_of(considered)
+        task = Task(call.query, considered, pinned, plan, skip, connector, deadline, watch, closed, key, chars)
         ranked = tried(await self._rank(task), task)
         places = [*ranked.order, *(Ranked(rank) for rank in range(len(considered), len(call.candidates)))]
         kept = [place for place in places if task.keeps(place)][: call.top_n]
@@ -164,7 +168,7 @@ class Pipeline:
             if refusal and not (self._scorer.keeps or plan.orders_rest):
                 self._scheduler.refuse(refusal, least)
             with task.watch.stage("tokenize"):
-                passages, job = await self._off_loop(self._prepared, task, plan, fetched, model, refusal is None)
+                passages, job = await self._job(task, plan, fetched, model, encode=refusal is None)
         terms = Terms(task.deadline, task.watch, caller, plan.min_rank_window_size, _settles_at(task.deadline, plan))
         second, wait = self._second_model(plan), plan.cosine is not None and plan.cosine.wait
         async with self._cosines.beside(second, task.query, passages, terms, wait=wait) as cosines:
@@ -216,14 +220,29 @@ class Pipeline:
         ready = plan.cosine is not None and self._models.is_ready(plan.cosine.model)
         return self._models.get(plan.cosine.model) if plan.cosine and ready else None
 
+    async def _job(
+        self, task: Task, plan: Plan, fetched: Fetched, model: LoadedModel, *, encode: bool
+    ) -> tuple[dict[int, list[str]], PairJob]:
+        """Passages by rank, and the pairs to be scored. A thread tokenises, and reads what takes its time; for all else
+        it would take longer to wake up than its work."""
+        if fetched.sources or task.chars > _READ_AT_ONCE_CHARS or not plan.text.is_plain:
+            return await self._off_loop(self._prepared, task, plan, fetched, model, encode)
+        passages = passages_of(task, plan, fetched)
+        if plan.languages and not languages.are_plain(task.query, passages.values(), plan.languages):
+            await self._off_loop(languages.check, task.query, passages.values(), plan.languages)
+        found = look_up(model, task.query, list(passages.values()), self._scorer.cache)
+        pairs = _told(found.tokenised_before) if encode else []
+        return passages, found.job(await self._off_loop(found.tokenised) if pairs is None else pairs)
+
     def _prepared(
         self, task: Task, plan: Plan, fetched: Fetched, model: LoadedModel, encode: bool
     ) -> tuple[dict[int, list[str]], PairJob]:
-        """Passages by rank, and the pairs to be scored; in a thread."""
+        """The same, however long it takes; in a thread."""
         passages = passages_of(task, plan, fetched)
         if plan.languages:
             languages.check(task.query, passages.values(), plan.languages)
-        return passages, pair_job(model, task.query, list(passages.values()), self._scorer.cache, encode=encode)
+        found = look_up(model, task.query, list(passages.values()), self._scorer.cache)
+        return passages, found.job(found.tokenised() if encode else [])
 
     async def _cosine_pairs(
         self, model: LoadedModel, query: str, passages: Sequence[Sequence[str]]

@@ -96,6 +96,23 @@ def plan(settings: Settings, policy: str, overrides: Overrides = AS_CONFIGURED, 
     )
 
 
+class Plans:
+    """The plans of a configuration. Most calls ask for nothing else than what is configured: that one is made once."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._configured: dict[str, Plan] = {}
+
+    def of(self, policy: str, overrides: Overrides = AS_CONFIGURED, key: str = "") -> Plan:
+        """See :func:`plan`."""
+        found = self._configured.get(policy) if overrides == AS_CONFIGURED else None
+        if found is None:
+            found = plan(self._settings, policy, overrides, key)
+            if overrides == AS_CONFIGURED and not found.tried:
+                self._configured[policy] = found
+        return found
+
+
 def languages_of(settings: Settings, policy: PolicySettings) -> tuple[str, ...] | None:
     """The languages that a policy's model is for; None is any."""
     if policy.languages != "auto":

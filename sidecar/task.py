@@ -1,5 +1,6 @@
 """What is left to do of a call once its candidates are known."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -32,6 +33,8 @@ class Task:
     closed_indices: frozenset[str] = frozenset()
     key: str = ""
     """What decides on the arm of a policy that is being tried."""
+    chars: float = math.inf
+    """Characters that all texts have together, at most."""
 
     def is_pinned(self, candidate: Candidate) -> bool:
         """Whether a candidate keeps its place whatever the model would say."""
@@ -80,3 +83,10 @@ class Retrieved:
 def candidate_of(hit: Hit, rank: int, carried: Carried = Carried.UNKNOWN) -> Candidate:
     """A hit as a candidate."""
     return Candidate(rank, hit.ref, hit.score, source=hit.source, carried=carried, hit=hit.raw)
+
+
+def chars_of(candidates: Sequence[Candidate]) -> float:
+    """Characters of the texts that candidates bring themselves; infinite where one brings a whole hit."""
+    return (
+        math.inf if any(one.hit is not None for one in candidates) else sum(len(one.text or "") for one in candidates)
+    )

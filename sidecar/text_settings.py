@@ -101,6 +101,11 @@ class TextSettings(Section):
             yield ("mean_of_top",), f"{self.mean_of_top} exceeds the passages of a document ({self.max_passages})"
 
     @property
+    def is_plain(self) -> bool:
+        """Whether each document is one passage of fields that are read as they are."""
+        return not (self.passages or self.nested or any(field.html for field in self.fields))
+
+    @property
     def max_passages(self) -> int:
         """Passages of one document at most."""
         several = self.passages or self.nested

@@ -10,7 +10,7 @@ from tokenizers import Encoding, Tokenizer
 
 from sidecar.bounded_cache import BoundedCache
 from sidecar.errors import QueryTooLong
-from sidecar.pair_template import Ids, Raw, Side, proven, raw, shortened
+from sidecar.pair_template import Ids, Raw, Side, Template, proven, raw, shortened
 from sidecar.scoring.base import Pair
 
 MIN_PASSAGE_TOKENS = 16
@@ -63,18 +63,32 @@ class PairEncoder:
         Raises:
             QueryTooLong: the query leaves no room for a passage.
         """
+        ids = self._query_ids(query)
+        if self._template is None:
+            pairs = partial(_encode_pairs, self._texts, query)
+            made = _read(pairs, passages, self._cuts, self._side)
+            return [self._pair(np.array(one.ids, np.int32), np.array(one.type_ids, np.int32)) for one in made]
+        return self._joined(self._template, ids, self._ids_of(passages))
+
+    def encode_kept(self, query: str, passages: Sequence[str]) -> list[Pair] | None:
+        """The same pairs without tokenising a passage; None where the ids of one are not kept. Raises the same."""
+        if self._template is None or not self.cache.max_bytes:
+            return None
+        kept = self.cache.find_all(map(self._key, passages))
+        return None if kept is None else self._joined(self._template, self._query_ids(query), kept)
+
+    def _query_ids(self, query: str) -> list[int]:
         ids = self._query.encode(query, add_special_tokens=False).ids
         if len(ids) > self._max_query_tokens:
             raise QueryTooLong(
                 f"the query has {len(ids)} tokens, at most {self._max_query_tokens} fit beside a passage"
             )
-        if self._template is None:
-            pairs = partial(_encode_pairs, self._texts, query)
-            made = _read(pairs, passages, self._cuts, self._side)
-            return [self._pair(np.array(one.ids, np.int32), np.array(one.type_ids, np.int32)) for one in made]
-        heading, room = self._template.heading(raw(ids)), self._max_tokens - len(ids)
-        kept = [shortened(one, room, self._side) for one in self._ids_of(passages)]
-        return [self._pair(ids, types) for ids, types in heading.pairs(kept)]
+        return list(ids)
+
+    def _joined(self, template: Template, query: Sequence[int], passages: Sequence[Raw]) -> list[Pair]:
+        room = self._max_tokens - len(query)
+        kept = [shortened(one, room, self._side) for one in passages]
+        return [self._pair(ids, types) for ids, types in template.heading(raw(query)).pairs(kept)]
 
     def _pair(self, ids: Ids, types: Ids) -> Pair:
         return Pair(ids, types if self._has_types else None)

@@ -52,6 +52,10 @@ class OnnxCrossEncoder:
         """See :class:`sidecar.scoring.base.Scorer`."""
         return self._encoder.encode(query, passages)
 
+    def encode_kept(self, query: str, passages: Sequence[str]) -> list[Pair] | None:
+        """See :class:`sidecar.loaded.KeepsTokens`."""
+        return self._encoder.encode_kept(query, passages)
+
     def score(self, pairs: Sequence[Pair]) -> Scores:
         """Raw scores, float32 of shape (len(pairs),), in calls of pairs of similar length.
 

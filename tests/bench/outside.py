@@ -111,6 +111,10 @@ class FreeScorer:
         """See :class:`sidecar.scoring.base.Scorer`."""
         return self._encoder.encode(query, passages)
 
+    def encode_kept(self, query: str, passages: Sequence[str]) -> list[Pair] | None:
+        """See :class:`sidecar.loaded.KeepsTokens`."""
+        return self._encoder.encode_kept(query, passages)
+
     def score(self, pairs: Sequence[Pair]) -> Scores:
         """See :class:`sidecar.scoring.base.Scorer`."""
         return np.arange(len(pairs), dtype=np.float32)

@@ -19,7 +19,7 @@ from sidecar.deadline import Deadline
 from sidecar.errors import BudgetExhausted, ModelError, Overloaded
 from sidecar.loaded import LoadedModel
 from sidecar.metrics import Metrics
-from sidecar.pair_job import digests_of, pair_job
+from sidecar.pair_job import digests_of, look_up
 from sidecar.pair_scores import SCORE_BYTES, PairScorer, PairScores, Terms
 from sidecar.scheduler import Scheduler
 from sidecar.scoring.base import Pair, Scores
@@ -55,7 +55,8 @@ class Bench:
     ) -> PairScores:
         """Score the texts, each a document of its own or a list of passages."""
         passages = [[one] if isinstance(one, str) else one for one in texts]
-        job = pair_job(self.model, query, passages, self.pairs.cache, encode=True)
+        found = look_up(self.model, query, passages, self.pairs.cache)
+        job = found.job(found.tokenised())
         return await self.pairs.scores(job, terms(Deadline(time.monotonic() + due_s), min_groups))
 
     def task(self, *arguments: Any, **options: Any) -> "asyncio.Task[PairScores]":
@@ -189,7 +190,8 @@ class TestShared:
                 await hanging.entered()
                 now = Deadline(time.monotonic() + 60)
                 for texts in (TEXTS, TEXTS[::-1], [*TEXTS[2:], "tree", "pie"]):
-                    job = pair_job(made.model, QUERY, [[one] for one in texts], made.pairs.cache, encode=True)
+                    asked = look_up(made.model, QUERY, [[one] for one in texts], made.pairs.cache)
+                    job = asked.job(asked.tokenised())
                     calls.append(asyncio.create_task(made.pairs.scores(job, terms(now))))
                 await asyncio.sleep(0.05)
                 hanging.release()

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from sidecar.bounded_cache import ENTRY_BYTES, BoundedCache
+from sidecar.errors import QueryTooLong
 from sidecar.tokenization import PairEncoder
 from tests.checkpoints import FAMILIES, WORDS
 from tests.unit.test_tokenization import LONG, rows, tokenizer_of
@@ -44,6 +45,30 @@ def test_hits_and_misses_are_counted_by_passage() -> None:
     cache.keep({b"a": b"1234"})
     cache.find([b"a", b"b", b"a"])
     assert (cache.hits, cache.misses) == (2, 1)
+
+
+def test_all_or_nothing_is_found_and_only_all_is_counted() -> None:
+    cache = BoundedCache[bytes](2**20, len)
+    cache.keep({b"a": b"1234", b"c": b"5678"})
+    asked = iter([b"a", b"b", b"c"])
+    assert cache.find_all(asked) is None
+    assert list(asked) == [b"c"], "nothing behind the first that is missing is looked up"
+    assert (cache.hits, cache.misses) == (0, 0)
+    assert cache.find_all([b"c", b"a"]) == [b"5678", b"1234"]
+    assert (cache.hits, cache.misses) == (2, 0)
+
+
+def test_pairs_of_kept_passages_are_those_of_tokenised_ones_and_none_where_one_is_not_kept(tokenizer: Any) -> None:
+    kept = PairEncoder(tokenizer, 96, cache_bytes=2**20)
+    assert kept.encode_kept("apple", PASSAGES) is None
+    wanted = rows(kept.encode("apple phone", PASSAGES))
+    again = kept.encode_kept("apple phone", PASSAGES)
+    assert again is not None
+    assert rows(again) == wanted
+    assert kept.encode_kept("apple phone", [*PASSAGES, "new"]) is None
+    assert PairEncoder(tokenizer, 96).encode_kept("apple phone", PASSAGES) is None
+    with pytest.raises(QueryTooLong):
+        kept.encode_kept(LONG, PASSAGES)
 
 
 def test_with_and_without_a_cache_the_ids_are_the_same_cold_warm_and_half_evicted(tokenizer: Any) -> None:
