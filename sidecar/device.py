@@ -152,7 +152,6 @@ class Device:
                 self._wait_for_end_of(ahead)
             self.shed_late()
             batch = None if self._stopped else self._queue.take(self._clock())
-            self._metrics.queue_pairs.set(self._queue.pairs)
             self._serving = bool(batch or self._flights)
             return batch
 

@@ -57,6 +57,7 @@ class Scheduler:
         self._metrics = metrics
         self._clock = clock
         self._device = Device(self._queue, metrics, clock, self._on_death)
+        metrics.queue_pairs.set_function(self._queued_pairs)
         self._unanswered: set[Job[Ticket]] = set()
         self._typical_s: dict[tuple[str, str], float] = {}
         self._probed_at: dict[str, float] = {}
@@ -217,7 +218,6 @@ class Scheduler:
             self._device.shed_late()
             submitted = self._admit(model, groups, deadline, min_groups, caller)
             self._unanswered.add(submitted.job)
-            self._count()
             self._device.wake()
         return submitted
 
@@ -317,7 +317,6 @@ class Scheduler:
         with self._device.lock:
             self._unanswered.discard(job)
             self._queue.remove(job)
-            self._count()
         left = future.cancelled() and self._clock() < job.deadline - _SETTLED_S
         in_vain = left or (not future.cancelled() and isinstance(future.exception(), ModelError))
         self._metrics.observe_waste(job.model, job.key.wasted_s(None if in_vain else job.least))
@@ -331,8 +330,9 @@ class Scheduler:
             for job in self._unanswered:
                 job.key.fail(ModelError("the scheduler has stopped"))
 
-    def _count(self) -> None:
-        self._metrics.queue_pairs.set(self._queue.pairs)
+    def _queued_pairs(self) -> int:
+        with self._device.lock:
+            return self._queue.pairs
 
 
 def _open(model: LoadedModel) -> CircuitOpen:
