@@ -36,8 +36,8 @@ from sidecar.verdict import ranking_of
 T = TypeVar("T")
 
 _TOKENIZER_THREADS = 2
-_READ_AT_ONCE_CHARS = 200_000
-"""Texts with more than these are read in a thread: so many take up to 0.5 ms."""
+_READ_AT_ONCE_CHARS, _QUERY_AT_ONCE_CHARS = 200_000, 4096
+"""Texts with more than these are read in a thread, and longer queries tokenised: so many take up to 0.5 ms each."""
 _SETTLING_S, _SETTLING_SHARE = 0.002, 0.1
 """Kept for making an order of a part of the scores, and at most so much of the time left: a job that is admitted is
 predicted to end before that. The reply has a reserve of its own."""
@@ -225,7 +225,8 @@ class Pipeline:
     ) -> tuple[dict[int, list[str]], PairJob]:
         """Passages by rank, and the pairs to be scored. A thread tokenises, and reads what takes its time; for all else
         it would take longer to wake up than its work."""
-        if fetched.sources or task.chars > _READ_AT_ONCE_CHARS or not plan.text.is_plain:
+        is_long = task.chars > _READ_AT_ONCE_CHARS or len(task.query) > _QUERY_AT_ONCE_CHARS
+        if is_long or fetched.sources or not plan.text.is_plain:
             return await self._off_loop(self._prepared, task, plan, fetched, model, encode)
         passages = passages_of(task, plan, fetched)
         if plan.languages and not languages.are_plain(task.query, passages.values(), plan.languages):

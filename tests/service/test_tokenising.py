@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from connectors.memory import MemoryConnector
 from sidecar.scoring.base import Pair
 from sidecar.scoring.fake import WordOverlapScorer
 from tests.calls import BODY
@@ -46,14 +47,33 @@ async def test_passages_are_tokenised_in_a_thread_and_found_again_without_one(se
     assert (len(scorer.tokenised_in), scorer.found_in) == (1, [here])
 
 
+LONG_QUERY = f"apple{' ' * 5000}winter"
+
+
 @pytest.mark.parametrize(
-    "text", [{"passages": {"words": 8, "stride": 8}}, {"fields": [{"name": "body", "html": True}]}]
+    ("policy", "query"),
+    [
+        ({"text": {"fields": ["title", "body"], "passages": {"words": 8, "stride": 8}}}, "apple winter"),
+        ({"text": {"fields": [{"name": "body", "html": True}]}}, "apple winter"),
+        ({"limits": {"query_chars": len(LONG_QUERY)}}, LONG_QUERY),
+    ],
+    ids=["passages", "html", "long query"],
 )
-async def test_what_takes_its_time_to_be_read_is_read_in_a_thread_each_time(serve: Serve, text: dict[str, Any]) -> None:
+async def test_what_takes_its_time_is_done_in_a_thread_each_time(
+    serve: Serve, policy: dict[str, Any], query: str
+) -> None:
     scorer, here = KeepingScorer(), threading.get_ident()
-    policy = {"text": {"fields": ["title", "body"], **text}}
     async with serve(scorer, configured=settings(policy)) as (client, _):
         for _ in range(2):
-            assert (await client.search("docs", "apple winter", BODY)).outcome == "RERANKED"
+            assert (await client.search("docs", query, BODY)).outcome == "RERANKED"
     assert here not in scorer.tokenised_in
+    assert (len(scorer.tokenised_in), scorer.found_in) == (2, [])
+
+
+async def test_large_answers_are_read_in_a_thread_each_time(serve: Serve) -> None:
+    scorer = KeepingScorer()
+    large = MemoryConnector("main", {"docs": {f"d{row}": {"body": "apple " + "winter " * 10_000} for row in range(3)}})
+    async with serve(scorer, connector=large) as (client, _):
+        for _ in range(2):
+            assert (await client.search("docs", "apple winter", BODY)).outcome == "RERANKED"
     assert (len(scorer.tokenised_in), scorer.found_in) == (2, [])
