@@ -44,12 +44,13 @@ class BoundedCache(Generic[Value]):
     def find_all(self, keys: Iterable[bytes]) -> list[Value] | None:
         """The value kept under each key; None at the first that has none, and then nothing is counted."""
         found = []
-        with self._lock:
-            for key in keys:
+        for key in keys:  # which may have to be made first
+            with self._lock:
                 one = self._kept.get(key)
-                if one is None:
-                    return None
-                found.append(one)
+            if one is None:
+                return None
+            found.append(one)
+        with self._lock:
             self.hits += len(found)
         return found
 

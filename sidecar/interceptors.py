@@ -16,6 +16,7 @@ from connectors import errors as engine
 from sidecar import error_details, errors
 from sidecar.authentication import Authentication
 from sidecar.callers import CheckCertificate, calling, calling_host, host_of, nothing_revoked
+from sidecar.forgetting import forget_way
 from sidecar.logs import log
 from sidecar.metrics import Metrics
 from sidecar.tracing import NO_SPANS, Spans, carried_by, trace_id
@@ -49,6 +50,8 @@ _ALWAYS_SERVED = frozenset(("Switch", "Status"))
 _MOST_APART = 8
 _ARRIVES_WITHIN_S = 10.0
 """A call counts from its beginning among those that are served at once; none may take its time to say what it wants."""
+_TOLD = (grpc.aio.AbortError, asyncio.CancelledError, GeneratorExit)
+"""What a call ends with once its status is decided, or its caller has gone."""
 _MAX_MESSAGE_BYTES = 1000
 """Of a message, which is sent twice, percent-encoded and in the details: trailing metadata have 8 KiB."""
 
@@ -152,7 +155,7 @@ class Guard(grpc.aio.ServerInterceptor):
                 code, message = _translated(error)
                 self._failed(name, code.name, started)
                 details = error_details.encode(code.value[0], message, _details_of(error, code))
-                error.__traceback__ = error.__cause__ = error.__context__ = None  # as in _Forgets
+                forget_way(error)
                 own = (("x-request-id", request_id.get()), (error_details.KEY, details))
                 await context.abort(code, message, own)
             finally:
@@ -190,15 +193,15 @@ class Guard(grpc.aio.ServerInterceptor):
 
 
 class _Forgets:
-    """Takes from what a call ends with the way it has come: grpc keeps it, and each frame on that way keeps what was in
-    it, the request among it, until a garbage collection."""
+    """Has what a call ends with forget its way, and logs what nobody has told. A generator would put the way back."""
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        if error:
-            error.__traceback__ = error.__cause__ = error.__context__ = None
+        if error is not None and not isinstance(error, _TOLD):
+            log.error("call_broken", error=type(error).__name__, exc_info=error)
+        forget_way(error)
 
 
 def _about(method: str) -> dict[str, str]:

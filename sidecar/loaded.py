@@ -30,9 +30,9 @@ class LoadedModel:
         return cls(name, scorer, cost, limits)
 
     @cached_property
-    def keeps_tokens(self) -> "KeepsTokens | None":
-        """The scorer, if it is one."""
-        return self.scorer if isinstance(self.scorer, KeepsTokens) else None
+    def token_finder(self) -> "TokenFinder | None":
+        """The scorer, if it can find again what it has tokenised."""
+        return self.scorer if isinstance(self.scorer, TokenFinder) else None
 
     @cached_property
     def sample(self) -> Pair:
@@ -55,11 +55,12 @@ class CachesTokens(Protocol):
 
 
 @runtime_checkable
-class KeepsTokens(Protocol):
-    """A scorer that can tell at once whether it has tokenised passages before."""
+class TokenFinder(Protocol):
+    """A scorer that finds the token ids of passages that it has seen before."""
 
     def encode_kept(self, query: str, passages: Sequence[str]) -> list[Pair] | None:
-        """As :meth:`sidecar.scoring.base.Scorer.encode`; None where a passage would have to be tokenised."""
+        """As :meth:`sidecar.scoring.base.Scorer.encode`, but on the event loop, where it has to be quick: None at the
+        first passage that would have to be tokenised."""
         ...
 
 

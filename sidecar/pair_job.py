@@ -67,13 +67,13 @@ class LookedUp:
         """The same pairs, if the model keeps the token ids of every one of the passages; raises the same."""
         if not self.missing:
             return []
-        keeps = self.model.keeps_tokens
-        return keeps.encode_kept(self.query, list(self.missing.values())) if keeps else None
+        finder = self.model.token_finder
+        return finder.encode_kept(self.query, list(self.missing.values())) if finder else None
 
-    def job(self, pairs: Sequence[Pair]) -> PairJob:
-        """All that there is to score, of the pairs of what is missing; or only what is known, of none."""
+    def job(self, pairs: Sequence[Pair] | None) -> PairJob:
+        """All that there is to score, given the pairs of what is missing; only what is known, given None."""
         known = {key: score for key, (score, _) in self.kept.items()}
-        asked = dict(zip(self.missing, pairs, strict=True)) if pairs else {}
+        asked = {} if pairs is None else dict(zip(self.missing, pairs, strict=True))
         cut = {key for key, (_, was_cut) in self.kept.items() if was_cut}
         cut.update(key for key, pair in asked.items() if is_cut(self.model, pair))
         return PairJob(self.model, self.groups, known, asked, frozenset(cut))

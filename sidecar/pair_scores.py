@@ -9,6 +9,7 @@ from itertools import chain
 from sidecar.bounded_cache import BoundedCache
 from sidecar.deadline import Deadline
 from sidecar.errors import BudgetExhausted, Fallback, Overloaded
+from sidecar.forgetting import forget_way
 from sidecar.pair_job import Kept, Key, PairJob, is_cut
 from sidecar.scheduler import Scheduler
 from sidecar.tickets import Submitted
@@ -110,6 +111,7 @@ class PairScorer:
             over = BudgetExhausted("the budget ended before all scores were there")
             late = over if isinstance(error, TimeoutError) else error
             groups = _settled(job, known, terms, late)
+            forget_way(error)
         return PairScores([known[key] for group in groups for key in group], len(groups), late)
 
     async def _all(self, job: PairJob, known: dict[Key, float], terms: Terms) -> _Reach:

@@ -83,7 +83,7 @@ class Types:
 
     def __init__(self, template: Template, query_tokens: int) -> None:
         query = np.full(query_tokens, template.query_type, np.int32)
-        self._start = np.concatenate((template.before_types, query, template.between_types))
+        self._start = _fixed(template.before_types, query, template.between_types)
         self._passage, self._end = template.passage_type, template.after_types
         self._shares = bool((self._end == self._passage).all())
         self._longest = self._start
@@ -98,7 +98,14 @@ class Types:
         return longest[:tokens]
 
     def _row(self, passage: int, end: Ids) -> Ids:
-        return np.concatenate((self._start, np.full(passage, self._passage, np.int32), end))
+        return _fixed(self._start, np.full(passage, self._passage, np.int32), end)
+
+
+def _fixed(*parts: Ids) -> Ids:
+    """The parts in one array that nobody can write to, since many calls share it."""
+    joined = np.concatenate(parts)
+    joined.flags.writeable = False
+    return joined
 
 
 @lru_cache(maxsize=64)

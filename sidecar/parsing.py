@@ -123,6 +123,7 @@ def _given(message: Message, name: str) -> Any:
 def _candidate(given: pb.Candidate, rank: int, default_index: str) -> Candidate:
     """A candidate; what is given by field wins over what its hit says."""
     hit = _hit(given, rank, default_index) if given.hit else None
+    # HasField takes its time, and only what is empty needs it
     text, score = given.text or _given(given, "text"), given.score or _given(given, "score")
     if score is not None and not math.isfinite(score):
         raise InvalidRequest(f"candidates[{rank}].score is {score}; it must be a finite number")

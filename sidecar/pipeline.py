@@ -14,6 +14,7 @@ from sidecar.cosines import NONE, ORDERING_S, CosineScorer
 from sidecar.deadline import Deadline
 from sidecar.documents import Fetched, fetch, missing_of, passages_of
 from sidecar.errors import BudgetExhausted, CircuitOpen, Fallback, ModelError, Overloaded
+from sidecar.forgetting import forget_way
 from sidecar.loaded import LoadedModel, Models
 from sidecar.logs import log
 from sidecar.metrics import Metrics
@@ -36,8 +37,9 @@ from sidecar.verdict import ranking_of
 T = TypeVar("T")
 
 _TOKENIZER_THREADS = 2
-_READ_AT_ONCE_CHARS, _QUERY_AT_ONCE_CHARS = 200_000, 4096
-"""Texts with more than these are read in a thread, and longer queries tokenised: so many take up to 0.5 ms each."""
+_MOST_AT_ONCE, _CHARS_AT_ONCE, _QUERY_CHARS_AT_ONCE = 150, 150_000, 4096
+"""More candidates, or characters of text or query, are read and tokenised in a thread: so many take up to 0.5 ms each,
+or a few where fields are lists of very short values."""
 _SETTLING_S, _SETTLING_SHARE = 0.002, 0.1
 """Kept for making an order of a part of the scores, and at most so much of the time left: a job that is admitted is
 predicted to end before that. The reply has a reserve of its own."""
@@ -141,9 +143,11 @@ class Pipeline:
         try:
             return await self._rank_in_time(task, task.plan)
         except Fallback as fallback:
+            forget_way(fallback)
             return Ranking.original(count, fallback.outcome, fallback.reason, str(fallback))
         except Exception as error:  # noqa: BLE001 - whatever breaks here, the engine's order is still a good answer
             log.exception("reranking_failed", policy=task.plan.policy, error=type(error).__name__)
+            forget_way(error)
             return Ranking.original(count, Outcome.ORIGINAL_ORDER, Reason.MODEL_ERROR, "an unforeseen fault")
 
     async def _rank_in_time(self, task: Task, plan: Plan) -> Ranking:
@@ -213,6 +217,7 @@ class Pipeline:
         except (Overloaded, BudgetExhausted) as late:
             if not plan.orders_rest:
                 raise
+            forget_way(late)
             return PairScores([], 0, late)
 
     def _second_model(self, plan: Plan) -> LoadedModel | None:
@@ -225,25 +230,27 @@ class Pipeline:
     ) -> tuple[dict[int, list[str]], PairJob]:
         """Passages by rank, and the pairs to be scored. A thread tokenises, and reads what takes its time; for all else
         it would take longer to wake up than its work."""
-        is_long = task.chars > _READ_AT_ONCE_CHARS or len(task.query) > _QUERY_AT_ONCE_CHARS
-        if is_long or fetched.sources or not plan.text.is_plain:
-            return await self._off_loop(self._prepared, task, plan, fetched, model, encode)
+        in_thread = partial(self._off_loop, self._prepared, task, plan, fetched, model, encode)
+        if not _reads_at_once(task, plan, fetched):
+            return await in_thread()
         passages = passages_of(task, plan, fetched)
-        if plan.languages and not languages.are_plain(task.query, passages.values(), plan.languages):
-            await self._off_loop(languages.check, task.query, passages.values(), plan.languages)
+        if plan.languages and not languages.pass_at_once(task.query, passages.values(), plan.languages):
+            return await in_thread()
         found = look_up(model, task.query, list(passages.values()), self._scorer.cache)
-        pairs = _told(found.tokenised_before) if encode else []
-        return passages, found.job(await self._off_loop(found.tokenised) if pairs is None else pairs)
+        if not encode:
+            return passages, found.job(None)
+        kept = _told(found.tokenised_before)
+        return passages, found.job(await self._off_loop(found.tokenised) if kept is None else kept)
 
     def _prepared(
         self, task: Task, plan: Plan, fetched: Fetched, model: LoadedModel, encode: bool
     ) -> tuple[dict[int, list[str]], PairJob]:
-        """The same, however long it takes; in a thread."""
+        """All of :meth:`_job`, for a thread."""
         passages = passages_of(task, plan, fetched)
         if plan.languages:
             languages.check(task.query, passages.values(), plan.languages)
         found = look_up(model, task.query, list(passages.values()), self._scorer.cache)
-        return passages, found.job(found.tokenised() if encode else [])
+        return passages, found.job(found.tokenised() if encode else None)
 
     async def _cosine_pairs(
         self, model: LoadedModel, query: str, passages: Sequence[Sequence[str]]
@@ -269,6 +276,12 @@ def _settles_at(deadline: Deadline, plan: Plan) -> Deadline | None:
         return None
     left_s = 2 * ORDERING_S if plan.orders_rest else _SETTLING_S
     return deadline.earlier_by(min(left_s, _SETTLING_SHARE * deadline.remaining_s()))
+
+
+def _reads_at_once(task: Task, plan: Plan, fetched: Fetched) -> bool:
+    """Whether what there is to be read is little; how much was fetched is not known."""
+    is_little = task.chars <= _CHARS_AT_ONCE and len(task.query) <= _QUERY_CHARS_AT_ONCE
+    return is_little and len(task.candidates) <= _MOST_AT_ONCE and plan.text.is_quick and not fetched.sources
 
 
 def _told(work: Callable[..., T], *arguments: Any) -> T:

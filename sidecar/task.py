@@ -34,7 +34,7 @@ class Task:
     key: str = ""
     """What decides on the arm of a policy that is being tried."""
     chars: float = math.inf
-    """Characters that all texts have together, at most."""
+    """Bounds the characters of all texts; of a search those of the engine's whole answer."""
 
     def is_pinned(self, candidate: Candidate) -> bool:
         """Whether a candidate keeps its place whatever the model would say."""
@@ -86,7 +86,7 @@ def candidate_of(hit: Hit, rank: int, carried: Carried = Carried.UNKNOWN) -> Can
 
 
 def chars_of(candidates: Sequence[Candidate]) -> float:
-    """Characters of the texts that candidates bring themselves; infinite where one brings a whole hit."""
-    return (
-        math.inf if any(one.hit is not None for one in candidates) else sum(len(one.text or "") for one in candidates)
-    )
+    """Characters of the texts that candidates bring themselves; infinite where one brings a hit to be read."""
+    if any(one.hit is not None for one in candidates):
+        return math.inf
+    return sum(len(one.text or "") for one in candidates)

@@ -101,9 +101,10 @@ class TextSettings(Section):
             yield ("mean_of_top",), f"{self.mean_of_top} exceeds the passages of a document ({self.max_passages})"
 
     @property
-    def is_plain(self) -> bool:
-        """Whether each document is one passage of fields that are read as they are."""
-        return not (self.passages or self.nested or any(field.html for field in self.fields))
+    def is_quick(self) -> bool:
+        """Whether a document is read in microseconds: as one passage, of fields at its top, without markup."""
+        simple = not any(field.html or "." in field.name for field in self.fields)
+        return simple and not (self.passages or self.nested) and {"source", "fields"}.issuperset(self.sources)
 
     @property
     def max_passages(self) -> int:

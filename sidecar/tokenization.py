@@ -78,12 +78,12 @@ class PairEncoder:
         return None if kept is None else self._joined(self._template, self._query_ids(query), kept)
 
     def _query_ids(self, query: str) -> list[int]:
-        ids = self._query.encode(query, add_special_tokens=False).ids
+        ids: list[int] = self._query.encode(query, add_special_tokens=False).ids
         if len(ids) > self._max_query_tokens:
             raise QueryTooLong(
                 f"the query has {len(ids)} tokens, at most {self._max_query_tokens} fit beside a passage"
             )
-        return list(ids)
+        return ids
 
     def _joined(self, template: Template, query: Sequence[int], passages: Sequence[Raw]) -> list[Pair]:
         room = self._max_tokens - len(query)

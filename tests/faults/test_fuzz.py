@@ -5,6 +5,7 @@ import contextlib
 import gc
 import json
 import resource
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -20,8 +21,11 @@ from connectors.errors import EngineUnavailable
 from connectors.memory import Fault, MemoryConnector
 from sidecar.app import App
 from sidecar.client import RerankClient
+from sidecar.scoring.base import Scorer
+from sidecar.scoring.fake import WordOverlapScorer
+from sidecar.settings import Settings
 from sidecar.v1 import rerank_pb2 as pb
-from tests.calls import PATIENCE_S, raw_channel, until
+from tests.calls import BUDGET_S, PATIENCE_S, quick, raw_channel, short_queue, until
 from tests.conftest import DOCUMENTS, Serve
 from tests.conftest import settings as configured
 from tests.slow_reader import SlowReader
@@ -331,5 +335,46 @@ async def test_nothing_holds_what_a_failed_call_has_sent(serve: Serve, method: s
             told = await ends(channel, f"/sidecar.v1.RerankService/{method}", message.SerializeToString())
             assert told == ends_by
             await until(lambda: not is_held())
+        finally:
+            gc.enable()
+
+
+def fails(*_: object) -> None:
+    raise RuntimeError("the model is broken")
+
+
+def takes_too_long(*_: object) -> None:
+    time.sleep(2 * BUDGET_S)
+
+
+FALLS_BACK: dict[str, tuple[Scorer, Settings]] = {
+    "MODEL_ERROR": (WordOverlapScorer(fault=fails), quick()),
+    "BUDGET_EXHAUSTED": (WordOverlapScorer(fault=takes_too_long), quick()),
+    "OVERLOADED": (WordOverlapScorer(), short_queue(2)),
+}
+"""A scorer and settings for each reason."""
+
+
+@pytest.mark.parametrize("kind", FALLS_BACK)
+async def test_nothing_holds_the_hits_of_a_call_that_fell_back(serve: Serve, kind: str) -> None:
+    """The way of the error that it fell back for leads by all of them."""
+    mark = ["what was found"]
+    engine = MemoryConnector("main", {"docs": {key: {**one, "mark": mark} for key, one in DOCUMENTS.items()}})
+
+    def held() -> int:
+        return sum(type(one) is dict and one.get("mark") == mark for one in gc.get_objects())
+
+    scorer, own = FALLS_BACK[kind]
+    async with serve(scorer, configured=own, connector=engine) as (_, app), raw_channel(app) as channel:
+        gc.collect()
+        gc.disable()
+        try:
+            before = held()
+            search = pb.SearchRequest(index="docs", query="apple", body=json.dumps(BODY)).SerializeToString()
+            reply = pb.SearchResponse.FromString(
+                await channel.unary_unary("/sidecar.v1.RerankService/Search", plain, plain)(search, timeout=PATIENCE_S)
+            )
+            assert pb.Reason.Name(reply.reason) == f"REASON_{kind}"
+            await until(lambda: held() == before)
         finally:
             gc.enable()
