@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +12,7 @@ from transformers import AutoTokenizer
 
 from sidecar.bounded_cache import ENTRY_BYTES, BoundedCache
 from sidecar.errors import QueryTooLong
+from sidecar.pair_template import Template, raw
 from sidecar.tokenization import PairEncoder
 from tests.checkpoints import FAMILIES, WORDS
 from tests.unit.test_tokenization import LONG, rows, tokenizer_of
@@ -115,3 +117,15 @@ def test_two_passages_that_begin_alike_beyond_what_is_ever_read_share_an_entry(t
     encoder.encode("tea", [start + "b", start + "c", start[:-1]])
     assert encoder.cache.hits == 3
     assert encoder.cache.size_bytes < 3 * ENTRY_BYTES
+
+
+def test_type_ids_are_those_of_each_length_and_nobody_can_write_to_them() -> None:
+    """They are shared by all calls whose queries have as many tokens; where the end has another type, by none."""
+    for end in (1, 3):
+        before, after, zero, last = (np.array([one], np.int32) for one in (1, 2, 0, end))
+        template = Template(before, after, after, zero, zero, last, 0, 1)
+        for query in ([7], [8], [7, 8]):
+            pairs = template.heading(raw(query)).pairs([raw([9] * count) for count in (1, 5, 2, 40)])
+            wanted = [[0] * (len(query) + 2) + [1] * count + [end] for count in (1, 5, 2, 40)]
+            assert [types.tolist() for _, types in pairs] == wanted
+            assert not any(array.flags.writeable for pair in pairs for array in pair)

@@ -7,8 +7,9 @@ import pytest
 
 from sidecar.errors import InvalidRequest
 from sidecar.index_names import is_allowed
-from sidecar.policy import InvalidOverride, Overrides, plan
+from sidecar.policy import AS_CONFIGURED, InvalidOverride, Overrides, Plans, plan
 from sidecar.resolution import Resolution, Resolver, UnknownPolicy
+from sidecar.rollout import Arm
 from sidecar.settings import Settings
 from sidecar.wildcards import matches
 
@@ -244,3 +245,14 @@ def test_allowed(patterns: list[str], expression: str) -> None:
 )
 def test_not_allowed(patterns: list[str], expression: str) -> None:
     assert not is_allowed(patterns, expression)
+
+
+def test_what_is_configured_is_planned_once_and_all_else_each_time() -> None:
+    tried = Settings.model_validate({"policies": {"p": {"text": {"fields": ["title"]}, "percent": 50}}})
+    whole = Settings.model_validate({"policies": {"p": {"text": {"fields": ["title"]}}}})
+    plans = Plans(whole)
+    assert plans.of("p") is plans.of("p", AS_CONFIGURED, "another key")
+    assert plans.of("p") == plan(whole, "p")
+    narrowed = plans.of("p", Overrides(rank_window_size=7))
+    assert (narrowed.rank_window_size, plans.of("p").rank_window_size) == (7, plan(whole, "p").rank_window_size)
+    assert {Plans(tried).of("p", AS_CONFIGURED, str(key)).arm for key in range(50)} == {Arm.RERANKED, Arm.HELD_OUT}
