@@ -6,7 +6,7 @@ import gc
 import json
 import resource
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 
 import grpc
 import pytest
+import structlog
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -21,6 +22,7 @@ from connectors.errors import EngineUnavailable
 from connectors.memory import Fault, MemoryConnector
 from sidecar.app import App
 from sidecar.client import RerankClient
+from sidecar.interceptors import _Forgets
 from sidecar.scoring.base import Scorer
 from sidecar.scoring.fake import WordOverlapScorer
 from sidecar.settings import Settings
@@ -314,6 +316,17 @@ async def test_bad_calls_leave_nothing_behind(serve: Serve) -> None:
         assert await some(3000) < before + 16 * MIB
 
 
+@contextlib.contextmanager
+def no_collection() -> Iterator[None]:
+    """What is let go of meanwhile is so because nothing holds it."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
 @pytest.mark.parametrize("method", ["Search", "SearchProgressive"])
 @pytest.mark.parametrize("ends_by", ["NOT_FOUND", "UNAVAILABLE"])
 async def test_nothing_holds_what_a_failed_call_has_sent(serve: Serve, method: str, ends_by: str) -> None:
@@ -329,14 +342,10 @@ async def test_nothing_holds_what_a_failed_call_has_sent(serve: Serve, method: s
         return any(type(one) is dict and one.get("_source") == source for one in gc.get_objects())
 
     async with serve(connector=engine) as (_, app), raw_channel(app) as channel:
-        gc.collect()
-        gc.disable()
-        try:
+        with no_collection():
             told = await ends(channel, f"/sidecar.v1.RerankService/{method}", message.SerializeToString())
             assert told == ends_by
             await until(lambda: not is_held())
-        finally:
-            gc.enable()
 
 
 def fails(*_: object) -> None:
@@ -366,9 +375,7 @@ async def test_nothing_holds_the_hits_of_a_call_that_fell_back(serve: Serve, kin
 
     scorer, own = FALLS_BACK[kind]
     async with serve(scorer, configured=own, connector=engine) as (_, app), raw_channel(app) as channel:
-        gc.collect()
-        gc.disable()
-        try:
+        with no_collection():
             before = held()
             search = pb.SearchRequest(index="docs", query="apple", body=json.dumps(BODY)).SerializeToString()
             reply = pb.SearchResponse.FromString(
@@ -376,5 +383,18 @@ async def test_nothing_holds_the_hits_of_a_call_that_fell_back(serve: Serve, kin
             )
             assert pb.Reason.Name(reply.reason) == f"REASON_{kind}"
             await until(lambda: held() == before)
-        finally:
-            gc.enable()
+
+
+class Panic(BaseException):
+    """As a library in Rust raises it: no ``Exception``."""
+
+
+def test_what_nobody_has_told_is_logged_before_its_way_is_forgotten() -> None:
+    with structlog.testing.capture_logs() as logged, pytest.raises(Panic) as caught, _Forgets():
+        raise Panic from ValueError("before")
+    (line,) = logged
+    assert (line["event"], line["error"], line["exc_info"]) == ("call_broken", "Panic", caught.value)
+    assert caught.value.__cause__ is None
+    with structlog.testing.capture_logs() as logged, pytest.raises(asyncio.CancelledError), _Forgets():
+        raise asyncio.CancelledError
+    assert not logged, "a caller who leaves is no fault"
