@@ -29,7 +29,7 @@ class Limits:
     """What one forward pass may hold: ``max_batch_tokens`` with padding, and ``max_batch_s`` of predicted time.
 
     ``spread`` says how far passes have lately been from their prediction, as a mean share of it; ``packed`` that there
-    is no padding.
+    is no padding. A model that is loaded anew, be it under the same name, has limits of its own.
     """
 
     max_batch_tokens: int
@@ -244,9 +244,10 @@ def runs(lengths: Sequence[int], limits: Limits) -> Iterator[tuple[Sequence[int]
 def next_batch(jobs: Sequence[Job[Key]], now: float) -> Batch[Key]:
     """Move pairs out of ``jobs`` (at least one, all of one model, earliest deadline first) into one batch.
 
-    The pairs of a later job fill the batch only where that shortens all work together markedly, and as far as it makes
-    no job before it late: on a device that takes the predicted time, who was on time stays on time. Without that gain
-    jobs would only wait for each other, and all end late.
+    Jobs share a batch only where they have the very same limits: while a model is replaced, those that began before are
+    still to be scored by the old one. The pairs of a later job fill the batch only where that shortens all work
+    together markedly, and as far as it makes no job before it late: on a device that takes the predicted time, who was
+    on time stays on time. Without that gain jobs would only wait for each other, and all end late.
     """
     head = jobs[0]
     load, pairs = _first_run(head)
@@ -264,7 +265,10 @@ def next_batch(jobs: Sequence[Job[Key]], now: float) -> Batch[Key]:
 
 
 def _joined(load: Load, job: Job[Key], longest_s: float) -> tuple[Load, list[int]]:
-    """The batch with pairs of a later job, which it has given up; or the same and none, where that does not pay."""
+    """The batch with pairs of a later job, which it has given up; or the same and none, where that does not pay or the
+    job is of a model that was replaced."""
+    if job.limits is not load.limits:
+        return load, []
     waiting, remaining_s, filled = job.waiting, job.remaining_s, copy(load)
     pairs = _fill(filled, job, longest_s)
     longer_s, shorter_s = filled.predicted_s - load.predicted_s, remaining_s - job.remaining_s

@@ -5,6 +5,8 @@ Jobs made by ``small`` are of a model whose passes cost 100 ms: for those it pay
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
 
 import pytest
 
@@ -16,8 +18,12 @@ def predict_s(pairs: int, length: float) -> float:
     return 0.010 + 0.001 * pairs * length
 
 
+@lru_cache
 def limits(max_batch_tokens: int = 1000, max_batch_s: float = 10.0) -> Limits:
     return Limits(max_batch_tokens, max_batch_s, predict_s)
+
+
+COSTLY = Limits(1000, 10.0, lambda pairs, length: 0.1 + 0.001 * pairs * length)
 
 
 def job(*lengths: int, deadline: float = 100.0, model: str = "m", key: str = "") -> Job[str]:
@@ -25,8 +31,7 @@ def job(*lengths: int, deadline: float = 100.0, model: str = "m", key: str = "")
 
 
 def small(*lengths: int, deadline: float = 100.0, key: str = "") -> Job[str]:
-    costly = Limits(1000, 10.0, lambda pairs, length: 0.1 + 0.001 * pairs * length)
-    return Job(key, "m", lengths, deadline, costly)
+    return Job(key, "m", lengths, deadline, COSTLY)
 
 
 def cut(lengths: list[int], limits: Limits) -> list[Sequence[int]]:
@@ -66,6 +71,16 @@ def test_the_earliest_deadline_goes_first_and_its_room_is_filled_from_the_next()
     assert [(one.key, pair) for one, pair in batch.pairs] == [("early", 0), ("late", 0), ("late", 1)]
     assert batch.length == 52
     assert queue.take(0.0) is None
+
+
+def test_a_model_that_was_loaded_anew_shares_no_batch_with_the_one_before() -> None:
+    before, anew = small(50, deadline=1, key="before"), small(50, deadline=2, key="anew")
+    anew.limits = replace(COSTLY)
+    queue: Queue[str] = Queue(100)
+    for one in (before, anew, small(49, deadline=3, key="before, too")):
+        queue.add(one)
+    taken = [[one.key for one, _ in batch.pairs] for batch in iter(lambda: queue.take(0.0), None)]
+    assert taken == [["before", "before, too"], ["anew"]]
 
 
 def test_a_batch_holds_one_model_only() -> None:
