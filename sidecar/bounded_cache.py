@@ -1,62 +1,82 @@
-"""A cache that keeps to its bytes: the longest unused go first. Threads may share it."""
+"""A cache that keeps to its bytes: the longest unused go first. Threads may share it.
 
+It is on the way of every passage of every call. On one ordered table it finds a hundred keys in a fifth of the time
+that cachetools' LRUCache takes, which is the better choice wherever that does not matter, and keeps an entry in half of
+the memory.
+"""
+
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from threading import Lock
 from typing import Generic, TypeVar
 
-from cachetools import LRUCache
-
 Value = TypeVar("Value")
 
-ENTRY_BYTES = 600
-"""What an entry takes beside its value: key, headers, places in the tables of an LRUCache. Measured in processes whose
-cache had been full for a while: 440 to 600 (400 while it fills); tests/unit/test_cache_memory.py looks again."""
+ENTRY_BYTES = 360
+"""What an entry takes beside its value: key, headers, its place in the table. Measured in processes whose cache had
+been full for a while: 300 to 380 (200 to 250 while it fills); tests/unit/test_cache_memory.py looks again."""
 
 
 class BoundedCache(Generic[Value]):
     """Values by the digest of what they depend on; ``value_bytes`` says what a value takes of ``max_bytes``."""
 
     def __init__(self, max_bytes: int, value_bytes: Callable[[Value], int]) -> None:
-        self._kept: LRUCache[bytes, Value] = LRUCache(max_bytes, getsizeof=lambda one: ENTRY_BYTES + value_bytes(one))
-        self._lock = Lock()
+        self.max_bytes = max_bytes
+        """The bound; 0 keeps nothing."""
+        self.size_bytes = 0
+        """What is taken of it."""
         self.hits = 0
         self.misses = 0
-
-    @property
-    def max_bytes(self) -> int:
-        """The bound; 0 keeps nothing."""
-        return int(self._kept.maxsize)
-
-    @property
-    def size_bytes(self) -> int:
-        """What is taken of it."""
-        return int(self._kept.currsize)
+        self._value_bytes = value_bytes
+        self._kept: OrderedDict[bytes, Value] = OrderedDict()
+        self._lock = Lock()
 
     def find(self, keys: Sequence[bytes]) -> list[Value | None]:
         """The value kept under each key, None where there is none; counts hits and misses."""
-        with self._lock:
-            found = [self._kept.get(key) for key in keys]
-            misses = sum(one is None for one in found)
-            self.hits += len(found) - misses
-            self.misses += misses
+        found = [self._kept.get(key) for key in keys]
+        self._used(key for key, one in zip(keys, found, strict=True) if one is not None)
+        misses = sum(one is None for one in found)
+        self._count(len(found) - misses, misses)
         return found
 
     def find_all(self, keys: Iterable[bytes]) -> list[Value] | None:
         """The value kept under each key; None at the first that has none, and then nothing is counted."""
-        found = []
+        used, found = [], []
         for key in keys:  # which may have to be made first
-            with self._lock:
-                one = self._kept.get(key)
+            one = self._kept.get(key)
             if one is None:
                 return None
+            used.append(key)
             found.append(one)
-        with self._lock:
-            self.hits += len(found)
+        self._used(used)
+        self._count(len(found), 0)
         return found
 
     def keep(self, fresh: Mapping[bytes, Value]) -> None:
         """Keep these; what is larger than all the room is not kept."""
         with self._lock:
             for key, one in fresh.items():
-                if self._kept.getsizeof(one) <= self._kept.maxsize:
+                size_bytes = ENTRY_BYTES + self._value_bytes(one)
+                if size_bytes <= self.max_bytes:
+                    self._drop(key)
+                    while self.size_bytes + size_bytes > self.max_bytes:
+                        self._drop(next(iter(self._kept)))
                     self._kept[key] = one
+                    self.size_bytes += size_bytes
+
+    def _drop(self, key: bytes) -> None:
+        one = self._kept.pop(key, None)
+        if one is not None:
+            self.size_bytes -= ENTRY_BYTES + self._value_bytes(one)
+
+    def _used(self, keys: Iterable[bytes]) -> None:
+        kept = self._kept
+        with self._lock:
+            for key in keys:
+                if key in kept:  # else a thread that keeps something has dropped it since
+                    kept.move_to_end(key)
+
+    def _count(self, hits: int, misses: int) -> None:
+        with self._lock:
+            self.hits += hits
+            self.misses += misses
