@@ -50,8 +50,8 @@ _ALWAYS_SERVED = frozenset(("Switch", "Status"))
 _MOST_APART = 8
 _ARRIVES_WITHIN_S = 10.0
 """A call counts from its beginning among those that are served at once; none may take its time to say what it wants."""
-_TOLD = (grpc.aio.AbortError, asyncio.CancelledError, GeneratorExit)
-"""What a call ends with once its status is decided, or its caller has gone."""
+_TOLD = (grpc.aio.AbortError, grpc.aio.InternalError, asyncio.CancelledError, GeneratorExit)
+"""What a call ends with once its status is decided, or its caller has gone: grpc itself fails to send him anything."""
 _MAX_MESSAGE_BYTES = 1000
 """Of a message, which is sent twice, percent-encoded and in the details: trailing metadata have 8 KiB."""
 
@@ -200,7 +200,7 @@ class _Forgets:
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         if error is not None and not isinstance(error, _TOLD):
-            log.error("call_broken", error=type(error).__name__, exc_info=error)
+            log.error("call_broken", request_id=request_id.get(), error=type(error).__name__, exc_info=error)
         forget_way(error)
 
 

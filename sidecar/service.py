@@ -94,8 +94,8 @@ class RerankService(pb_grpc.RerankServiceServicer):
         answer = await self._pipeline.finish(retrieved)
         final = replies.search_response(answer, request_id.get(), return_passages=passages)
         self._check_room(final, context)
-        self._report("SearchProgressive", answer)
         yield pb.SearchProgressiveResponse(stage=pb.STAGE_FINAL, search=final)
+        self._report("SearchProgressive", answer)  # who leaves before has been told, and counted, otherwise
 
     def _check_room(self, reply: Message, context: Any) -> None:
         """Refuse with a reason and a request id what gRPC would refuse without, and what nobody would read."""

@@ -394,7 +394,12 @@ def test_what_nobody_has_told_is_logged_before_its_way_is_forgotten() -> None:
         raise Panic from ValueError("before")
     (line,) = logged
     assert (line["event"], line["error"], line["exc_info"]) == ("call_broken", "Panic", caught.value)
+    assert "request_id" in line
     assert caught.value.__cause__ is None
-    with structlog.testing.capture_logs() as logged, pytest.raises(asyncio.CancelledError), _Forgets():
-        raise asyncio.CancelledError
-    assert not logged, "a caller who leaves is no fault"
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError, grpc.aio.InternalError])
+def test_a_caller_who_leaves_is_no_fault(error: type[BaseException]) -> None:
+    with structlog.testing.capture_logs() as logged, pytest.raises(error), _Forgets():
+        raise error
+    assert not logged

@@ -1,15 +1,17 @@
 """SearchProgressive: the engine's order at once, the final one second, and always both."""
 
 import asyncio
+import random
 
 import pytest
 
 from connectors.memory import Fault, MemoryConnector
-from sidecar.client import search_request
+from sidecar.client import RerankClient, search_request
 from sidecar.scoring.fake import WordOverlapScorer
 from sidecar.v1 import rerank_pb2 as pb
-from tests.calls import BODY, BUDGET_S, QUERY, Held, engine_ids, quick, within
+from tests.calls import BODY, BUDGET_S, QUERY, Held, engine_ids, quick, until, within
 from tests.conftest import DOCUMENTS, Serve, settings
+from tests.service.conftest import Logged
 
 
 async def test_two_stages_of_one_search(serve: Serve) -> None:
@@ -80,3 +82,28 @@ async def test_what_is_below_min_score_is_in_the_first_message_only(serve: Serve
         first, second = [page async for page in client.search_progressive("docs", QUERY, BODY, options=options)]
     assert len(first.hits) == 5
     assert [hit["_id"] for hit in second.hits] == ["d3"]
+
+
+async def test_who_leaves_at_any_moment_is_counted_and_logged_once(serve: Serve, logged: Logged) -> None:
+    draw = random.Random(5)
+
+    async def leave(client: RerankClient) -> None:
+        call = client.stub.SearchProgressive(pb.SearchProgressiveRequest(search=search_request("docs", QUERY, BODY)))
+        await call.read()
+        await asyncio.sleep(draw.random() * 0.01)
+        call.cancel()
+
+    async with serve() as (client, app):
+        for _ in range(20):
+            await asyncio.gather(*(leave(client) for _ in range(10)))
+        await until(lambda: len([line for line in logged if line["event"] == "call"]) == 200)
+        lines = [line for line in logged if line["event"] == "call"]
+        seen = {
+            sample.labels["outcome"]
+            for metric in app.metrics.registry.collect()
+            for sample in metric.samples
+            if sample.name == "sidecar_requests_total" and sample.value
+        }
+    assert len(lines) == 200
+    assert seen == {"RERANKED", "ERROR"}, "some left before the end and some behind it"
+    assert not [line for line in logged if line["log_level"] == "error"]
