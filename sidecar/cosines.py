@@ -21,8 +21,8 @@ from sidecar.spare_time import SpareTime
 ORDERING_S = 0.005
 """Kept of the time left for making an order of what is there."""
 
-Encode = Callable[[LoadedModel, str, Sequence[Sequence[str]]], Awaitable[Sequence[Sequence[Pair]]]]
-"""The pairs of each document's passages; does not hold up the event loop."""
+Encode = Callable[[LoadedModel, str, Sequence[Sequence[str]], tuple[str, ...]], Awaitable[Sequence[Sequence[Pair]]]]
+"""The pairs of each document's passages, for a caller; does not hold up the event loop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,8 @@ class CosineScorer:
     async def _begin(
         self, model: LoadedModel, query: str, passages: Mapping[int, Sequence[str]], terms: Terms
     ) -> _Begun:
-        pairs = dict(zip(passages, await self._encode(model, query, list(passages.values())), strict=True))
+        made = await self._encode(model, query, list(passages.values()), terms.caller)
+        pairs = dict(zip(passages, made, strict=True))
         read = {rank: group for rank, group in pairs.items() if all(pair.is_read for pair in group)}
         unread = {rank: group for rank, group in pairs.items() if rank not in read}
         if not read:

@@ -258,12 +258,12 @@ class Device:
         now = self._clock()
         if now >= self._complained_at.get(model, -math.inf) + _COMPLAIN_EVERY_S:
             self._complained_at[model] = now
-            cause = str(error.__cause__ or "").strip().split("\n")[0][:_CAUSE_CHARS]
+            cause = _said(error.__cause__)
             log.error("forward_failed", model=model, error=str(error), cause=cause, exc_info=error.__cause__)
         if isinstance(error.__cause__, DeviceLost) and not self.lost:
             self.lost = True
             self._metrics.device_lost.set(1)
-            log.critical("device_lost", cause=str(error.__cause__)[:_CAUSE_CHARS], advice=_LOST_ADVICE)
+            log.critical("device_lost", cause=_said(error.__cause__), advice=_LOST_ADVICE)
 
     def _observe(self, batch: Batch[Ticket], took_s: float) -> None:
         """Learn how long it took."""
@@ -302,6 +302,14 @@ class Device:
                 alone = [(other, pair) for other, pair in batch.pairs if other is job]
                 predicted_s = job.limits.predict_s(len(alone), batch.length)
                 self._land(self._launch(Batch(batch.model, alone, batch.length, predicted_s)))
+
+
+def _said(error: BaseException | None) -> str:
+    """The beginning of what an error says; one that cannot even say that must not end the thread."""
+    try:
+        return str(error or "").strip().split("\n")[0][:_CAUSE_CHARS]
+    except Exception as fault:  # noqa: BLE001 - whatever its code does
+        return f"its text cannot be read: {type(fault).__name__}"
 
 
 def _launched(scorer: Launches, pairs: Sequence[Pair]) -> Callable[[], Scores]:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from sidecar.bounded_cache import BoundedCache
+from sidecar.errors import Fallback
 from sidecar.loaded import LoadedModel
 from sidecar.scoring.base import Pair
 
@@ -19,7 +20,7 @@ class PairJob:
     """The pairs of one call: ``groups`` has the keys of each document's passages, in the order of the window.
 
     ``pairs`` are the token ids of those without a known score; empty where they were not asked for. ``cut`` are the
-    keys of all that are known to be :func:`is_cut`.
+    keys of all that are known to be :func:`is_cut`. ``late`` says why these are the first documents only, if so.
     """
 
     model: LoadedModel
@@ -27,6 +28,7 @@ class PairJob:
     known: Mapping[Key, float]
     pairs: Mapping[Key, Pair]
     cut: frozenset[Key] = frozenset()
+    late: Fallback | None = None
 
     @property
     def is_known(self) -> bool:
@@ -55,28 +57,28 @@ class LookedUp:
     kept: Mapping[Key, Kept]
     missing: Mapping[Key, str]
 
-    def tokenised(self) -> Sequence[Pair]:
-        """The pairs of what is missing. Takes milliseconds where passages have not been tokenised before.
+    def tokenised(self, texts: Sequence[str]) -> Sequence[Pair]:
+        """The pairs of some of what is missing. Takes milliseconds where they have not been tokenised before.
 
         Raises:
             QueryTooLong: the query leaves no room for a passage.
         """
-        return self.model.scorer.encode(self.query, list(self.missing.values())) if self.missing else []
+        return self.model.scorer.encode(self.query, texts) if texts else []
 
     def tokenised_before(self) -> Sequence[Pair] | None:
-        """The same pairs, if the model keeps the token ids of every one of the passages; raises the same."""
-        if not self.missing:
-            return []
+        """The pairs of all that is missing, if the model keeps the token ids of every one; raises the same."""
         finder = self.model.token_finder
         return finder.encode_kept(self.query, list(self.missing.values())) if finder else None
 
-    def job(self, pairs: Sequence[Pair] | None) -> PairJob:
-        """All that there is to score, given the pairs of what is missing; only what is known, given None."""
+    def job(self, pairs: Sequence[Pair] | None, late: Fallback | None = None) -> PairJob:
+        """All that there is to score, given the pairs of what is missing; only what is known, given None. Given the
+        pairs of a beginning, and why there are no ``late`` ones: the first documents, as far as it reaches."""
         known = {key: score for key, (score, _) in self.kept.items()}
-        asked = {} if pairs is None else dict(zip(self.missing, pairs, strict=True))
+        asked = {} if pairs is None else dict(zip(self.missing, pairs, strict=late is None))
         cut = {key for key, (_, was_cut) in self.kept.items() if was_cut}
         cut.update(key for key, pair in asked.items() if is_cut(self.model, pair))
-        return PairJob(self.model, self.groups, known, asked, frozenset(cut))
+        groups = self.groups[: covered(self.groups, {*known, *asked})] if late else self.groups
+        return PairJob(self.model, groups, known, asked, frozenset(cut), late)
 
 
 def look_up(model: LoadedModel, query: str, passages: Sequence[Sequence[str]], cache: BoundedCache[Kept]) -> LookedUp:
@@ -90,6 +92,12 @@ def look_up(model: LoadedModel, query: str, passages: Sequence[Sequence[str]], c
     missing = {key: passage for key, passage in zip(keys, flat, strict=True) if key not in kept}
     place = iter(keys)
     return LookedUp(model, query, [[next(place) for _ in group] for group in passages], kept, missing)
+
+
+def covered(groups: Sequence[Sequence[Key]], there: set[Key]) -> int:
+    """How many of the first groups are there whole."""
+    missing = (place for place, group in enumerate(groups) if not there.issuperset(group))
+    return next(missing, len(groups))
 
 
 def digests_of(version: str, query: str, passages: Sequence[str]) -> Iterator[bytes]:

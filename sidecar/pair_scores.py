@@ -10,13 +10,15 @@ from sidecar.bounded_cache import BoundedCache
 from sidecar.deadline import Deadline
 from sidecar.errors import BudgetExhausted, Fallback, Overloaded
 from sidecar.forgetting import forget_way
-from sidecar.pair_job import Kept, Key, PairJob, is_cut
+from sidecar.pair_job import Kept, Key, PairJob, covered, is_cut
 from sidecar.scheduler import Scheduler
-from sidecar.tickets import Submitted
+from sidecar.tickets import Spent, Submitted
 from sidecar.timing import Stopwatch
 
 SCORE_BYTES = 80
 """What a kept score takes, its tuple counted."""
+_MOST_WAITS = 3
+"""So often a call waits for pairs that others have on their way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +81,10 @@ showed only when they were under way."""
 class PairScorer:
     """Gives each pair its score, and has it computed once where several calls ask for it.
 
-    A call waits for another one's pair only where that is due no later than itself, and once: what does not come of it
-    is scored by the call itself, as if there had been nobody else. So a call ends within its own deadline, and inherits
-    no one's failure or cancellation. That a pair is given up which it waits for already, it learns when that job ends.
+    A call waits for another one's pair only where that is due no later than itself. What does not come of it, as its
+    caller has gone, is scored for the next one that waits, and the others wait for that; after :data:`_MOST_WAITS` a
+    call scores its pairs itself, as if there had been nobody else. So it ends within its own deadline, and inherits no
+    one's failure or cancellation. That a pair is given up which it waits for already, it learns when that job ends.
     """
 
     def __init__(self, scheduler: Scheduler, max_bytes: int) -> None:
@@ -112,30 +115,35 @@ class PairScorer:
             late = over if isinstance(error, TimeoutError) else error
             groups = _settled(job, known, terms, late)
             forget_way(error)
-        return PairScores([known[key] for group in groups for key in group], len(groups), late)
+        return PairScores([known[key] for group in groups for key in group], len(groups), late or job.late)
 
     async def _all(self, job: PairJob, known: dict[Key, float], terms: Terms) -> _Reach:
-        others = self._others(job, terms.deadline)
-        groups, late = await self._score(job, job.groups, known, others.keys(), terms)
-        if others:
-            flights = set(others.values())
-            with terms.watch.stage("queue"):
-                try:
-                    for flight in flights:
-                        await flight.landed.wait()
-                finally:
-                    for flight in flights:
-                        known.update(flight.scores())
-            groups, later = await self._score(job, groups, known, (), terms)
+        groups, late = job.groups, None
+        for waits in range(_MOST_WAITS, -1, -1):
+            others = self._others(job, known, terms.deadline) if waits else {}
+            groups, later = await self._score(job, groups, known, others.keys(), terms)
             late = late or later
+            if not others:
+                break
+            await self._landed(set(others.values()), known, terms)
         return groups, late
 
-    def _others(self, job: PairJob, deadline: Deadline) -> dict[Key, _Flight]:
+    def _others(self, job: PairJob, known: Mapping[Key, float], deadline: Deadline) -> dict[Key, _Flight]:
         """The pairs that another call waits for, which is due no later."""
         if not self.keeps:
             return {}
-        flights = ((key, self._flying.get(key)) for key in job.pairs)
+        flights = ((key, self._flying.get(key)) for key in job.pairs if key not in known)
         return {key: flight for key, flight in flights if flight and flight.brings(key, deadline)}
+
+    async def _landed(self, flights: Iterable[_Flight], known: dict[Key, float], terms: Terms) -> None:
+        """Wait for the calls that have pairs on their way, and add what came of them to ``known``, whatever ends it."""
+        with terms.watch.stage("queue"):
+            try:
+                for flight in flights:
+                    await flight.landed.wait()
+            finally:
+                for flight in flights:
+                    known.update(flight.scores())
 
     async def _score(
         self,
@@ -170,13 +178,11 @@ class PairScorer:
             self._flying.update(dict.fromkeys(flight.places, flight))
         try:
             scored = await self._scheduler.result(flight.submitted)
-            terms.watch.ended("queue", scored.queue_ms, ago_ms=scored.score_ms)
-            terms.watch.ended("score", scored.score_ms)
-            terms.watch.record("device", scored.device_ms)
             done = [key for group in sent[: scored.groups] for key in group]
             found = dict(zip(done, scored.scores.tolist(), strict=True))
             return _Flown(found, scored.groups, scored.late)
         finally:
+            _tell(terms.watch, self._scheduler.spent(flight.submitted))
             if self.keeps:
                 self.cache.keep(_worth_keeping(flight))
             self._land(flight)
@@ -186,6 +192,14 @@ class PairScorer:
             if self._flying.get(key) is flight:
                 del self._flying[key]
         flight.landed.set()
+
+
+def _tell(watch: Stopwatch, spent: Spent) -> None:
+    """Where a job's time went, also of one that came to nothing: that is where it is to be looked for."""
+    watch.ended("queue", spent.queue_ms, ago_ms=spent.score_ms)
+    if spent.score_ms:
+        watch.ended("score", spent.score_ms)
+        watch.record("device", spent.device_ms)
 
 
 def _worth_keeping(flight: _Flight) -> dict[bytes, Kept]:
@@ -210,15 +224,8 @@ def _wanted(groups: Sequence[Sequence[Key]], there: set[Key]) -> dict[int, list[
 
 def _settled(job: PairJob, known: Mapping[Key, float], terms: Terms, late: Fallback) -> Sequence[Sequence[Key]]:
     """The first groups, as far as their scores are there; raises ``late`` where those are not enough."""
-    covered = _covered(job.groups, known)
+    count = covered(job.groups, set(known))
     settles = terms.min_groups or terms.settles_at
-    if not settles or covered < (terms.min_groups or 1):
+    if not settles or count < (terms.min_groups or 1):
         raise late from None
-    return job.groups[:covered]
-
-
-def _covered(groups: Sequence[Sequence[Key]], known: Iterable[Key]) -> int:
-    """How many of the first groups are known whole."""
-    there = set(known)
-    missing = (place for place, group in enumerate(groups) if not there.issuperset(group))
-    return next(missing, len(groups))
+    return job.groups[:count]

@@ -1,31 +1,28 @@
 """The way of a request, top to bottom, and the only place that makes a fallback."""
 
 import asyncio
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar
 
-from sidecar import languages, skips
+from sidecar import skips
 from sidecar.callers import calling, calling_host
 from sidecar.calls import Answer, Clock, RerankCall, Result, SearchCall
 from sidecar.cosines import NONE, ORDERING_S, CosineScorer
 from sidecar.deadline import Deadline
-from sidecar.documents import Fetched, fetch, missing_of, passages_of
-from sidecar.errors import BudgetExhausted, CircuitOpen, Fallback, ModelError, Overloaded
+from sidecar.documents import fetch, missing_of
+from sidecar.errors import BudgetExhausted, Fallback, Overloaded
 from sidecar.forgetting import forget_way
 from sidecar.loaded import LoadedModel, Models
 from sidecar.logs import log
 from sidecar.metrics import Metrics
 from sidecar.orders import Orders
-from sidecar.pair_job import PairJob, look_up
 from sidecar.pair_scores import PairScorer, PairScores, Terms
 from sidecar.policy import Plan
+from sidecar.reading import Asked, Read, Reading
 from sidecar.retrieval import Retrieval
 from sidecar.rollout import Arm, interleaved
 from sidecar.scheduler import Scheduler
-from sidecar.scoring.base import Pair
 from sidecar.shadow import Shadow
 from sidecar.source_filter import carries
 from sidecar.spare_time import SpareTime
@@ -34,12 +31,6 @@ from sidecar.timing import Stopwatch
 from sidecar.types import Carried, Outcome, Ranked, Ranking, Reason
 from sidecar.verdict import ranking_of
 
-T = TypeVar("T")
-
-_TOKENIZER_THREADS = 2
-_MOST_AT_ONCE, _CHARS_AT_ONCE, _QUERY_CHARS_AT_ONCE = 150, 150_000, 4096
-"""More candidates, or characters of text or query, are read and tokenised in a thread: so many take up to 0.5 ms each,
-or a few where fields are lists of very short values."""
 _SETTLING_S, _SETTLING_SHARE = 0.002, 0.1
 """Kept for making an order of a part of the scores, and at most so much of the time left: a job that is admitted is
 predicted to end before that. The reply has a reserve of its own."""
@@ -67,19 +58,16 @@ class Pipeline:
         self._reserve_s = reserve_s
         self._scorer = PairScorer(scheduler, score_cache_bytes)
         metrics.watch_cache("scores", "", self._scorer.cache)
-        self._turns = asyncio.Semaphore(_TOKENIZER_THREADS)
-        self._aside = ThreadPoolExecutor(1, thread_name_prefix="shadow")
+        self._reading = Reading(self._scorer.cache)
         self._spare_time = SpareTime(scheduler)
-        self._cosines = CosineScorer(scheduler, self._cosine_pairs, self._spare_time)
+        self._cosines = CosineScorer(scheduler, self._reading.pairs, self._spare_time)
         self._shadow = Shadow(self._rank_in_spare_time, metrics)
-        self._tokenizers = ThreadPoolExecutor(_TOKENIZER_THREADS, thread_name_prefix="tokenizer")
 
     def close(self) -> None:
         """Let go of the tokenizer's threads, and of what waits for spare time."""
         self._shadow.close()
         self._spare_time.close()
-        for threads in (self._tokenizers, self._aside):
-            threads.shutdown(wait=False, cancel_futures=True)
+        self._reading.close()
 
     async def search(self, call: SearchCall) -> Answer:
         """Search the engine and rerank its hits.
@@ -167,20 +155,16 @@ class Pipeline:
         if not plan.orders_rest and (missing or not self._scorer.keeps) and (refusal := refused()):
             self._scheduler.refuse(refusal, least)
         fetched = await fetch(task, plan, missing)
-        async with self._turns:  # nobody is tokenised whose turn comes too late
-            refusal = refused()
-            if refusal and not (self._scorer.keeps or plan.orders_rest):
-                self._scheduler.refuse(refusal, least)
-            with task.watch.stage("tokenize"):
-                passages, job = await self._job(task, plan, fetched, model, encode=refusal is None)
+        with task.watch.stage("tokenize"):
+            read = await self._reading.read(Asked(task, plan, fetched, model, caller, refused))
         terms = Terms(task.deadline, task.watch, caller, plan.min_rank_window_size, _settles_at(task.deadline, plan))
         second, wait = self._second_model(plan), plan.cosine is not None and plan.cosine.wait
-        async with self._cosines.beside(second, task.query, passages, terms, wait=wait) as cosines:
-            scored = await self._scored(job, plan, terms, refusal, least)
+        async with self._cosines.beside(second, task.query, read.passages, terms, wait=wait) as cosines:
+            scored = await self._scored(read, plan, terms, least)
             near = await cosines()
         original = [candidate.score for candidate in task.candidates]
-        ranked = ranking_of(original, plan, passages, scored, near, model.scorer.version)
-        return replace(ranked, truncated_ratio=job.truncated_ratio)
+        ranked = ranking_of(original, plan, read.passages, scored, near, model.scorer.version)
+        return replace(ranked, truncated_ratio=read.job.truncated_ratio)
 
     async def _rank_in_spare_time(self, task: Task, plan: Plan, deadline: Deadline) -> Ranking | None:
         """The order by model and engine, made of what the device has left; None where somebody else wants it."""
@@ -191,29 +175,27 @@ class Pipeline:
         fetched = await fetch(aside, plan, missing_of(aside, plan))
         if not self._has_spare_time():
             return None
-        loop = asyncio.get_running_loop()
-        prepared = loop.run_in_executor(self._aside, _told, self._prepared, aside, plan, fetched, model, True)
-        passages, job = await prepared
+        read = await self._reading.read_aside(aside, plan, fetched, model)
+        job = read.job
         scores = await self._spare_time.scores(model, list(job.pairs.values()), deadline)
         if scores is None:
             return None
         found = {**job.known, **dict(zip(job.pairs, scores, strict=True))}
         flat = [found[key] for group in job.groups for key in group]
         original = [candidate.score for candidate in task.candidates]
-        return ranking_of(original, plan, passages, PairScores(flat, len(passages)), NONE, model.scorer.version)
+        scored = PairScores(flat, len(read.passages))
+        return ranking_of(original, plan, read.passages, scored, NONE, model.scorer.version)
 
     def _has_spare_time(self) -> bool:
         """Whether nobody is scored, or about to be."""
-        return self._scheduler.idle and not self._turns.locked()
+        return self._scheduler.idle and not self._reading.all_taken
 
-    async def _scored(
-        self, job: PairJob, plan: Plan, terms: Terms, refusal: Overloaded | ModelError | CircuitOpen | None, least: int
-    ) -> PairScores:
+    async def _scored(self, read: Read, plan: Plan, terms: Terms, least: int) -> PairScores:
         """The model's scores; none where they come too late and the rest is ordered without."""
         try:
-            if refusal and not job.is_known:
-                self._scheduler.refuse(refusal, least)
-            return await self._scorer.scores(job, terms)
+            if read.refusal:
+                self._scheduler.refuse(read.refusal, least)
+            return await self._scorer.scores(read.job, terms)
         except (Overloaded, BudgetExhausted) as late:
             if not plan.orders_rest:
                 raise
@@ -224,46 +206,6 @@ class Pipeline:
         """What compares beside the model; an order without it is better than none."""
         ready = plan.cosine is not None and self._models.is_ready(plan.cosine.model)
         return self._models.get(plan.cosine.model) if plan.cosine and ready else None
-
-    async def _job(
-        self, task: Task, plan: Plan, fetched: Fetched, model: LoadedModel, *, encode: bool
-    ) -> tuple[dict[int, list[str]], PairJob]:
-        """Passages by rank, and the pairs to be scored. A thread tokenises, and reads what takes its time; for all else
-        it would take longer to wake up than its work."""
-        in_thread = partial(self._off_loop, self._prepared, task, plan, fetched, model, encode)
-        if not _reads_at_once(task, plan, fetched):
-            return await in_thread()
-        passages = passages_of(task, plan, fetched)
-        if plan.languages and not languages.pass_at_once(task.query, passages.values(), plan.languages):
-            return await in_thread()
-        found = look_up(model, task.query, list(passages.values()), self._scorer.cache)
-        if not encode:
-            return passages, found.job(None)
-        kept = _told(found.tokenised_before)
-        return passages, found.job(await self._off_loop(found.tokenised) if kept is None else kept)
-
-    def _prepared(
-        self, task: Task, plan: Plan, fetched: Fetched, model: LoadedModel, encode: bool
-    ) -> tuple[dict[int, list[str]], PairJob]:
-        """All of :meth:`_job`, for a thread."""
-        passages = passages_of(task, plan, fetched)
-        if plan.languages:
-            languages.check(task.query, passages.values(), plan.languages)
-        found = look_up(model, task.query, list(passages.values()), self._scorer.cache)
-        return passages, found.job(found.tokenised() if encode else None)
-
-    async def _cosine_pairs(
-        self, model: LoadedModel, query: str, passages: Sequence[Sequence[str]]
-    ) -> Sequence[Sequence[Pair]]:
-        """The pairs of each document's passages, for a cosine."""
-        async with self._turns:
-            pairs = await self._off_loop(model.scorer.encode, query, [text for texts in passages for text in texts])
-        rest = iter(pairs)
-        return [[next(rest) for _ in texts] for texts in passages]
-
-    async def _off_loop(self, work: Callable[..., T], *arguments: Any) -> T:
-        """Do what takes milliseconds in a thread, so that other calls go on."""
-        return await asyncio.get_running_loop().run_in_executor(self._tokenizers, _told, work, *arguments)
 
     def _deadline(self, clock: Clock, plan: Plan | None) -> Deadline:
         budget_s = plan.budget_ms / 1e3 if plan else None
@@ -276,22 +218,6 @@ def _settles_at(deadline: Deadline, plan: Plan) -> Deadline | None:
         return None
     left_s = 2 * ORDERING_S if plan.orders_rest else _SETTLING_S
     return deadline.earlier_by(min(left_s, _SETTLING_SHARE * deadline.remaining_s()))
-
-
-def _reads_at_once(task: Task, plan: Plan, fetched: Fetched) -> bool:
-    """Whether what there is to be read is little; how much was fetched is not known."""
-    is_little = task.chars <= _CHARS_AT_ONCE and len(task.query) <= _QUERY_CHARS_AT_ONCE
-    return is_little and len(task.candidates) <= _MOST_AT_ONCE and plan.text.is_quick and not fetched.sources
-
-
-def _told(work: Callable[..., T], *arguments: Any) -> T:
-    """A tokenizer that panics raises what is no ``Exception``, which would leave the caller without any answer."""
-    try:
-        return work(*arguments)
-    except Exception:
-        raise
-    except BaseException as error:
-        raise ModelError(f"the tokenizer raised {type(error).__name__}") from error
 
 
 def tried(ranking: Ranking, task: Task) -> Ranking:

@@ -22,7 +22,10 @@ from sidecar.loaded import LoadedModel
 from sidecar.metrics import Metrics
 from sidecar.scoring.base import Pair
 from sidecar.shares import Shares
-from sidecar.tickets import Scored, Submitted, Ticket, sample_job
+from sidecar.tickets import Scored, Spent, Submitted, Ticket, sample_job
+
+Refusal = Overloaded | ModelError | CircuitOpen
+"""Why a call is not even tried."""
 
 STALLED_AFTER_S = 10.0
 """A forward pass that takes this long beyond its prediction is taken for stuck; new jobs are refused at once."""
@@ -136,7 +139,7 @@ class Scheduler:
         documents: int = 0,
         *,
         shrinks: bool = False,
-    ) -> Overloaded | ModelError | CircuitOpen | None:
+    ) -> Refusal | None:
         """Why what comes now will not be served in time, told before anything is done for it: tokens, too, take the
         time of a CPU.
 
@@ -152,7 +155,7 @@ class Scheduler:
             late = self._would_be_late(model, deadline, caller, documents, shrinks=shrinks)
         return Overloaded("the jobs before it take longer than its budget") if late else None
 
-    def refuse(self, refusal: Overloaded | ModelError | CircuitOpen, documents: int) -> NoReturn:
+    def refuse(self, refusal: Refusal, documents: int) -> NoReturn:
         """Raise a refusal, which counts as so many pairs that never reach the device."""
         if isinstance(refusal, Overloaded):
             self._metrics.shed_pairs.labels("refused").inc(documents)
@@ -233,12 +236,15 @@ class Scheduler:
             scores = await ticket.future
         finally:
             self._forget(submitted.job)
-        now, started = self._clock(), ticket.started_at or submitted.at
+        now = self._clock()
         self._metrics.observe_job(submitted.job.model, submitted.ends_at - submitted.at, now - submitted.at)
-        queue_ms, score_ms, device_ms = (1e3 * s for s in (started - submitted.at, now - started, ticket.device_s))
         groups = submitted.kept_groups
         kept = submitted.group_ends[groups - 1] if groups else 0
-        return Scored(scores[:kept], groups, queue_ms, score_ms, device_ms, ticket.late)
+        return Scored(scores[:kept], groups, ticket.late)
+
+    def spent(self, submitted: Submitted) -> Spent:
+        """Where the time of what was submitted went, up to now."""
+        return submitted.spent(self._clock())
 
     def _admit(
         self,
@@ -321,7 +327,7 @@ class Scheduler:
         in_vain = left or (not future.cancelled() and isinstance(future.exception(), ModelError))
         self._metrics.observe_waste(job.model, job.key.wasted_s(None if in_vain else job.least))
         if job.waiting and future.cancelled():
-            self._metrics.shed_pairs.labels("abandoned").inc(len(job.waiting))
+            self._metrics.shed_pairs.labels("abandoned" if left else "late").inc(len(job.waiting))
 
     def _on_death(self, error: BaseException) -> None:
         """However the device's thread ended, nobody waits for ever. Called in that thread, or to stop it."""

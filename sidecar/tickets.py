@@ -90,16 +90,22 @@ def sample_job(model: LoadedModel, loop: asyncio.AbstractEventLoop, deadline: fl
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """Scores of the pairs of the first ``groups`` groups; how long the job waited for the device, how long it then took
-    until the last score, and how much of that the device worked for it, all in milliseconds. ``late`` says why these
-    are not all groups, where the job was shortened."""
+    """Scores of the pairs of the first ``groups`` groups; ``late`` says why these are not all groups, where the job was
+    shortened."""
 
     scores: Scores
     groups: int
+    late: Fallback | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """How long a job waited for the device, how long it then took until its last score or its end, and how much of that
+    the device worked for scores that came, all in milliseconds."""
+
     queue_ms: float
     score_ms: float
     device_ms: float
-    late: Fallback | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,3 +126,9 @@ class Submitted:
     def kept_groups(self) -> int:
         """How many are left of them, now that it may have been shortened."""
         return bisect_right(self.group_ends, self.job.wanted)
+
+    def spent(self, now: float) -> Spent:
+        """Where its time went up to now."""
+        ticket = self.job.key
+        started = now if ticket.started_at is None else ticket.started_at
+        return Spent(1e3 * (started - self.at), 1e3 * (now - started), 1e3 * ticket.device_s)

@@ -689,11 +689,11 @@ class Timings(google.protobuf.message.Message):
     fetch_ms: builtins.float
     """Fetching documents for missing texts."""
     tokenize_ms: builtins.float
-    """Assembling the passages and making tokens of them."""
+    """Assembling the passages and making tokens of them, waiting for a turn at that included."""
     queue_ms: builtins.float
-    """From handing in the job to its first batch on the device."""
+    """From handing in the job to its first batch on the device, or to its end where it never got there."""
     score_ms: builtins.float
-    """From the first batch on the device to the last score."""
+    """From the first batch on the device to the last score, or to the end of the budget."""
     total_ms: builtins.float
     """All of it, from receiving the call to building the reply."""
     device_ms: builtins.float

@@ -56,7 +56,7 @@ class Bench:
         """Score the texts, each a document of its own or a list of passages."""
         passages = [[one] if isinstance(one, str) else one for one in texts]
         found = look_up(self.model, query, passages, self.pairs.cache)
-        job = found.job(found.tokenised())
+        job = found.job(found.tokenised(list(found.missing.values())))
         return await self.pairs.scores(job, terms(Deadline(time.monotonic() + due_s), min_groups))
 
     def task(self, *arguments: Any, **options: Any) -> "asyncio.Task[PairScores]":
@@ -191,7 +191,7 @@ class TestShared:
                 now = Deadline(time.monotonic() + 60)
                 for texts in (TEXTS, TEXTS[::-1], [*TEXTS[2:], "tree", "pie"]):
                     asked = look_up(made.model, QUERY, [[one] for one in texts], made.pairs.cache)
-                    job = asked.job(asked.tokenised())
+                    job = asked.job(asked.tokenised(list(asked.missing.values())))
                     calls.append(asyncio.create_task(made.pairs.scores(job, terms(now))))
                 await asyncio.sleep(0.05)
                 hanging.release()
@@ -244,6 +244,36 @@ class TestShared:
                 hanging.release()
                 assert (await first).scores == (await third).scores == truth(TEXTS)
                 assert made.scorer.pairs_scored == len(TEXTS)
+
+    async def test_when_the_caller_that_many_wait_for_leaves_the_device_scores_once_for_all_of_them(self) -> None:
+        with Held(first=1) as hanging:
+            async with bench(WordOverlapScorer(fault=hanging)) as made:
+                first = made.task()
+                await hanging.entered()
+                others = [made.task() for _ in range(30)]
+                await asyncio.sleep(0.02)
+                first.cancel()
+                await asyncio.sleep(0.02)
+                hanging.release()
+                found = await asyncio.gather(*others)
+                assert [one.scores for one in found] == [truth(TEXTS)] * 30
+                assert made.scorer.pairs_scored == 2 * len(TEXTS), "for him who left, and for them"
+
+    async def test_who_waits_in_vain_again_and_again_scores_for_himself(self) -> None:
+        with Held() as hanging:
+            async with bench(WordOverlapScorer(fault=hanging)) as made:
+                first = made.task(["pie"])
+                await hanging.entered()
+                leaving = [made.task() for _ in range(8)]
+                await asyncio.sleep(0.02)
+                stays = made.task()
+                for one in leaving:
+                    await asyncio.sleep(0.01)
+                    one.cancel()
+                await asyncio.sleep(0.02)
+                hanging.release()
+                await first
+                assert (await stays).scores == truth(TEXTS)
 
     async def test_who_waits_for_a_call_that_runs_out_of_time_scores_for_himself(self) -> None:
         with Held(first=1) as hanging:

@@ -10,7 +10,7 @@ import pytest
 from connectors.memory import MemoryConnector
 from sidecar.cost import CostModel
 from sidecar.deadline import Deadline
-from sidecar.pipeline import Pipeline
+from sidecar.reading import Reading
 from sidecar.scoring.fake import WordOverlapScorer
 from sidecar.v1 import rerank_pb2 as pb
 from tests.calls import RecordingConnector, busy, score, until
@@ -140,13 +140,13 @@ async def test_the_shadow_begins_when_the_reply_has_left_and_in_a_thread_of_its_
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepared: list[tuple[float, str]] = []
-    own = Pipeline._prepared
+    own = Reading._looked_up_in_thread
 
-    def spied(self: Pipeline, *arguments: Any) -> Any:
+    def spied(self: Reading, *arguments: Any) -> Any:
         prepared.append((time.monotonic(), threading.current_thread().name))
         return own(self, *arguments)
 
-    monkeypatch.setattr(Pipeline, "_prepared", spied)
+    monkeypatch.setattr(Reading, "_looked_up_in_thread", spied)
     async with serve(WordOverlapScorer(), configured=settings({"mode": "shadow"})) as (client, app):
         await client.search("docs", QUERY, BODY)
         answered = time.monotonic()

@@ -1,5 +1,6 @@
 """What runs on the event loop and what in a thread: a passage is tokenised once, and only its own call waits for it."""
 
+import asyncio
 import json
 import threading
 from collections.abc import Sequence
@@ -8,11 +9,12 @@ from typing import Any
 import pytest
 
 from connectors.memory import MemoryConnector
+from sidecar.cost import CostModel
 from sidecar.scoring.base import Pair
 from sidecar.scoring.fake import WordOverlapScorer
 from sidecar.v1 import rerank_pb2 as pb
-from tests.calls import BODY
-from tests.conftest import Serve, settings
+from tests.calls import BODY, PATIENCE_S, busy, until
+from tests.conftest import SERVER, Serve, settings
 
 
 class KeepingScorer(WordOverlapScorer):
@@ -112,3 +114,97 @@ async def test_a_tokenizer_that_panics_at_a_known_passage_fails_its_call_and_ans
         page = await client.search("docs", "apple winter", BODY)
     assert (page.outcome, page.reason) == ("ORIGINAL_ORDER", "MODEL_ERROR")
     assert "the tokenizer raised KeyboardInterrupt" in page.message.meta.detail
+
+
+class Slow(KeepingScorer):
+    """Tokenises in its own time what is new and says so, and notes in which order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entered = threading.Semaphore(0)
+        self.goes_on = threading.Event()
+        self.read: list[str] = []
+
+    def encode(self, query: str, passages: Sequence[str]) -> list[Pair]:
+        """See :class:`sidecar.scoring.base.Scorer`."""
+        if "slow" in query:
+            self.entered.release()
+            assert self.goes_on.wait(PATIENCE_S)
+        self.read.append(query)
+        return super().encode(query, passages)
+
+    async def taken(self) -> None:
+        """Wait until both threads are at work."""
+        for _ in range(2):
+            assert await asyncio.to_thread(self.entered.acquire, timeout=PATIENCE_S)
+
+
+@pytest.mark.parametrize("score_cache_mib", [0, 1], ids=["tokens known", "scores known"])
+async def test_a_call_with_nothing_to_tokenise_waits_for_nobody_who_does(serve: Serve, score_cache_mib: int) -> None:
+    scorer = Slow()
+    configured = settings(server={**SERVER, "score_cache_mib": score_cache_mib})
+    async with serve(scorer, configured=configured) as (client, _):
+        await client.rerank("apple winter", ["apple", "winter"])
+        flood = [asyncio.create_task(client.rerank(f"slow {number}", ["apple pie"])) for number in range(8)]
+        await scorer.taken()
+        known = await client.rerank("apple winter", ["apple", "winter"])
+        assert not any(call.done() for call in flood)
+        scorer.goes_on.set()
+        await asyncio.gather(*flood)
+    assert known.outcome == pb.OUTCOME_RERANKED
+
+
+async def test_who_has_one_call_waits_for_one_of_those_who_have_many(serve: Serve) -> None:
+    scorer = Slow()
+    policies = {name: {"text": {"fields": ["body"]}, "budget_ms": 5000} for name in ("deep", "quick")}
+    configured = settings(policies=policies, default_policy="deep")
+    async with serve(scorer, configured=configured) as (client, _):
+        flood = [asyncio.create_task(client.rerank(f"slow {number}", ["apple pie"])) for number in range(10)]
+        await scorer.taken()
+        one = asyncio.create_task(client.rerank("apple", ["winter"], options=pb.Options(policy="quick")))
+        await asyncio.sleep(0.1)
+        scorer.goes_on.set()
+        assert (await one).outcome == pb.OUTCOME_RERANKED
+        await asyncio.gather(*flood)
+    assert scorer.read.index("apple") <= 4, "two under way, and one or two whose turn came with it"
+
+
+LONG = ["apple " * 660] * 60
+"""More than is tokenised in one turn."""
+
+
+@pytest.mark.parametrize(
+    ("policy", "turns", "outcome", "reason"),
+    [
+        ({"min_rank_window_size": 5}, 1, "PARTIAL", "BUDGET_EXHAUSTED"),
+        ({"min_rank_window_size": 40}, 2, "PARTIAL", "OVERLOADED"),
+        ({"min_rank_window_size": None}, 2, "RERANKED", "UNSPECIFIED"),
+    ],
+    ids=["few will do", "many have to be", "all have to be"],
+)
+async def test_no_more_is_tokenised_than_the_device_could_score_in_time(
+    serve: Serve, policy: dict[str, Any], turns: int, outcome: str, reason: str
+) -> None:
+    """What is predicted to be late by all that a call needs is still tried once a second, and not late here."""
+    scorer = KeepingScorer()
+    cost = CostModel(overhead_s=0.0, token_s=0.02 / scorer.max_length)  # 20 ms a text
+    configured = settings({"budget_ms": 500, "min_rank_window_size": 60, **policy})
+    async with serve(scorer, configured=configured, cost=cost) as (client, app):
+        async with busy(app.scheduler):
+            submitted = asyncio.create_task(client.rerank("apple", LONG))
+            await until(lambda: len(scorer.tokenised_in) == turns)
+        reply = await submitted
+    assert (pb.Outcome.Name(reply.outcome), pb.Reason.Name(reply.reason)) == (f"OUTCOME_{outcome}", f"REASON_{reason}")
+    assert sorted(one.original_rank for one in reply.results) == list(range(len(LONG)))
+    scored = [one.original_rank for one in reply.results if one.HasField("relevance_score")]
+    assert sorted(scored) == list(range(len(scored)))
+    if turns == 1:
+        assert 5 <= len(scored) <= 25
+
+
+async def test_a_long_call_that_there_is_time_for_is_tokenised_whole_in_several_turns(serve: Serve) -> None:
+    scorer = KeepingScorer()
+    async with serve(scorer, configured=settings({"min_rank_window_size": 5})) as (client, _):
+        reply = await client.rerank("apple", LONG)
+    assert (reply.outcome, reply.meta.scored) == (pb.OUTCOME_RERANKED, len(LONG))
+    assert len(scorer.tokenised_in) == 2

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
 from sidecar.cost import CostModel
 from sidecar.deadline import Deadline
@@ -191,13 +192,11 @@ async def test_what_failed_is_tried_again_when_the_pass_launched_behind_it_is_ov
     scorer = LaunchedScorer(fault=fault)
     shared = LoadedModel.of("shared", scorer, CostModel(overhead_s=PASS_S), ModelSettings(max_batch_ms=200))
     async with busy(scheduler):
-        calls = [
-            asyncio.create_task(score(scheduler, one, job(scorer), within(PATIENCE_S)))
-            for one in (shared, shared, model(scorer))
-        ]
+        jobs = [scheduler.submit(one, job(scorer), within(PATIENCE_S)) for one in (shared, shared, model(scorer))]
         await asyncio.sleep(0)
-    ends = await asyncio.gather(*calls)
-    assert [end.device_ms for end in ends] == pytest.approx([PASS_S * 1e3] * 3, rel=0.3)
+    for one in jobs:
+        await scheduler.result(one)
+    assert [scheduler.spent(one).device_ms for one in jobs] == pytest.approx([PASS_S * 1e3] * 3, rel=0.3)
 
 
 async def test_a_launch_that_hangs_is_known_as_a_pass_that_does() -> None:
@@ -229,3 +228,55 @@ async def test_stopping_with_a_batch_in_flight_answers_everyone(scheduler: Sched
     scheduler.stop()
     ends = await asyncio.gather(*calls, return_exceptions=True)
     assert all(isinstance(end, ModelError) for end in ends)
+
+
+async def test_an_error_that_cannot_even_say_what_it_is_fails_its_own_job_alone(scheduler: Scheduler) -> None:
+    class Unspeakable(RuntimeError):
+        def __str__(self) -> str:
+            raise ValueError("no words")
+
+    def fault(number: int, _: Sequence[Pair]) -> Scores | None:
+        if number == 0:
+            raise Unspeakable
+        return None
+
+    scorer = WordOverlapScorer(fault=fault)
+    with capture_logs() as logged, pytest.raises(ModelError, match="Unspeakable"):
+        await score(scheduler, model(scorer), job(scorer), within(PATIENCE_S))
+    assert [one["cause"] for one in logged] == ["its text cannot be read: ValueError"]
+    assert (await score(scheduler, model(scorer), job(scorer), within(PATIENCE_S))).groups == 1
+
+
+async def test_jobs_of_a_model_and_of_the_one_that_replaces_it_are_each_scored_by_their_own(
+    scheduler: Scheduler,
+) -> None:
+    def scoring(score: float) -> LoadedModel:
+        scorer = WordOverlapScorer(fault=lambda _, pairs: np.full(len(pairs), score, np.float32))
+        return LoadedModel.of("replaced", scorer, CostModel(overhead_s=PASS_S), ModelSettings(max_batch_ms=1000))
+
+    before, anew = scoring(1.0), scoring(2.0)
+    async with busy(scheduler):
+        models = [before, anew, before, anew]
+        jobs = [scheduler.submit(one, job(WordOverlapScorer()), within(PATIENCE_S)) for one in models]
+    scores = [(await scheduler.result(one)).scores.tolist() for one in jobs]
+    assert scores == [[1.0], [2.0], [1.0], [2.0]]
+
+
+async def test_who_ends_without_scores_is_told_where_the_time_went() -> None:
+    """In the queue if it never began, else on the device; what ended before its deadline waits for nobody."""
+    with Held() as hanging:
+        one = Scheduler(1000, Metrics())
+        scorer = WordOverlapScorer(fault=hanging)
+        jobs = []
+        try:
+            for _ in range(2):
+                jobs.append(one.submit(model(scorer), job(scorer), within(PATIENCE_S)))
+                await hanging.entered()
+            await asyncio.sleep(0.05)
+            begun, waiting = map(one.spent, jobs)
+        finally:
+            hanging.release()
+            one.stop()
+    assert begun.score_ms >= 50 > begun.queue_ms
+    assert waiting.queue_ms >= 50
+    assert waiting.score_ms == 0

@@ -1,0 +1,193 @@
+"""From a call's candidates to the pairs that its model is to score: passages, what is known of them, token ids.
+
+What takes milliseconds is done in threads, whose turns callers take evenly. A call with much text gives its turn back
+after each part of it, and ends where the device could score no more of it in time.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from sidecar import languages
+from sidecar.bounded_cache import BoundedCache
+from sidecar.documents import Fetched, passages_of
+from sidecar.errors import BudgetExhausted, ModelError
+from sidecar.loaded import LoadedModel
+from sidecar.pair_job import Kept, LookedUp, PairJob, look_up
+from sidecar.policy import Plan
+from sidecar.scheduler import Refusal
+from sidecar.scoring.base import Pair
+from sidecar.task import Task
+from sidecar.turns import Turns
+
+T = TypeVar("T")
+
+_THREADS = 2
+_MOST_AT_ONCE, _CHARS_AT_ONCE, _QUERY_CHARS_AT_ONCE = 150, 150_000, 4096
+"""More candidates, or characters of text or query, are read and tokenised in a thread: so many take up to 0.5 ms each,
+or a few where fields are lists of very short values."""
+_PART_CHARS, _PART_TEXTS = 150_000, 1000
+"""What is tokenised in one turn: it takes 15 ms on two cores of an AMD EPYC."""
+_CHARS_PER_TOKEN = 8
+"""Of a text no more is mostly read than so many characters for each token that its model takes."""
+
+Passages = dict[int, list[str]]
+"""By the candidate's rank."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A call to be read for a model, as far as its documents had to be fetched. ``caller`` says who asks, and
+    ``refused`` why it would not be scored in time, if so."""
+
+    task: Task
+    plan: Plan
+    fetched: Fetched
+    model: LoadedModel
+    caller: tuple[str, ...]
+    refused: Callable[[], Refusal | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """Passages, and what there is to score of them; with a ``refusal`` only what is known has been looked for."""
+
+    passages: Passages
+    job: PairJob
+    refusal: Refusal | None = None
+
+
+class Reading:
+    """Reads and tokenises, on the event loop where a thread would take longer to wake up than the work takes."""
+
+    def __init__(self, scores: BoundedCache[Kept]) -> None:
+        """``scores`` are those that are kept."""
+        self._scores = scores
+        self._turns = Turns(_THREADS)
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="tokenizer")
+        self._aside = ThreadPoolExecutor(1, thread_name_prefix="shadow")
+
+    def close(self) -> None:
+        """Let go of the threads."""
+        for threads in (self._threads, self._aside):
+            threads.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def all_taken(self) -> bool:
+        """Whether a call would have to wait for a thread."""
+        return self._turns.all_taken
+
+    async def read(self, asked: Asked) -> Read:
+        """The pairs of a call; those of its first documents alone where the device could score no more in time, and
+        the policy takes them for an answer.
+
+        Raises:
+            Fallback: there is nothing to read, in a language that is allowed, or no room beside the query.
+        """
+        passages, found, here = await self._looked_up(asked)
+        if not found.missing:
+            return Read(passages, found.job([]))
+        if refusal := asked.refused():
+            return Read(passages, found.job(None), refusal)
+        kept = _told(found.tokenised_before) if here else None
+        if kept is not None:
+            return Read(passages, found.job(kept))
+        return await self._tokenised(asked, passages, found)
+
+    async def read_aside(self, task: Task, plan: Plan, fetched: Fetched, model: LoadedModel) -> Read:
+        """The same for a call that nobody waits for, in a thread that no other call wants."""
+
+        def read() -> Read:
+            passages, found = self._looked_up_in_thread(task, plan, fetched, model)
+            return Read(passages, found.job(found.tokenised(list(found.missing.values()))))
+
+        return await asyncio.get_running_loop().run_in_executor(self._aside, _told, read)
+
+    async def pairs(
+        self, model: LoadedModel, query: str, passages: Sequence[Sequence[str]], caller: tuple[str, ...]
+    ) -> Sequence[Sequence[Pair]]:
+        """The pairs of a query with the passages of each document."""
+        made: list[Pair] = []
+        for part in _parts([text for texts in passages for text in texts], model):
+            async with self._turns.of(caller):
+                made += await self._in_thread(model.scorer.encode, query, part)
+        rest = iter(made)
+        return [[next(rest) for _ in texts] for texts in passages]
+
+    async def _looked_up(self, asked: Asked) -> tuple[Passages, LookedUp, bool]:
+        """Passages, what is known of them, and whether they are few enough to go on without a thread."""
+        task, plan, fetched, model = asked.task, asked.plan, asked.fetched, asked.model
+        if _reads_at_once(task, plan, fetched):
+            passages = passages_of(task, plan, fetched)
+            if not plan.languages or languages.pass_at_once(task.query, passages.values(), plan.languages):
+                return passages, look_up(model, task.query, list(passages.values()), self._scores), True
+        async with self._turns.of(asked.caller):
+            return *await self._in_thread(self._looked_up_in_thread, task, plan, fetched, model), False
+
+    def _looked_up_in_thread(
+        self, task: Task, plan: Plan, fetched: Fetched, model: LoadedModel
+    ) -> tuple[Passages, LookedUp]:
+        passages = passages_of(task, plan, fetched)
+        if plan.languages:
+            languages.check(task.query, passages.values(), plan.languages)
+        return passages, look_up(model, task.query, list(passages.values()), self._scores)
+
+    async def _tokenised(self, asked: Asked, passages: Passages, found: LookedUp) -> Read:
+        """What is missing, tokenised part by part; nobody is whose turn comes too late."""
+        parts = list(_parts(list(found.missing.values()), asked.model))
+        pairs: list[Pair] = []
+        for part in parts:
+            async with self._turns.of(asked.caller):
+                if not pairs and (refusal := asked.refused()):
+                    return Read(passages, found.job(None), refusal)
+                pairs += await self._in_thread(found.tokenised, part)
+            if part is not parts[-1] and _fills_time(asked, pairs):
+                begun = found.job(pairs, BudgetExhausted("the budget was too short for reading all"))
+                if len(begun.groups) >= _least(asked.plan, len(passages)):
+                    return Read(passages, begun)
+        return Read(passages, found.job(pairs))
+
+    async def _in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, _told, work, *arguments)
+
+
+def _reads_at_once(task: Task, plan: Plan, fetched: Fetched) -> bool:
+    """Whether what there is to be read is little; how much was fetched is not known."""
+    is_little = task.chars <= _CHARS_AT_ONCE and len(task.query) <= _QUERY_CHARS_AT_ONCE
+    return is_little and len(task.candidates) <= _MOST_AT_ONCE and plan.text.is_quick and not fetched.sources
+
+
+def _parts(texts: Sequence[str], model: LoadedModel) -> Iterator[Sequence[str]]:
+    """The texts in runs that are tokenised in one turn each; a longer text is one by itself."""
+    longest, start, chars = _CHARS_PER_TOKEN * model.scorer.max_length, 0, 0
+    for end, text in enumerate(texts):
+        read = min(len(text), longest)
+        chars += read
+        if end > start and (chars > _PART_CHARS or end - start >= _PART_TEXTS):
+            yield texts[start:end]
+            start, chars = end, read
+    if start < len(texts):
+        yield texts[start:]
+
+
+def _fills_time(asked: Asked, pairs: Sequence[Pair]) -> bool:
+    """Whether the device is predicted to need all the time that is left for these alone."""
+    limits = asked.model.limits
+    return sum(limits.row_s(pair.tokens) for pair in pairs) >= asked.task.deadline.remaining_s()
+
+
+def _least(plan: Plan, documents: int) -> int:
+    """How many of the first documents are an answer, if need be."""
+    return min(plan.min_rank_window_size or (1 if plan.orders_rest else documents), documents)
+
+
+def _told(work: Callable[..., T], *arguments: Any) -> T:
+    """A tokenizer that panics raises what is no ``Exception``, which would leave the caller without any answer."""
+    try:
+        return work(*arguments)
+    except Exception:
+        raise
+    except BaseException as error:
+        raise ModelError(f"the tokenizer raised {type(error).__name__}") from error

@@ -1,0 +1,80 @@
+"""Turns at what only a few may do at once: callers take them evenly, however much each has waiting."""
+
+import asyncio
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+_Line = deque["asyncio.Future[None]"]
+
+
+class Turns:
+    """So many turns at once, of one event loop.
+
+    Who waits is served by host, then by policy, each in rotation, and of one policy in the order of coming: a caller
+    with a hundred calls waiting takes no more turns than one with a single call. Nothing is remembered of who does not
+    wait.
+    """
+
+    def __init__(self, at_once: int) -> None:
+        self._free = at_once
+        self._hosts: OrderedDict[str, OrderedDict[str, _Line]] = OrderedDict()
+
+    @property
+    def all_taken(self) -> bool:
+        """Whether who comes now has to wait."""
+        return self._free == 0
+
+    @asynccontextmanager
+    async def of(self, caller: tuple[str, ...]) -> AsyncIterator[None]:
+        """A turn of ``caller``: its host, or the name of its key, then its policy."""
+        host, policy, *_ = (*caller, "", "")
+        if self._free:
+            self._free -= 1
+        else:
+            await self._wait(host, policy)
+        try:
+            yield
+        finally:
+            self._give_back()
+
+    async def _wait(self, host: str, policy: str) -> None:
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._hosts.setdefault(host, OrderedDict()).setdefault(policy, deque()).append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.cancelled():
+                self._leave(host, policy, turn)
+            else:  # it came, and nobody is there to use it
+                self._give_back()
+            raise
+
+    def _give_back(self) -> None:
+        """Hand a turn on; of who was cancelled this moment the future knows, and he himself not yet."""
+        while self._hosts:
+            host, policies = next(iter(self._hosts.items()))
+            policy, line = next(iter(policies.items()))
+            turn = line[0]
+            self._leave(host, policy, turn)
+            if not turn.cancelled():
+                self._rotate(host, policy)
+                turn.set_result(None)
+                return
+        self._free += 1
+
+    def _rotate(self, host: str, policy: str) -> None:
+        if policies := self._hosts.get(host):
+            self._hosts.move_to_end(host)
+            if policy in policies:
+                policies.move_to_end(policy)
+
+    def _leave(self, host: str, policy: str, turn: "asyncio.Future[None]") -> None:
+        policies = self._hosts.get(host, OrderedDict())
+        line = policies.get(policy, deque())
+        if turn in line:
+            line.remove(turn)
+            if not line:
+                del policies[policy]
+            if not policies:
+                del self._hosts[host]
