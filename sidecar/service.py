@@ -1,5 +1,6 @@
 """The contract's two services: parse, hand to the pipeline, reply."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -109,7 +110,21 @@ class RerankService(pb_grpc.RerankServiceServicer):
             )
 
     def _report(self, method: str, answer: Answer) -> None:
-        """Count the call and write its one log line."""
+        """Tell the call's span how it went; count it and write its one log line when the reply is on its way."""
+        ranking = answer.ranking
+        spans().describe(
+            {
+                "sidecar.request_id": request_id.get(),
+                "sidecar.policy": answer.plan.policy if answer.plan else "",
+                "sidecar.outcome": ranking.outcome.name,
+                "sidecar.reason": ranking.reason.name,
+                "sidecar.candidates": len(ranking.order),
+                "sidecar.scored": ranking.scored,
+            }
+        )
+        asyncio.get_running_loop().call_soon(self._count, method, answer)
+
+    def _count(self, method: str, answer: Answer) -> None:
         name, ranking = answer.plan.policy if answer.plan else "", answer.ranking
         self._metrics.requests.labels(method, name, ranking.outcome.name, ranking.reason.name).inc()
         effect = Effect.of(ranking, ranking.truncated_ratio)
@@ -117,16 +132,6 @@ class RerankService(pb_grpc.RerankServiceServicer):
         if answer.plan and ranking.outcome is not Outcome.SKIPPED:
             used = answer.timings.total_ms / answer.plan.budget_ms
             self._metrics.observe_reply(name, used, constant=effect.constant)
-        spans().describe(
-            {
-                "sidecar.request_id": request_id.get(),
-                "sidecar.policy": name,
-                "sidecar.outcome": ranking.outcome.name,
-                "sidecar.reason": ranking.reason.name,
-                "sidecar.candidates": len(ranking.order),
-                "sidecar.scored": ranking.scored,
-            }
-        )
         log.info(
             "call",
             policy=name,
