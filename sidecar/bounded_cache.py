@@ -1,4 +1,5 @@
-"""A cache that keeps to its bytes: the longest unused go first. Threads may share it.
+"""A cache that keeps to its bytes: the longest unused go first. Threads may share it; its reads rely on that the
+interpreter does one operation of a dictionary after the other.
 
 It is on the way of every passage of every call. On one ordered table it finds a hundred keys in a fifth of the time
 that cachetools' LRUCache takes, which is the better choice wherever that does not matter, and keeps an entry in half of
@@ -31,9 +32,13 @@ class BoundedCache(Generic[Value]):
         self._kept: OrderedDict[bytes, Value] = OrderedDict()
         self._lock = Lock()
 
+    def peek(self, keys: Sequence[bytes]) -> list[Value | None]:
+        """The value kept under each key, None where there is none; counts nothing, nor takes it for a use."""
+        return [self._kept.get(key) for key in keys]
+
     def find(self, keys: Sequence[bytes]) -> list[Value | None]:
         """The value kept under each key, None where there is none; counts hits and misses."""
-        found = [self._kept.get(key) for key in keys]
+        found = self.peek(keys)
         self._used(key for key, one in zip(keys, found, strict=True) if one is not None)
         misses = sum(one is None for one in found)
         self._count(len(found) - misses, misses)

@@ -308,7 +308,7 @@ def _said(error: BaseException | None) -> str:
     """The beginning of what an error says; one that cannot even say that must not end the thread."""
     try:
         return str(error or "").strip().split("\n")[0][:_CAUSE_CHARS]
-    except Exception as fault:  # noqa: BLE001 - whatever its code does
+    except BaseException as fault:  # noqa: BLE001 - whatever its code does
         return f"its text cannot be read: {type(fault).__name__}"
 
 

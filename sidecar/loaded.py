@@ -56,11 +56,11 @@ class CachesTokens(Protocol):
 
 @runtime_checkable
 class TokenFinder(Protocol):
-    """A scorer that finds the token ids of passages that it has seen before."""
+    """A scorer that finds again what it has read of passages: their token ids, or their vectors."""
 
     def encode_kept(self, query: str, passages: Sequence[str]) -> list[Pair] | None:
         """As :meth:`sidecar.scoring.base.Scorer.encode`, but on the event loop, where it has to be quick: None at the
-        first passage that would have to be tokenised."""
+        first passage that would have to be read."""
         ...
 
 

@@ -2,7 +2,8 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 
 from sidecar.bounded_cache import BoundedCache
 from sidecar.errors import Fallback
@@ -30,10 +31,13 @@ class PairJob:
     cut: frozenset[Key] = frozenset()
     late: Fallback | None = None
 
-    @property
-    def is_known(self) -> bool:
-        """Whether every score is there."""
-        return all(key in self.known for group in self.groups for key in group)
+    def again(self, cache: BoundedCache[Kept]) -> "PairJob":
+        """The same job, less what others had scored of it since it was looked up."""
+        kept = _kept(list(self.pairs), cache)
+        if not kept:
+            return self
+        known = {**self.known, **{key: score for key, (score, _) in kept.items()}}
+        return replace(self, known=known, pairs={key: pair for key, pair in self.pairs.items() if key not in kept})
 
     @property
     def truncated_ratio(self) -> float:
@@ -57,6 +61,18 @@ class LookedUp:
     kept: Mapping[Key, Kept]
     missing: Mapping[Key, str]
 
+    def again(self, cache: BoundedCache[Kept]) -> "LookedUp":
+        """The same, looked up now."""
+        kept = _kept(list(self.missing), cache)
+        if not kept:
+            return self
+        missing = {key: text for key, text in self.missing.items() if key not in kept}
+        return replace(self, kept={**self.kept, **kept}, missing=missing)
+
+    def reaches(self, pairs: int) -> int:
+        """How many of the first documents are there whole, given so many of the first pairs that are missing."""
+        return covered(self.groups, {*self.kept, *islice(self.missing, pairs)})
+
     def tokenised(self, texts: Sequence[str]) -> Sequence[Pair]:
         """The pairs of some of what is missing. Takes milliseconds where they have not been tokenised before.
 
@@ -77,7 +93,11 @@ class LookedUp:
         asked = {} if pairs is None else dict(zip(self.missing, pairs, strict=late is None))
         cut = {key for key, (_, was_cut) in self.kept.items() if was_cut}
         cut.update(key for key, pair in asked.items() if is_cut(self.model, pair))
-        groups = self.groups[: covered(self.groups, {*known, *asked})] if late else self.groups
+        groups = self.groups
+        if pairs is not None and late:
+            groups = groups[: self.reaches(len(pairs))]
+            within = {key for group in groups for key in group}
+            asked = {key: pair for key, pair in asked.items() if key in within}
         return PairJob(self.model, groups, known, asked, frozenset(cut), late)
 
 
@@ -92,6 +112,12 @@ def look_up(model: LoadedModel, query: str, passages: Sequence[Sequence[str]], c
     missing = {key: passage for key, passage in zip(keys, flat, strict=True) if key not in kept}
     place = iter(keys)
     return LookedUp(model, query, [[next(place) for _ in group] for group in passages], kept, missing)
+
+
+def _kept(keys: Sequence[Key], cache: BoundedCache[Kept]) -> dict[Key, Kept]:
+    """Those that are kept; nobody counts that somebody has looked."""
+    digests = [key for key in keys if isinstance(key, bytes)]
+    return {key: one for key, one in zip(digests, cache.peek(digests), strict=True) if one is not None}
 
 
 def covered(groups: Sequence[Sequence[Key]], there: set[Key]) -> int:

@@ -115,12 +115,14 @@ class PairScorer:
             late = over if isinstance(error, TimeoutError) else error
             groups = _settled(job, known, terms, late)
             forget_way(error)
-        return PairScores([known[key] for group in groups for key in group], len(groups), late or job.late)
+        if len(groups) == len(job.groups):
+            late = late or job.late
+        return PairScores([known[key] for group in groups for key in group], len(groups), late)
 
     async def _all(self, job: PairJob, known: dict[Key, float], terms: Terms) -> _Reach:
         groups, late = job.groups, None
         for waits in range(_MOST_WAITS, -1, -1):
-            others = self._others(job, known, terms.deadline) if waits else {}
+            others = self._others(job, groups, known, terms.deadline) if waits else {}
             groups, later = await self._score(job, groups, known, others.keys(), terms)
             late = late or later
             if not others:
@@ -128,11 +130,13 @@ class PairScorer:
             await self._landed(set(others.values()), known, terms)
         return groups, late
 
-    def _others(self, job: PairJob, known: Mapping[Key, float], deadline: Deadline) -> dict[Key, _Flight]:
-        """The pairs that another call waits for, which is due no later."""
-        if not self.keeps:
+    def _others(
+        self, job: PairJob, groups: Sequence[Sequence[Key]], known: Mapping[Key, float], deadline: Deadline
+    ) -> dict[Key, _Flight]:
+        """The pairs of these groups that another call waits for, which is due no later."""
+        if not self.keeps or not job.pairs:
             return {}
-        flights = ((key, self._flying.get(key)) for key in job.pairs if key not in known)
+        flights = ((key, self._flying.get(key)) for key in chain(*groups) if key not in known)
         return {key: flight for key, flight in flights if flight and flight.brings(key, deadline)}
 
     async def _landed(self, flights: Iterable[_Flight], known: dict[Key, float], terms: Terms) -> None:
@@ -182,10 +186,10 @@ class PairScorer:
             found = dict(zip(done, scored.scores.tolist(), strict=True))
             return _Flown(found, scored.groups, scored.late)
         finally:
-            _tell(terms.watch, self._scheduler.spent(flight.submitted))
             if self.keeps:
                 self.cache.keep(_worth_keeping(flight))
             self._land(flight)
+            _tell(terms.watch, self._scheduler.spent(flight.submitted))
 
     def _land(self, flight: _Flight) -> None:
         for key in flight.places:

@@ -156,7 +156,7 @@ class Pipeline:
             self._scheduler.refuse(refusal, least)
         fetched = await fetch(task, plan, missing)
         with task.watch.stage("tokenize"):
-            read = await self._reading.read(Asked(task, plan, fetched, model, caller, refused))
+            read = await self._reading.read(Asked(task, plan, fetched, model, caller, least, refused))
         terms = Terms(task.deadline, task.watch, caller, plan.min_rank_window_size, _settles_at(task.deadline, plan))
         second, wait = self._second_model(plan), plan.cosine is not None and plan.cosine.wait
         async with self._cosines.beside(second, task.query, read.passages, terms, wait=wait) as cosines:

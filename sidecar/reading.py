@@ -20,11 +20,10 @@ from sidecar.policy import Plan
 from sidecar.scheduler import Refusal
 from sidecar.scoring.base import Pair
 from sidecar.task import Task
-from sidecar.turns import Turns
+from sidecar.turns import Threads
 
 T = TypeVar("T")
 
-_THREADS = 2
 _MOST_AT_ONCE, _CHARS_AT_ONCE, _QUERY_CHARS_AT_ONCE = 150, 150_000, 4096
 """More candidates, or characters of text or query, are read and tokenised in a thread: so many take up to 0.5 ms each,
 or a few where fields are lists of very short values."""
@@ -39,14 +38,15 @@ Passages = dict[int, list[str]]
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A call to be read for a model, as far as its documents had to be fetched. ``caller`` says who asks, and
-    ``refused`` why it would not be scored in time, if so."""
+    """A call to be read for a model, as far as its documents had to be fetched. ``caller`` says who asks, ``least`` how
+    many of the first documents are an answer, if need be, and ``refused`` why it would not be scored in time, if so."""
 
     task: Task
     plan: Plan
     fetched: Fetched
     model: LoadedModel
     caller: tuple[str, ...]
+    least: int
     refused: Callable[[], Refusal | None]
 
 
@@ -65,19 +65,20 @@ class Reading:
     def __init__(self, scores: BoundedCache[Kept]) -> None:
         """``scores`` are those that are kept."""
         self._scores = scores
-        self._turns = Turns(_THREADS)
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="tokenizer")
+        self._readers = Threads(2, "reader")
+        self._tokenizers = Threads(2, "tokenizer")
         self._aside = ThreadPoolExecutor(1, thread_name_prefix="shadow")
 
     def close(self) -> None:
         """Let go of the threads."""
-        for threads in (self._threads, self._aside):
-            threads.shutdown(wait=False, cancel_futures=True)
+        self._readers.close()
+        self._tokenizers.close()
+        self._aside.shutdown(wait=False, cancel_futures=True)
 
     @property
     def all_taken(self) -> bool:
         """Whether a call would have to wait for a thread."""
-        return self._turns.all_taken
+        return self._tokenizers.all_taken or self._readers.all_taken
 
     async def read(self, asked: Asked) -> Read:
         """The pairs of a call; those of its first documents alone where the device could score no more in time, and
@@ -86,12 +87,12 @@ class Reading:
         Raises:
             Fallback: there is nothing to read, in a language that is allowed, or no room beside the query.
         """
-        passages, found, here = await self._looked_up(asked)
+        passages, found, are_few = await self._looked_up(asked)
         if not found.missing:
             return Read(passages, found.job([]))
         if refusal := asked.refused():
             return Read(passages, found.job(None), refusal)
-        kept = _told(found.tokenised_before) if here else None
+        kept = _told(found.tokenised_before) if are_few else None
         if kept is not None:
             return Read(passages, found.job(kept))
         return await self._tokenised(asked, passages, found)
@@ -109,12 +110,15 @@ class Reading:
         self, model: LoadedModel, query: str, passages: Sequence[Sequence[str]], caller: tuple[str, ...]
     ) -> Sequence[Sequence[Pair]]:
         """The pairs of a query with the passages of each document."""
-        made: list[Pair] = []
-        for part in _parts([text for texts in passages for text in texts], model):
-            async with self._turns.of(caller):
-                made += await self._in_thread(model.scorer.encode, query, part)
+        texts = [text for one in passages for text in one]
+        made = _told(_pairs_read_before, model, query, texts)
+        if made is None:
+            made = []
+            for part in _parts(texts, model):
+                async with self._tokenizers.turn(caller) as turn:
+                    made += await turn.run(_told, model.scorer.encode, query, part)
         rest = iter(made)
-        return [[next(rest) for _ in texts] for texts in passages]
+        return [[next(rest) for _ in one] for one in passages]
 
     async def _looked_up(self, asked: Asked) -> tuple[Passages, LookedUp, bool]:
         """Passages, what is known of them, and whether they are few enough to go on without a thread."""
@@ -123,8 +127,8 @@ class Reading:
             passages = passages_of(task, plan, fetched)
             if not plan.languages or languages.pass_at_once(task.query, passages.values(), plan.languages):
                 return passages, look_up(model, task.query, list(passages.values()), self._scores), True
-        async with self._turns.of(asked.caller):
-            return *await self._in_thread(self._looked_up_in_thread, task, plan, fetched, model), False
+        async with self._readers.turn(asked.caller) as turn:
+            return *await turn.run(_told, self._looked_up_in_thread, task, plan, fetched, model), False
 
     def _looked_up_in_thread(
         self, task: Task, plan: Plan, fetched: Fetched, model: LoadedModel
@@ -135,28 +139,36 @@ class Reading:
         return passages, look_up(model, task.query, list(passages.values()), self._scores)
 
     async def _tokenised(self, asked: Asked, passages: Passages, found: LookedUp) -> Read:
-        """What is missing, tokenised part by part; nobody is whose turn comes too late."""
-        parts = list(_parts(list(found.missing.values()), asked.model))
+        """What is missing, tokenised part by part. Nobody is whose turn comes too late, nor what others had scored
+        meanwhile."""
         pairs: list[Pair] = []
-        for part in parts:
-            async with self._turns.of(asked.caller):
-                if not pairs and (refusal := asked.refused()):
-                    return Read(passages, found.job(None), refusal)
-                pairs += await self._in_thread(found.tokenised, part)
-            if part is not parts[-1] and _fills_time(asked, pairs):
-                begun = found.job(pairs, BudgetExhausted("the budget was too short for reading all"))
-                if len(begun.groups) >= _least(asked.plan, len(passages)):
-                    return Read(passages, begun)
-        return Read(passages, found.job(pairs))
-
-    async def _in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, _told, work, *arguments)
+        async with self._tokenizers.turn(asked.caller) as turn:
+            if refusal := asked.refused():
+                return Read(passages, found.job(None), refusal)
+            found = found.again(self._scores)
+            parts = list(_parts(list(found.missing.values()), asked.model))
+            if parts:
+                pairs += await turn.run(_told, found.tokenised, parts[0])
+        seconds = _device_s(asked.model, pairs)
+        for part in parts[1:]:
+            if seconds >= asked.task.deadline.remaining_s() and found.reaches(len(pairs)) >= asked.least:
+                late = BudgetExhausted("the budget was too short for scoring all")
+                return Read(passages, found.job(pairs, late).again(self._scores))
+            async with self._tokenizers.turn(asked.caller) as turn:
+                made = await turn.run(_told, found.tokenised, part)
+            pairs += made
+            seconds += _device_s(asked.model, made)
+        return Read(passages, found.job(pairs).again(self._scores))
 
 
 def _reads_at_once(task: Task, plan: Plan, fetched: Fetched) -> bool:
     """Whether what there is to be read is little; how much was fetched is not known."""
-    is_little = task.chars <= _CHARS_AT_ONCE and len(task.query) <= _QUERY_CHARS_AT_ONCE
-    return is_little and len(task.candidates) <= _MOST_AT_ONCE and plan.text.is_quick and not fetched.sources
+    are_few = _are_few(len(task.candidates), task.chars, task.query)
+    return are_few and plan.text.is_quick and not fetched.sources
+
+
+def _are_few(texts: int, chars: float, query: str) -> bool:
+    return texts <= _MOST_AT_ONCE and chars <= _CHARS_AT_ONCE and len(query) <= _QUERY_CHARS_AT_ONCE
 
 
 def _parts(texts: Sequence[str], model: LoadedModel) -> Iterator[Sequence[str]]:
@@ -172,15 +184,15 @@ def _parts(texts: Sequence[str], model: LoadedModel) -> Iterator[Sequence[str]]:
         yield texts[start:]
 
 
-def _fills_time(asked: Asked, pairs: Sequence[Pair]) -> bool:
-    """Whether the device is predicted to need all the time that is left for these alone."""
-    limits = asked.model.limits
-    return sum(limits.row_s(pair.tokens) for pair in pairs) >= asked.task.deadline.remaining_s()
+def _device_s(model: LoadedModel, pairs: Sequence[Pair]) -> float:
+    """Predicted device time of these, beside what each pass costs."""
+    return sum(model.limits.row_s(pair.tokens) for pair in pairs)
 
 
-def _least(plan: Plan, documents: int) -> int:
-    """How many of the first documents are an answer, if need be."""
-    return min(plan.min_rank_window_size or (1 if plan.orders_rest else documents), documents)
+def _pairs_read_before(model: LoadedModel, query: str, texts: Sequence[str]) -> Sequence[Pair] | None:
+    """The pairs of a few texts, if the model has read all of them before."""
+    finder = model.token_finder
+    return finder.encode_kept(query, texts) if finder and _are_few(len(texts), sum(map(len, texts)), query) else None
 
 
 def _told(work: Callable[..., T], *arguments: Any) -> T:

@@ -96,7 +96,7 @@ class RerankService(pb_grpc.RerankServiceServicer):
         final = replies.search_response(answer, request_id.get(), return_passages=passages)
         self._check_room(final, context)
         yield pb.SearchProgressiveResponse(stage=pb.STAGE_FINAL, search=final)
-        self._report("SearchProgressive", answer)  # who leaves before has been told, and counted, otherwise
+        self._report("SearchProgressive", answer)  # who leaves before is counted as one who left
 
     def _check_room(self, reply: Message, context: Any) -> None:
         """Refuse with a reason and a request id what gRPC would refuse without, and what nobody would read."""

@@ -130,5 +130,5 @@ class Submitted:
     def spent(self, now: float) -> Spent:
         """Where its time went up to now."""
         ticket = self.job.key
-        started = now if ticket.started_at is None else ticket.started_at
+        started = now if ticket.started_at is None else min(now, ticket.started_at)
         return Spent(1e3 * (started - self.at), 1e3 * (now - started), 1e3 * ticket.device_s)

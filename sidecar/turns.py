@@ -2,9 +2,12 @@
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from typing import Any, TypeVar
 
+T = TypeVar("T")
 _Line = deque["asyncio.Future[None]"]
 
 
@@ -25,18 +28,13 @@ class Turns:
         """Whether who comes now has to wait."""
         return self._free == 0
 
-    @asynccontextmanager
-    async def of(self, caller: tuple[str, ...]) -> AsyncIterator[None]:
-        """A turn of ``caller``: its host, or the name of its key, then its policy."""
+    async def take(self, caller: tuple[str, ...]) -> None:
+        """Wait for a turn of ``caller``: its host, or the name of its key, then its policy."""
         host, policy, *_ = (*caller, "", "")
         if self._free:
             self._free -= 1
         else:
             await self._wait(host, policy)
-        try:
-            yield
-        finally:
-            self._give_back()
 
     async def _wait(self, host: str, policy: str) -> None:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -47,11 +45,11 @@ class Turns:
             if turn.cancelled():
                 self._leave(host, policy, turn)
             else:  # it came, and nobody is there to use it
-                self._give_back()
+                self.give_back()
             raise
 
-    def _give_back(self) -> None:
-        """Hand a turn on; of who was cancelled this moment the future knows, and he himself not yet."""
+    def give_back(self) -> None:
+        """Hand a turn on."""  # of who was cancelled this moment the future knows, and he himself not yet
         while self._hosts:
             host, policies = next(iter(self._hosts.items()))
             policy, line = next(iter(policies.items()))
@@ -78,3 +76,57 @@ class Turns:
                 del policies[policy]
             if not policies:
                 del self._hosts[host]
+
+
+class Threads:
+    """A few threads, at which callers take turns."""
+
+    def __init__(self, count: int, name: str) -> None:
+        self._turns = Turns(count)
+        self._threads = ThreadPoolExecutor(count, thread_name_prefix=name)
+
+    @property
+    def all_taken(self) -> bool:
+        """Whether who comes now has to wait."""
+        return self._turns.all_taken
+
+    def close(self) -> None:
+        """Let go of the threads."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    @asynccontextmanager
+    async def turn(self, caller: tuple[str, ...]) -> "AsyncIterator[Turn]":
+        """A turn of ``caller`` at one of the threads; it lasts as long as the thread works, also for one who left."""
+        await self._turns.take(caller)
+        turn = Turn(self._threads)
+        try:
+            yield turn
+        finally:
+            turn.end(self._turns.give_back)
+
+
+class Turn:
+    """What one caller has of a thread."""
+
+    def __init__(self, threads: ThreadPoolExecutor) -> None:
+        self._threads = threads
+        self._work: Future[Any] | None = None
+
+    async def run(self, work: Callable[..., T], *arguments: Any) -> T:
+        """Have it done; once a turn."""
+        self._work = self._threads.submit(work, *arguments)
+        done: T = await asyncio.wrap_future(self._work)
+        return done
+
+    def end(self, then: Callable[[], None]) -> None:
+        """Call ``then`` in the event loop as soon as the thread is free."""
+        if self._work is None or self._work.done():
+            then()
+            return
+        loop = asyncio.get_running_loop()
+
+        def over(_: Future[Any]) -> None:
+            with suppress(RuntimeError):  # the loop is closed, and nobody waits any more
+                loop.call_soon_threadsafe(then)
+
+        self._work.add_done_callback(over)

@@ -104,6 +104,19 @@ class BiEncoder:
         found = zip(ids[1:], keys[1:], kept[1:], strict=True)
         return [TextPair(one, None, question, key, vector) for one, key, vector in found]
 
+    def encode_kept(self, query: str, passages: Sequence[str]) -> list[Pair] | None:
+        """See :class:`sidecar.loaded.TokenFinder`."""
+        if not self.vector_cache.max_bytes:
+            return None
+        keys = [self._key(text) for text in passages]
+        kept = self.vector_cache.find_all(keys)
+        if kept is None:
+            return None
+        key = self._key(query)
+        (vector,) = self.vector_cache.find([key])
+        question = Question(self._texts.encode([query])[0] if vector is None else _NO_IDS, vector, key)
+        return [TextPair(_NO_IDS, None, question, key, vector) for key, vector in zip(keys, kept, strict=True)]
+
     def _key(self, passage: str) -> bytes:
         """Of all that is ever looked at of a passage; empty where no vector is kept."""
         read = self._texts.read_of(passage)

@@ -22,7 +22,7 @@ from connectors.errors import EngineUnavailable
 from connectors.memory import Fault, MemoryConnector
 from sidecar.app import App
 from sidecar.client import RerankClient
-from sidecar.interceptors import _Forgets
+from sidecar.interceptors import _Forgets, request_id
 from sidecar.scoring.base import Scorer
 from sidecar.scoring.fake import WordOverlapScorer
 from sidecar.settings import Settings
@@ -390,11 +390,12 @@ class Panic(BaseException):
 
 
 def test_what_nobody_has_told_is_logged_before_its_way_is_forgotten() -> None:
+    request_id.set("of this call")
     with structlog.testing.capture_logs() as logged, pytest.raises(Panic) as caught, _Forgets():
         raise Panic from ValueError("before")
     (line,) = logged
     assert (line["event"], line["error"], line["exc_info"]) == ("call_broken", "Panic", caught.value)
-    assert "request_id" in line
+    assert line["request_id"] == "of this call"
     assert caught.value.__cause__ is None
 
 

@@ -85,6 +85,11 @@ async def bench(
         scheduler.stop()
 
 
+def queued(scheduler: Scheduler) -> int:
+    """Pairs that wait for the device."""
+    return scheduler._queued_pairs()
+
+
 def truth(texts: Sequence[str], query: str = QUERY) -> list[float]:
     """The scores by the scorer itself."""
     scorer = WordOverlapScorer()
@@ -267,13 +272,63 @@ class TestShared:
                 leaving = [made.task() for _ in range(8)]
                 await asyncio.sleep(0.02)
                 stays = made.task()
-                for one in leaving:
+                for one in leaving[:-1]:
                     await asyncio.sleep(0.01)
                     one.cancel()
                 await asyncio.sleep(0.02)
+                assert queued(made.scheduler) == 2 * len(TEXTS), "the last who leaves, and who stays"
+                leaving[-1].cancel()
                 hanging.release()
                 await first
                 assert (await stays).scores == truth(TEXTS)
+
+    async def test_what_was_scored_while_a_call_was_tokenised_is_not_scored_again(self, serve: Serve) -> None:
+        class Slow(WordOverlapScorer):
+            def encode(self, query: str, passages: Sequence[str]) -> list[Pair]:
+                time.sleep(0.03)
+                return super().encode(query, passages)
+
+        scorer = Slow()
+        async with serve(scorer, configured=cached({"budget_ms": 5000})) as (client, _):
+            before = scorer.pairs_scored
+            replies = await asyncio.gather(*(client.rerank(QUERY, TEXTS) for _ in range(12)))
+        assert {reply.outcome for reply in replies} == {pb.OUTCOME_RERANKED}
+        assert scorer.pairs_scored - before == len(TEXTS)
+
+    async def test_a_call_waits_for_no_pair_that_it_does_not_cover(self) -> None:
+        with Held(first=1) as hanging:
+            async with bench(WordOverlapScorer(fault=hanging)) as made:
+                other = made.task(["pie"], due_s=30)
+                await hanging.entered()
+                found = look_up(made.model, QUERY, [["red apple"], ["green pear", "pie", "tree"]], made.pairs.cache)
+                begun = found.tokenised(list(found.missing.values()))[:2]
+                job = found.job(begun, BudgetExhausted("no time for more"))
+                assert [len(group) for group in job.groups] == [1]
+                assert list(job.pairs) == job.groups[0]
+                made.pairs.cache.keep({key: (0.5, False) for key in job.pairs if isinstance(key, bytes)})
+                covered = await made.pairs.scores(
+                    job.again(made.pairs.cache), terms(Deadline(time.monotonic() + 60), 1)
+                )
+                assert (covered.scores, covered.groups, covered.late) == ([0.5], 1, job.late)
+                hanging.release()
+                await other
+
+    async def test_of_a_beginning_that_the_queue_shortened_the_queue_is_the_reason(self) -> None:
+        with Held(first=1) as hanging:
+            async with bench(WordOverlapScorer(fault=hanging), max_bytes=0, max_queued=20) as made:
+                first = made.task(["pie"])
+                await hanging.entered()
+                waiting = made.task([f"w{number}" for number in range(12)])
+                await asyncio.sleep(0.01)
+                found = look_up(made.model, QUERY, [[f"t{number}"] for number in range(11)], made.pairs.cache)
+                begun = found.tokenised(list(found.missing.values()))[:10]
+                job = found.job(begun, BudgetExhausted("no time for more"))
+                scoring = asyncio.create_task(made.pairs.scores(job, terms(Deadline(time.monotonic() + 60), 2)))
+                await asyncio.sleep(0.02)
+                hanging.release()
+                got = await scoring
+                assert (got.groups < 10, got.late) == (True, None)
+                await asyncio.gather(first, waiting)
 
     async def test_who_waits_for_a_call_that_runs_out_of_time_scores_for_himself(self) -> None:
         with Held(first=1) as hanging:

@@ -3,6 +3,7 @@
 import asyncio
 import random
 
+import grpc
 import pytest
 
 from connectors.memory import Fault, MemoryConnector
@@ -87,15 +88,18 @@ async def test_what_is_below_min_score_is_in_the_first_message_only(serve: Serve
 async def test_who_leaves_at_any_moment_is_counted_and_logged_once(serve: Serve, logged: Logged) -> None:
     draw = random.Random(5)
 
-    async def leave(client: RerankClient) -> None:
+    async def leave(client: RerankClient, number: int) -> None:
         call = client.stub.SearchProgressive(pb.SearchProgressiveRequest(search=search_request("docs", QUERY, BODY)))
         await call.read()
+        if number % 5 == 0:
+            assert await call.read() is not grpc.aio.EOF
+            assert await call.read() is grpc.aio.EOF
         await asyncio.sleep(draw.random() * 0.01)
         call.cancel()
 
     async with serve() as (client, app):
         for _ in range(20):
-            await asyncio.gather(*(leave(client) for _ in range(10)))
+            await asyncio.gather(*(leave(client, number) for number in range(10)))
         await until(lambda: len([line for line in logged if line["event"] == "call"]) == 200)
         lines = [line for line in logged if line["event"] == "call"]
         seen = {

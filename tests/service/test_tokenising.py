@@ -154,6 +154,40 @@ async def test_a_call_with_nothing_to_tokenise_waits_for_nobody_who_does(serve: 
     assert known.outcome == pb.OUTCOME_RERANKED
 
 
+async def test_a_long_call_whose_scores_are_known_waits_for_nobody_who_tokenises(serve: Serve) -> None:
+    scorer, texts = Slow(), [f"apple {number}" for number in range(300)]
+    configured = settings({"rank_window_size": 300, "budget_ms": 5000}, server={**SERVER, "score_cache_mib": 1})
+    async with serve(scorer, configured=configured) as (client, _):
+        await client.rerank("apple winter", texts)
+        flood = [asyncio.create_task(client.rerank(f"slow {number}", ["apple pie"])) for number in range(8)]
+        await scorer.taken()
+        known = await client.rerank("apple winter", texts)
+        assert not any(call.done() for call in flood)
+        scorer.goes_on.set()
+        await asyncio.gather(*flood)
+    assert known.outcome == pb.OUTCOME_RERANKED
+
+
+@pytest.mark.parametrize("wait", [False, True])
+async def test_a_cosine_of_what_is_known_waits_for_nobody_who_tokenises(serve: Serve, wait: bool) -> None:
+    scorer = Slow()
+    configured = settings(
+        {"fusion": {"method": "linear"}, "cosine": {"model": "second", "wait": wait}},
+        models={"default": {}, "second": {"kind": "bi_encoder"}},
+        server={**SERVER, "score_cache_mib": 1},
+    )
+    async with serve(scorer, configured=configured) as (client, _):
+        await client.rerank("apple winter", ["apple", "winter"])
+        flood = [asyncio.create_task(client.rerank(f"slow {number}", ["apple pie"])) for number in range(8)]
+        await scorer.taken()
+        known = await client.rerank("apple winter", ["apple", "winter"])
+        assert not any(call.done() for call in flood)
+        scorer.goes_on.set()
+        await asyncio.gather(*flood)
+    assert known.outcome == pb.OUTCOME_RERANKED
+    assert known.meta.timings.cosine_ms < 500
+
+
 async def test_who_has_one_call_waits_for_one_of_those_who_have_many(serve: Serve) -> None:
     scorer = Slow()
     policies = {name: {"text": {"fields": ["body"]}, "budget_ms": 5000} for name in ("deep", "quick")}
@@ -176,7 +210,7 @@ LONG = ["apple " * 660] * 60
 @pytest.mark.parametrize(
     ("policy", "turns", "outcome", "reason"),
     [
-        ({"min_rank_window_size": 5}, 1, "PARTIAL", "BUDGET_EXHAUSTED"),
+        ({"min_rank_window_size": 5}, 1, "PARTIAL", "OVERLOADED"),
         ({"min_rank_window_size": 40}, 2, "PARTIAL", "OVERLOADED"),
         ({"min_rank_window_size": None}, 2, "RERANKED", "UNSPECIFIED"),
     ],

@@ -8,7 +8,7 @@ import pytest
 
 _FILL = """
 import os, sys
-from sidecar.bounded_cache import BoundedCache
+from sidecar.bounded_cache import ENTRY_BYTES, BoundedCache
 
 def resident():
     with open("/proc/self/statm") as file:
@@ -19,7 +19,7 @@ cache = BoundedCache(most, len)
 before = resident()
 while cache.size_bytes < 0.99 * most:
     cache.keep({os.urandom(32): bytes(value_bytes) for _ in range(100)})
-for _ in range(2 * most // (600 + value_bytes) // 100):  # as many again, twice: what it is like when it is full
+for _ in range(2 * most // (ENTRY_BYTES + value_bytes) // 100):  # as many again, twice: what it is like when it is full
     cache.keep({os.urandom(32): bytes(value_bytes) for _ in range(100)})
 print((resident() - before) / cache.size_bytes)
 """

@@ -233,7 +233,7 @@ async def test_stopping_with_a_batch_in_flight_answers_everyone(scheduler: Sched
 async def test_an_error_that_cannot_even_say_what_it_is_fails_its_own_job_alone(scheduler: Scheduler) -> None:
     class Unspeakable(RuntimeError):
         def __str__(self) -> str:
-            raise ValueError("no words")
+            raise KeyboardInterrupt
 
     def fault(number: int, _: Sequence[Pair]) -> Scores | None:
         if number == 0:
@@ -243,7 +243,7 @@ async def test_an_error_that_cannot_even_say_what_it_is_fails_its_own_job_alone(
     scorer = WordOverlapScorer(fault=fault)
     with capture_logs() as logged, pytest.raises(ModelError, match="Unspeakable"):
         await score(scheduler, model(scorer), job(scorer), within(PATIENCE_S))
-    assert [one["cause"] for one in logged] == ["its text cannot be read: ValueError"]
+    assert [one["cause"] for one in logged] == ["its text cannot be read: KeyboardInterrupt"]
     assert (await score(scheduler, model(scorer), job(scorer), within(PATIENCE_S))).groups == 1
 
 
@@ -277,6 +277,7 @@ async def test_who_ends_without_scores_is_told_where_the_time_went() -> None:
         finally:
             hanging.release()
             one.stop()
+            await asyncio.gather(*map(one.result, jobs), return_exceptions=True)
     assert begun.score_ms >= 50 > begun.queue_ms
     assert waiting.queue_ms >= 50
     assert waiting.score_ms == 0

@@ -2,12 +2,23 @@
 
 import asyncio
 import random
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
 
-from sidecar.turns import Turns
+from sidecar.turns import Threads, Turns
+from tests.calls import PATIENCE_S, until
+
+
+@asynccontextmanager
+async def turn(turns: Turns, *caller: str) -> AsyncIterator[None]:
+    await turns.take(caller)
+    try:
+        yield
+    finally:
+        turns.give_back()
 
 
 class Desk:
@@ -19,7 +30,7 @@ class Desk:
         self._goes_on = asyncio.Semaphore(0)
 
     async def call(self, name: str, *caller: str) -> None:
-        async with self.turns.of(caller):
+        async with turn(self.turns, *caller):
             self.served.append(name)
             await self._goes_on.acquire()
 
@@ -82,7 +93,7 @@ async def test_who_leaves_while_he_waits_costs_nobody_a_turn() -> None:
 
 async def test_who_is_cancelled_as_his_turn_comes_hands_it_on() -> None:
     desk = Desk()
-    async with desk.turns.of(("first",)):
+    async with turn(desk.turns, "first"):
         gone, _ = await desk.come("gone", "big"), await desk.come("next", "big")
     gone.cancel()  # the turn is his, and he has not noticed yet
     await desk.next()
@@ -92,7 +103,7 @@ async def test_who_is_cancelled_as_his_turn_comes_hands_it_on() -> None:
 
 async def test_a_turn_passes_over_who_was_cancelled_the_moment_before() -> None:
     desk = Desk()
-    async with desk.turns.of(("first",)):
+    async with turn(desk.turns, "first"):
         gone, _ = await desk.come("gone", "big"), await desk.come("next", "big")
         gone.cancel()  # and has not noticed yet
     await desk.next()
@@ -105,7 +116,7 @@ async def test_a_turn_is_given_back_by_one_who_fails() -> None:
     turns = Turns(1)
 
     async def fail() -> None:
-        async with turns.of(("a", "b", "c")):
+        async with turn(turns, "a", "b", "c"):
             assert turns.all_taken
             raise ValueError("no")
 
@@ -121,7 +132,7 @@ async def test_whatever_comes_and_goes_no_turn_is_lost_and_no_more_are_taken_tha
 
     async def call() -> None:
         nonlocal under_way, most
-        async with turns.of(tuple(draw.choices("abc", k=draw.randrange(4)))):
+        async with turn(turns, *draw.choices("abc", k=draw.randrange(4))):
             under_way += 1
             most = max(most, under_way)
             try:
@@ -141,3 +152,49 @@ async def test_whatever_comes_and_goes_no_turn_is_lost_and_no_more_are_taken_tha
     assert most == 3
     assert turns._free == 3
     assert not turns._hosts
+
+
+async def test_a_turn_lasts_as_long_as_its_thread_works_also_for_one_who_left() -> None:
+    threads, entered, over = Threads(1, "one"), threading.Event(), threading.Event()
+    done: list[str] = []
+
+    def work() -> None:
+        entered.set()
+        over.wait(PATIENCE_S)
+
+    async def call(name: str) -> None:
+        async with threads.turn((name,)) as turn:
+            await turn.run(work)
+        done.append(name)
+
+    first = asyncio.create_task(call("first"))
+    assert await asyncio.to_thread(entered.wait, PATIENCE_S)
+    second = asyncio.create_task(call("second"))
+    first.cancel()
+    await asyncio.sleep(0.02)
+    assert first.cancelled()
+    assert threads.all_taken
+    assert threads._turns._hosts, "the second one still waits, and may be told that it is too late"
+    over.set()
+    await second
+    assert done == ["second"]
+    await until(lambda: not threads.all_taken)
+    threads.close()
+
+
+async def test_what_the_work_raises_is_raised_and_the_turn_given_back() -> None:
+    threads = Threads(1, "one")
+    for _ in range(2):
+        async with threads.turn(("a",)) as turn:
+            with pytest.raises(ZeroDivisionError):
+                await turn.run(divmod, 1, 0)
+    assert not threads.all_taken
+    threads.close()
+
+
+async def test_a_turn_without_work_is_given_back() -> None:
+    threads = Threads(1, "one")
+    async with threads.turn(()):
+        meanwhile = threads.all_taken
+    assert (meanwhile, threads.all_taken) == (True, False)
+    threads.close()
