@@ -355,7 +355,8 @@ class App:
     def _can_rerank(self) -> bool:
         scheduler = self.scheduler
         rerank_with = {policy.model for policy in self._settings.policies.values()}
-        broken = scheduler.stalled or scheduler.lost or not rerank_with.isdisjoint(scheduler.failing)
+        stalled = scheduler.stalled or self._pipeline.stalled
+        broken = stalled or scheduler.lost or not rerank_with.isdisjoint(scheduler.failing)
         return self.models.all_ready and scheduler.alive and not broken
 
     async def _load_one(self, name: str, settings: ModelSettings) -> LoadedModel | None:

@@ -157,7 +157,7 @@ class Guard(grpc.aio.ServerInterceptor):
                 details = error_details.encode(code.value[0], message, _details_of(error, code))
                 forget_way(error)
                 own = (("x-request-id", request_id.get()), (error_details.KEY, details))
-                await context.abort(code, message, own)
+                await _abort(context, code, message, own)
             finally:
                 self._calls -= not apart
                 self._apart -= apart
@@ -202,6 +202,14 @@ class _Forgets:
         if error is not None and not isinstance(error, _TOLD):
             log.error("call_broken", request_id=request_id.get(), error=type(error).__name__, exc_info=error)
         forget_way(error)
+
+
+async def _abort(context: Any, code: grpc.StatusCode, message: str, metadata: Any) -> None:
+    """End the call; grpc fails to where its caller has gone, which is no fault of the handler's."""
+    try:
+        await context.abort(code, message, metadata)
+    except grpc.aio.InternalError:
+        raise asyncio.CancelledError from None
 
 
 def _about(method: str) -> dict[str, str]:

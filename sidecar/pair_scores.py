@@ -18,7 +18,7 @@ from sidecar.timing import Stopwatch
 SCORE_BYTES = 80
 """What a kept score takes, its tuple counted."""
 _MOST_WAITS = 3
-"""So often a call waits for pairs that others have on their way."""
+"""So often a call waits for pairs that others have on their way, those aside whose callers leave."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class PairScores:
     late: Fallback | None = None
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(eq=False, slots=True)
 class _Flight:
     """Pairs on their way to the device for one call, by their place in its job. Whatever ends it, it lands."""
 
@@ -53,6 +53,8 @@ class _Flight:
     places: Mapping[Key, int]
     submitted: Submitted
     landed: asyncio.Event = field(default_factory=asyncio.Event)
+    left: bool = False
+    """Whether its caller has gone, or had no more time."""
 
     def brings(self, key: Key, by: Deadline) -> bool:
         """Whether the score of a pair is to be expected by then: it has not been given up."""
@@ -82,7 +84,7 @@ class PairScorer:
     """Gives each pair its score, and has it computed once where several calls ask for it.
 
     A call waits for another one's pair only where that is due no later than itself. What does not come of it, as its
-    caller has gone, is scored for the next one that waits, and the others wait for that; after :data:`_MOST_WAITS` a
+    caller has gone, is scored for the next one that waits, and the others wait for that. Where it failed that often, a
     call scores its pairs itself, as if there had been nobody else. So it ends within its own deadline, and inherits no
     one's failure or cancellation. That a pair is given up which it waits for already, it learns when that job ends.
     """
@@ -120,15 +122,16 @@ class PairScorer:
         return PairScores([known[key] for group in groups for key in group], len(groups), late)
 
     async def _all(self, job: PairJob, known: dict[Key, float], terms: Terms) -> _Reach:
-        groups, late = job.groups, None
-        for waits in range(_MOST_WAITS, -1, -1):
+        groups, late, waits = job.groups, None, _MOST_WAITS
+        while True:
             others = self._others(job, groups, known, terms.deadline) if waits else {}
             groups, later = await self._score(job, groups, known, others.keys(), terms)
             late = late or later
             if not others:
-                break
-            await self._landed(set(others.values()), known, terms)
-        return groups, late
+                return groups, late
+            flights = set(others.values())
+            await self._landed(flights, known, terms)
+            waits -= not all(flight.left for flight in flights)
 
     def _others(
         self, job: PairJob, groups: Sequence[Sequence[Key]], known: Mapping[Key, float], deadline: Deadline
@@ -185,6 +188,9 @@ class PairScorer:
             done = [key for group in sent[: scored.groups] for key in group]
             found = dict(zip(done, scored.scores.tolist(), strict=True))
             return _Flown(found, scored.groups, scored.late)
+        except asyncio.CancelledError:
+            flight.left = True
+            raise
         finally:
             if self.keeps:
                 self.cache.keep(_worth_keeping(flight))

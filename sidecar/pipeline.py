@@ -63,6 +63,11 @@ class Pipeline:
         self._cosines = CosineScorer(scheduler, self._reading.pairs, self._spare_time)
         self._shadow = Shadow(self._rank_in_spare_time, metrics)
 
+    @property
+    def stalled(self) -> bool:
+        """Whether no text that is new can be read."""
+        return self._reading.stalled
+
     def close(self) -> None:
         """Let go of the tokenizer's threads, and of what waits for spare time."""
         self._shadow.close()

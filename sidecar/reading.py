@@ -80,12 +80,18 @@ class Reading:
         """Whether a call would have to wait for a thread."""
         return self._tokenizers.all_taken or self._readers.all_taken
 
+    @property
+    def stalled(self) -> bool:
+        """Whether what is new cannot be read, as the threads that would are stuck."""
+        return self._tokenizers.stalled or self._readers.stalled
+
     async def read(self, asked: Asked) -> Read:
         """The pairs of a call; those of its first documents alone where the device could score no more in time, and
         the policy takes them for an answer.
 
         Raises:
-            Fallback: there is nothing to read, in a language that is allowed, or no room beside the query.
+            Fallback: there is nothing to read, in a language that is allowed, or no room beside the query; or the
+                threads that would read are stuck.
         """
         passages, found, are_few = await self._looked_up(asked)
         if not found.missing:

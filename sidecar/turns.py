@@ -5,9 +5,14 @@ from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
+from time import monotonic
 from typing import Any, TypeVar
 
+from sidecar.errors import ModelError
+
 T = TypeVar("T")
+STALLED_AFTER_S = 10.0
+"""Threads that are all at work, and none has been free for so long, are taken for stuck."""
 _Line = deque["asyncio.Future[None]"]
 
 
@@ -84,11 +89,18 @@ class Threads:
     def __init__(self, count: int, name: str) -> None:
         self._turns = Turns(count)
         self._threads = ThreadPoolExecutor(count, thread_name_prefix=name)
+        self._name = name
+        self._moved_at = monotonic()
 
     @property
     def all_taken(self) -> bool:
         """Whether who comes now has to wait."""
         return self._turns.all_taken
+
+    @property
+    def stalled(self) -> bool:
+        """Whether none of them has been free for :data:`STALLED_AFTER_S`."""
+        return self.all_taken and monotonic() > self._moved_at + STALLED_AFTER_S
 
     def close(self) -> None:
         """Let go of the threads."""
@@ -96,13 +108,23 @@ class Threads:
 
     @asynccontextmanager
     async def turn(self, caller: tuple[str, ...]) -> "AsyncIterator[Turn]":
-        """A turn of ``caller`` at one of the threads; it lasts as long as the thread works, also for one who left."""
+        """A turn of ``caller`` at one of the threads; it lasts as long as the thread works, also for one who left.
+
+        Raises:
+            ModelError: all of them are stuck.
+        """
+        if self.stalled:
+            raise ModelError(f"no {self._name} thread has answered for more than {STALLED_AFTER_S:.0f} s")
         await self._turns.take(caller)
-        turn = Turn(self._threads)
+        turn, self._moved_at = Turn(self._threads), monotonic()
         try:
             yield turn
         finally:
-            turn.end(self._turns.give_back)
+            turn.end(self._free)
+
+    def _free(self) -> None:
+        self._moved_at = monotonic()
+        self._turns.give_back()
 
 
 class Turn:

@@ -264,23 +264,42 @@ class TestShared:
                 assert [one.scores for one in found] == [truth(TEXTS)] * 30
                 assert made.scorer.pairs_scored == 2 * len(TEXTS), "for him who left, and for them"
 
-    async def test_who_waits_in_vain_again_and_again_scores_for_himself(self) -> None:
+    async def test_however_many_leave_before_their_pairs_are_scored_once_for_all_who_stay(self) -> None:
         with Held() as hanging:
             async with bench(WordOverlapScorer(fault=hanging)) as made:
                 first = made.task(["pie"])
                 await hanging.entered()
                 leaving = [made.task() for _ in range(8)]
                 await asyncio.sleep(0.02)
-                stays = made.task()
-                for one in leaving[:-1]:
+                stay = [made.task() for _ in range(5)]
+                for one in leaving:
                     await asyncio.sleep(0.01)
                     one.cancel()
                 await asyncio.sleep(0.02)
-                assert queued(made.scheduler) == 2 * len(TEXTS), "the last who leaves, and who stays"
-                leaving[-1].cancel()
+                assert queued(made.scheduler) == len(TEXTS)
                 hanging.release()
                 await first
-                assert (await stays).scores == truth(TEXTS)
+                assert [one.scores for one in await asyncio.gather(*stay)] == [truth(TEXTS)] * 5
+                assert made.scorer.pairs_scored == 1 + len(TEXTS)
+
+    async def test_who_has_seen_a_pair_fail_three_times_waits_for_nobody_else(self) -> None:
+        def fault(number: int, pairs: Sequence[Pair]) -> Scores | None:
+            hanging(number, pairs)
+            passes.append(len(pairs))
+            return np.full(len(pairs), math.nan, np.float32)
+
+        passes: list[int] = []
+        with Held(first=1) as hanging:
+            async with bench(WordOverlapScorer(fault=fault)) as made:
+                first = made.task(["pie"])
+                await hanging.entered()
+                others = [made.task(["pie"]) for _ in range(20)]
+                await asyncio.sleep(0.02)
+                hanging.release()
+                found = await asyncio.gather(first, *others)
+        assert all(math.isnan(one.scores[0]) for one in found)
+        assert sum(passes) == 21
+        assert len(passes) < 10, "one after the other at first, then all that are left together"
 
     async def test_what_was_scored_while_a_call_was_tokenised_is_not_scored_again(self, serve: Serve) -> None:
         class Slow(WordOverlapScorer):

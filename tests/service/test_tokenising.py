@@ -188,6 +188,30 @@ async def test_a_cosine_of_what_is_known_waits_for_nobody_who_tokenises(serve: S
     assert known.meta.timings.cosine_ms < 500
 
 
+async def test_tokenizers_that_are_stuck_turn_health_and_known_calls_are_still_answered(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sidecar.turns.STALLED_AFTER_S", 0.3)
+    scorer = Slow()
+    configured = settings({"budget_ms": 1000}, server={**SERVER, "score_cache_mib": 1})
+    async with serve(scorer, configured=configured) as (client, app):
+        await client.rerank("apple winter", ["apple", "winter"])
+        hanging = [asyncio.create_task(client.rerank(f"slow {number}", ["apple pie"])) for number in range(2)]
+        await scorer.taken()
+        await until(lambda: not app._can_rerank)
+        new = await client.rerank("apple winter", ["pie"])
+        known = await client.rerank("apple winter", ["apple", "winter"])
+        scorer.goes_on.set()
+        await asyncio.gather(*hanging)
+        await until(lambda: app._can_rerank)
+        again = await client.rerank("apple winter", ["pie"])
+    assert (new.reason, new.meta.detail) == (
+        pb.REASON_MODEL_ERROR,
+        "no tokenizer thread has answered for more than 0 s",
+    )
+    assert (known.outcome, again.outcome) == (pb.OUTCOME_RERANKED, pb.OUTCOME_RERANKED)
+
+
 async def test_who_has_one_call_waits_for_one_of_those_who_have_many(serve: Serve) -> None:
     scorer = Slow()
     policies = {name: {"text": {"fields": ["body"]}, "budget_ms": 5000} for name in ("deep", "quick")}

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from sidecar.errors import ModelError
 from sidecar.turns import Threads, Turns
 from tests.calls import PATIENCE_S, until
 
@@ -197,4 +198,30 @@ async def test_a_turn_without_work_is_given_back() -> None:
     async with threads.turn(()):
         meanwhile = threads.all_taken
     assert (meanwhile, threads.all_taken) == (True, False)
+    threads.close()
+
+
+async def test_threads_of_which_none_becomes_free_are_stuck_and_nobody_waits_for_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sidecar.turns.STALLED_AFTER_S", 0.05)
+    threads, over = Threads(2, "one"), threading.Event()
+
+    async def call() -> None:
+        async with threads.turn(()) as turn:
+            await turn.run(over.wait, PATIENCE_S)
+
+    calls = [asyncio.create_task(call())]
+    await asyncio.sleep(0.1)
+    assert not threads.stalled, "the other one is free"
+    calls.append(asyncio.create_task(call()))
+    await asyncio.sleep(0.01)
+    assert not threads.stalled, "it has just begun"
+    await until(lambda: threads.stalled)
+    with pytest.raises(ModelError, match="no one thread has answered"):
+        await call()
+    over.set()
+    await asyncio.gather(*calls)
+    assert not threads.stalled
+    await call()
     threads.close()
