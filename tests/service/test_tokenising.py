@@ -12,6 +12,7 @@ from connectors.memory import MemoryConnector
 from sidecar.cost import CostModel
 from sidecar.scoring.base import Pair
 from sidecar.scoring.fake import WordOverlapScorer
+from sidecar.settings import Settings
 from sidecar.v1 import rerank_pb2 as pb
 from tests.calls import BODY, PATIENCE_S, busy, until
 from tests.conftest import SERVER, Serve, settings
@@ -139,24 +140,9 @@ class Slow(KeepingScorer):
             assert await asyncio.to_thread(self.entered.acquire, timeout=PATIENCE_S)
 
 
-@pytest.mark.parametrize("score_cache_mib", [0, 1], ids=["tokens known", "scores known"])
-async def test_a_call_with_nothing_to_tokenise_waits_for_nobody_who_does(serve: Serve, score_cache_mib: int) -> None:
+async def known_beside_a_flood(serve: Serve, texts: list[str], configured: Settings) -> pb.RerankResponse:
+    """The reply to a call that was answered before, while others wait to be tokenised."""
     scorer = Slow()
-    configured = settings(server={**SERVER, "score_cache_mib": score_cache_mib})
-    async with serve(scorer, configured=configured) as (client, _):
-        await client.rerank("apple winter", ["apple", "winter"])
-        flood = [asyncio.create_task(client.rerank(f"slow {number}", ["apple pie"])) for number in range(8)]
-        await scorer.taken()
-        known = await client.rerank("apple winter", ["apple", "winter"])
-        assert not any(call.done() for call in flood)
-        scorer.goes_on.set()
-        await asyncio.gather(*flood)
-    assert known.outcome == pb.OUTCOME_RERANKED
-
-
-async def test_a_long_call_whose_scores_are_known_waits_for_nobody_who_tokenises(serve: Serve) -> None:
-    scorer, texts = Slow(), [f"apple {number}" for number in range(300)]
-    configured = settings({"rank_window_size": 300, "budget_ms": 5000}, server={**SERVER, "score_cache_mib": 1})
     async with serve(scorer, configured=configured) as (client, _):
         await client.rerank("apple winter", texts)
         flood = [asyncio.create_task(client.rerank(f"slow {number}", ["apple pie"])) for number in range(8)]
@@ -165,25 +151,29 @@ async def test_a_long_call_whose_scores_are_known_waits_for_nobody_who_tokenises
         assert not any(call.done() for call in flood)
         scorer.goes_on.set()
         await asyncio.gather(*flood)
-    assert known.outcome == pb.OUTCOME_RERANKED
+    return known
+
+
+@pytest.mark.parametrize("score_cache_mib", [0, 1], ids=["tokens known", "scores known"])
+async def test_a_call_with_nothing_to_tokenise_waits_for_nobody_who_does(serve: Serve, score_cache_mib: int) -> None:
+    configured = settings(server={**SERVER, "score_cache_mib": score_cache_mib})
+    assert (await known_beside_a_flood(serve, ["apple", "winter"], configured)).outcome == pb.OUTCOME_RERANKED
+
+
+async def test_a_long_call_whose_scores_are_known_waits_for_nobody_who_tokenises(serve: Serve) -> None:
+    configured = settings({"rank_window_size": 300, "budget_ms": 5000}, server={**SERVER, "score_cache_mib": 1})
+    texts = [f"apple {number}" for number in range(300)]
+    assert (await known_beside_a_flood(serve, texts, configured)).outcome == pb.OUTCOME_RERANKED
 
 
 @pytest.mark.parametrize("wait", [False, True])
 async def test_a_cosine_of_what_is_known_waits_for_nobody_who_tokenises(serve: Serve, wait: bool) -> None:
-    scorer = Slow()
     configured = settings(
         {"fusion": {"method": "linear"}, "cosine": {"model": "second", "wait": wait}},
         models={"default": {}, "second": {"kind": "bi_encoder"}},
         server={**SERVER, "score_cache_mib": 1},
     )
-    async with serve(scorer, configured=configured) as (client, _):
-        await client.rerank("apple winter", ["apple", "winter"])
-        flood = [asyncio.create_task(client.rerank(f"slow {number}", ["apple pie"])) for number in range(8)]
-        await scorer.taken()
-        known = await client.rerank("apple winter", ["apple", "winter"])
-        assert not any(call.done() for call in flood)
-        scorer.goes_on.set()
-        await asyncio.gather(*flood)
+    known = await known_beside_a_flood(serve, ["apple", "winter"], configured)
     assert known.outcome == pb.OUTCOME_RERANKED
     assert known.meta.timings.cosine_ms < 500
 

@@ -127,6 +127,23 @@ def test_it_is_loaded_and_measured_like_any_other_model() -> None:
     assert near > far + 0.2
 
 
+def test_pairs_of_kept_vectors_are_those_of_read_texts_and_none_where_one_is_not_kept(tmp_path: Path) -> None:
+    folder = checkpoints.build(tmp_path / "m", head=False)
+    model = encoder(folder, max_length=64)
+    assert model.encode_kept(QUERY, TEXTS) is None
+    read = cosines(model, QUERY, TEXTS)
+    for query in (QUERY, "another query"):
+        kept = model.encode_kept(query, TEXTS)
+        assert kept is not None
+        assert all(pair.is_read for pair in kept)
+        assert model.score(kept).tolist() == pytest.approx(cosines(model, query, TEXTS), abs=2e-3), "kept in float16"
+    again = model.encode_kept(QUERY, TEXTS)
+    assert again is not None
+    assert model.score(again).tolist() == pytest.approx(read, abs=2e-3)
+    assert model.encode_kept(QUERY, [*TEXTS, "a new one"]) is None
+    assert encoder(folder, max_length=64, vector_cache_mib=0).encode_kept(QUERY, []) is None
+
+
 def test_a_sample_is_read_each_time_whatever_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Or it would tell of a model that fails that all is well."""
     model = encoder(checkpoints.build(tmp_path / "m", head=False))
