@@ -153,6 +153,7 @@ class Pipeline:
             raise BudgetExhausted("the budget ended before the scores were there") from None
 
     async def _rank_by_model(self, task: Task, plan: Plan, model: LoadedModel) -> Ranking:
+        """Fetch what is missing, read (passages, kept scores, token ids), score with the cosines beside, and order."""
         caller = (calling.get().name or calling_host.get(), plan.policy)
         least = min(plan.min_rank_window_size or len(task.candidates), len(task.candidates))
         missing, shrinks = missing_of(task, plan), plan.min_rank_window_size is not None
