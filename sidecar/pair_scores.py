@@ -18,7 +18,7 @@ from sidecar.timing import Stopwatch
 SCORE_BYTES = 80
 """What a kept score takes, its tuple counted."""
 _MOST_WAITS = 3
-"""So often a call waits for pairs that others have on their way, those aside whose callers leave."""
+"""So often a call sees pairs fail that others had on their way, and waits for others again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class PairScorer:
     """Gives each pair its score, and has it computed once where several calls ask for it.
 
     A call waits for another one's pair only where that is due no later than itself. What does not come of it, as its
-    caller has gone, is scored for the next one that waits, and the others wait for that. Where it failed that often, a
+    caller has gone, is scored for the next one that waits, and the others wait for that. Where it failed too often, a
     call scores its pairs itself, as if there had been nobody else. So it ends within its own deadline, and inherits no
     one's failure or cancellation. That a pair is given up which it waits for already, it learns when that job ends.
     """
@@ -129,9 +129,8 @@ class PairScorer:
             late = late or later
             if not others:
                 return groups, late
-            flights = set(others.values())
-            await self._landed(flights, known, terms)
-            waits -= not all(flight.left for flight in flights)
+            await self._landed(set(others.values()), known, terms)
+            waits -= any(key not in known and not flight.left for key, flight in others.items())
 
     def _others(
         self, job: PairJob, groups: Sequence[Sequence[Key]], known: Mapping[Key, float], deadline: Deadline
