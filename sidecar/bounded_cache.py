@@ -1,9 +1,8 @@
 """A cache that keeps to its bytes: the longest unused go first. Threads may share it; its reads rely on that the
 interpreter does one operation of a dictionary after the other.
 
-It is on the way of every passage of every call. On one ordered table it finds a hundred keys in a fifth of the time
-that cachetools' LRUCache takes, which is the better choice wherever that does not matter, and keeps an entry in half of
-the memory.
+It is on the way of every passage of every call. cachetools' LRUCache, the better choice where that does not matter,
+takes more than twice the time for a hundred keys, and two thirds more memory for an entry beside its value.
 """
 
 from collections import OrderedDict

@@ -30,9 +30,9 @@ class LoadedModel:
         return cls(name, scorer, cost, limits)
 
     @cached_property
-    def token_finder(self) -> "TokenFinder | None":
+    def finder(self) -> "Finder | None":
         """The scorer, if it can find again what it has tokenised."""
-        return self.scorer if isinstance(self.scorer, TokenFinder) else None
+        return self.scorer if isinstance(self.scorer, Finder) else None
 
     @cached_property
     def sample(self) -> Pair:
@@ -55,7 +55,7 @@ class CachesTokens(Protocol):
 
 
 @runtime_checkable
-class TokenFinder(Protocol):
+class Finder(Protocol):
     """A scorer that finds again what it has read of passages: their token ids, or their vectors."""
 
     def encode_kept(self, query: str, passages: Sequence[str]) -> list[Pair] | None:

@@ -83,7 +83,7 @@ class LookedUp:
 
     def tokenised_before(self) -> Sequence[Pair] | None:
         """The pairs of all that is missing, if the model keeps the token ids of every one; raises the same."""
-        finder = self.model.token_finder
+        finder = self.model.finder
         return finder.encode_kept(self.query, list(self.missing.values())) if finder else None
 
     def job(self, pairs: Sequence[Pair] | None, late: Fallback | None = None) -> PairJob:

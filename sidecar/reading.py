@@ -197,7 +197,7 @@ def _device_s(model: LoadedModel, pairs: Sequence[Pair]) -> float:
 
 def _pairs_read_before(model: LoadedModel, query: str, texts: Sequence[str]) -> Sequence[Pair] | None:
     """The pairs of a few texts, if the model has read all of them before."""
-    finder = model.token_finder
+    finder = model.finder
     return finder.encode_kept(query, texts) if finder and _are_few(len(texts), sum(map(len, texts)), query) else None
 
 

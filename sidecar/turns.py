@@ -54,7 +54,7 @@ class Turns:
             raise
 
     def give_back(self) -> None:
-        """Hand a turn on."""  # of who was cancelled this moment the future knows, and he himself not yet
+        """Hand a turn on; not to one who was cancelled this moment, which his future knows and he himself not yet."""
         while self._hosts:
             host, policies = next(iter(self._hosts.items()))
             policy, line = next(iter(policies.items()))

@@ -105,7 +105,7 @@ class BiEncoder:
         return [TextPair(one, None, question, key, vector) for one, key, vector in found]
 
     def encode_kept(self, query: str, passages: Sequence[str]) -> list[Pair] | None:
-        """See :class:`sidecar.loaded.TokenFinder`."""
+        """See :class:`sidecar.loaded.Finder`."""
         if not self.vector_cache.max_bytes:
             return None
         keys = [self._key(text) for text in passages]

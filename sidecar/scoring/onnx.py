@@ -53,7 +53,7 @@ class OnnxCrossEncoder:
         return self._encoder.encode(query, passages)
 
     def encode_kept(self, query: str, passages: Sequence[str]) -> list[Pair] | None:
-        """See :class:`sidecar.loaded.TokenFinder`."""
+        """See :class:`sidecar.loaded.Finder`."""
         return self._encoder.encode_kept(query, passages)
 
     def score(self, pairs: Sequence[Pair]) -> Scores:

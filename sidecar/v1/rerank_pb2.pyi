@@ -98,7 +98,7 @@ class _ReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTyp
     REASON_MODEL_NOT_READY: _Reason.ValueType  # 3
     """The model is still loading or warming up, or could not be loaded."""
     REASON_MODEL_ERROR: _Reason.ValueType  # 4
-    """The model raised an error, returned the wrong number of scores, or is stuck."""
+    """The model or its tokenizer raised an error or is stuck, or there was a wrong number of scores."""
     REASON_NON_FINITE_SCORE: _Reason.ValueType  # 5
     """The model returned NaN or infinity for at least one candidate."""
     REASON_TEXT_UNAVAILABLE: _Reason.ValueType  # 6
@@ -141,7 +141,7 @@ REASON_OVERLOADED: Reason.ValueType  # 2
 REASON_MODEL_NOT_READY: Reason.ValueType  # 3
 """The model is still loading or warming up, or could not be loaded."""
 REASON_MODEL_ERROR: Reason.ValueType  # 4
-"""The model raised an error, returned the wrong number of scores, or is stuck."""
+"""The model or its tokenizer raised an error or is stuck, or there was a wrong number of scores."""
 REASON_NON_FINITE_SCORE: Reason.ValueType  # 5
 """The model returned NaN or infinity for at least one candidate."""
 REASON_TEXT_UNAVAILABLE: Reason.ValueType  # 6

@@ -34,7 +34,7 @@ class KeepingScorer(WordOverlapScorer):
         return super().encode(query, passages)
 
     def encode_kept(self, query: str, passages: Sequence[str]) -> list[Pair] | None:
-        """See :class:`sidecar.loaded.TokenFinder`."""
+        """See :class:`sidecar.loaded.Finder`."""
         if not self.kept.issuperset(passages):
             return None
         self.found_in.append(threading.get_ident())
