@@ -5,14 +5,10 @@ the rest (embeddings, norms, attention, the head) stays float32. Weights take 7 
 add two products in 16 bits, which would overflow silently, and one file is to give the right scores on each of them.
 """
 
-import ctypes
 import logging
-import os
 import shutil
-import sys
 import tempfile
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,8 +18,9 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 from transformers import PreTrainedModel
 
-from sidecar.scoring import checkpoint, graph, hardware, loader
-from sidecar.scoring.base import Pair, Scorer
+from sidecar.logs import log
+from sidecar.scoring import checkpoint, graph, hardware, loader, tracing
+from sidecar.scoring.base import Scorer
 from sidecar.scoring.checkpoint import CheckpointError
 from sidecar.scoring.cross_encoder import CrossEncoder
 from sidecar.scoring.onnx import OnnxCrossEncoder
@@ -69,13 +66,28 @@ def write(settings: ModelSettings, folder: Path) -> None:
     model, tokenizer = checkpoint.load(settings, _CPU, torch.float32)
     # It may change how its model attends, so it has one of its own.
     want = CrossEncoder(*checkpoint.load(settings, _CPU, torch.float32), settings)
-    pairs = want.encode("a b", _SAMPLE)
+    pairs, pad_id = want.encode("a b", _SAMPLE), int(tokenizer.pad_token_id or 0)
     _copy(_files_of(settings), folder)
     with tempfile.TemporaryDirectory() as scratch:  # the float32 graph is no faster than torch, so it is not kept
         exact = Path(scratch, "model.onnx")
-        float32_graph(model, pairs[1:4], int(tokenizer.pad_token_id or 0), exact)
-        _check_equal(want, OnnxCrossEncoder(graph.open_graph(exact, settings), model, tokenizer, settings), model)
+
+        def write_exact(form: tracing.Form) -> None:
+            tracing.write(form, model, padded(pairs[1:4], pad_id), exact)
+            _check_equal(want, OnnxCrossEncoder(graph.open_graph(exact, settings), model, tokenizer, settings), model)
+
+        _first_possible(write_exact, tracing.forms(model))
         _quantise(exact, folder / graph.NAME, {graph.MADE_OF: graph.digest(folder)})
+
+
+def _first_possible(write_exact: Callable[[tracing.Form], None], forms: Sequence[tracing.Form]) -> None:
+    """Checkpoints differ in what a form of our own may leave out, and releases of ONNX Runtime in what they take."""
+    *better, plain = forms
+    for form in better:
+        try:
+            return write_exact(form)
+        except CheckpointError as error:
+            log.warning("traced_as_transformers_has_it", reason=str(error))
+    return write_exact(plain)
 
 
 def _check_equal(want: Scorer, got: Scorer, model: PreTrainedModel) -> None:
@@ -84,11 +96,11 @@ def _check_equal(want: Scorer, got: Scorer, model: PreTrainedModel) -> None:
     try:
         found = np.concatenate([got.score(pairs), got.score(pairs[-1:])])
     except Exception as error:  # ONNX Runtime's errors have no other class in common
-        raise _no_graph(model, f"its graph does not run: {_first_line(error)}") from error
+        raise tracing.no_graph(model, f"its graph does not run: {tracing.first_line(error)}") from error
     expected = np.append(scores, scores[-1])
     off = np.abs(found - expected)
     if not (off <= _NEAR * np.maximum(1, np.abs(expected))).all():
-        raise _no_graph(model, f"its graph's scores are off by up to {off.max():.3g} in float32")
+        raise tracing.no_graph(model, f"its graph's scores are off by up to {off.max():.3g} in float32")
 
 
 def backends(settings: ModelSettings, folder: Path) -> dict[str, Scorer]:
@@ -128,62 +140,11 @@ def _copy(source: Path, folder: Path) -> None:
             shutil.copyfile(file, folder / file.name)
 
 
-class _Logits(torch.nn.Module):
-    """A model that takes its inputs by place and returns the logits alone, as the exporter wants it."""
-
-    def __init__(self, model: PreTrainedModel, names: Sequence[str]) -> None:
-        super().__init__()
-        self._model, self._names = model, names
-
-    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
-        """Logits of shape (pairs, labels)."""
-        logits: torch.Tensor = self._model(**dict(zip(self._names, inputs, strict=True))).logits
-        return logits
-
-
-def float32_graph(model: PreTrainedModel, pairs: Sequence[Pair], pad_id: int, file: Path) -> None:
-    """Write the graph that ``model`` is, traced on ``pairs``; it takes any number of pairs of any length.
-
-    Raises:
-        CheckpointError: the model cannot be traced.
-    """
-    inputs = {name: torch.from_numpy(array) for name, array in padded(pairs, pad_id).items()}
-    try:
-        model.set_attn_implementation("eager")  # the others choose kernels by the mask's content
-        with warnings.catch_warnings(action="ignore"), _unheard(), torch.inference_mode():  # scores are compared later
-            torch.onnx.export(
-                _Logits(model, list(inputs)),
-                tuple(inputs.values()),
-                str(file),
-                input_names=list(inputs),
-                output_names=["logits"],
-                dynamic_axes={name: {0: "pairs", 1: "tokens"} for name in inputs},
-                dynamo=False,  # the new exporter needs two more packages
-            )
-    except Exception as error:  # torch and its exporter raise what they like
-        raise _no_graph(model, f"{type(error).__name__}: {_first_line(error)}") from error
-
-
-@contextmanager
-def _unheard() -> Iterator[None]:
-    """Nothing reaches stdout: the exporter's C++ prints the whole graph when it fails."""
-    sys.stdout.flush()
-    kept = os.dup(1)
-    try:
-        with Path(os.devnull).open("wb") as nowhere:
-            os.dup2(nowhere.fileno(), 1)
-        yield
-    finally:
-        ctypes.CDLL(None).fflush(None)
-        os.dup2(kept, 1)
-        os.close(kept)
-
-
 def _quantise(exact: Path, file: Path, about: dict[str, str]) -> None:
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    linear = {"op_types_to_quantize": ["MatMul"], "weight_type": QuantType.QInt8}
+    linear = {"op_types_to_quantize": tracing.OPERATIONS, "weight_type": QuantType.QInt8}
     with _silent_root():
         quantize_dynamic(exact, file, per_channel=True, reduce_range=True, **linear)
     made: Any = onnx.load(file)
@@ -202,13 +163,3 @@ def _silent_root() -> Iterator[None]:
     finally:
         logging.disable(logging.NOTSET)
         root.removeHandler(nowhere)
-
-
-def _no_graph(model: PreTrainedModel, why: str) -> CheckpointError:
-    return CheckpointError(
-        f"a model of type {model.config.model_type!r} cannot be exported: {why}; it runs with `backend: torch`"
-    )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -72,7 +72,7 @@ _NUMBERED_FROM_PADDING = {"camembert", "roberta", "xlm-roberta"}
 """Families whose positions begin behind the padding's own id, and which take a padding token inside a text for none."""
 
 
-def _logits(model: Any, states: torch.Tensor) -> torch.Tensor:
+def head_logits(model: Any, states: torch.Tensor) -> torch.Tensor:
     """Logits of shape (rows, labels) by the head of ``model``, from what it reads of each pair."""
     logits: torch.Tensor
     if model.config.model_type == "modernbert":
@@ -140,7 +140,7 @@ class PackedModel:
         order = sorted(range(len(pairs)), key=lambda place: pairs[place].tokens)
         packed = [pairs[place] for place in order]
         layout = self._layout([pair.tokens for pair in packed])
-        logits = _logits(self._model, self._encoder(self._inputs(packed, layout), layout))
+        logits = head_logits(self._model, self._encoder(self._inputs(packed, layout), layout))
         return logits[to_device(np.argsort(order), logits.device)]
 
     def _layout(self, lengths: Sequence[int]) -> Layout:

@@ -23,8 +23,9 @@ from sidecar.deadline import Deadline
 from sidecar.loaded import LoadedModel
 from sidecar.metrics import Metrics
 from sidecar.scheduler import Scheduler
-from sidecar.scoring import checkpoint, export, hardware, loader
+from sidecar.scoring import checkpoint, export, hardware, loader, tracing
 from sidecar.scoring.base import Pair
+from sidecar.scoring.padding import padded
 from sidecar.settings import BUNDLED, ModelSettings
 from sidecar.tokenization import PairEncoder
 from tests.bench import infinity_environment
@@ -183,7 +184,7 @@ def _export(file: Path) -> Any:
     model, tokenizer = checkpoint.load(ModelSettings(), torch.device("cpu"), torch.float32)
     pairs = PairEncoder(tokenizer, 512).encode("a b", ["c d e", "f"])
     try:
-        export.float32_graph(model, pairs, int(tokenizer.pad_token_id or 0), file)
+        tracing.write(tracing.Plain, model, padded(pairs, int(tokenizer.pad_token_id or 0)), file)
     except checkpoint.CheckpointError as error:
         raise Unavailable(str(error)) from error
     return tokenizer

@@ -1,5 +1,6 @@
 """An exported checkpoint scores in int8 as torch does in float32 but for rounding, and `backend` chooses what runs."""
 
+import json
 import shutil
 import sys
 from collections.abc import Callable
@@ -14,12 +15,13 @@ from structlog.testing import capture_logs
 
 from sidecar.cost import CostModel
 from sidecar.loaded import LoadedModel
-from sidecar.scoring import checkpoint, export, graph, loader
+from sidecar.scoring import checkpoint, export, graph, loader, tracing
 from sidecar.scoring.base import Pair
 from sidecar.scoring.checkpoint import CheckpointError
 from sidecar.scoring.cross_encoder import CrossEncoder
 from sidecar.scoring.fake import WordOverlapScorer
 from sidecar.scoring.onnx import CALLS, OnnxCrossEncoder
+from sidecar.scoring.padding import padded
 from sidecar.settings import ModelSettings
 from tests.checkpoints import FAMILIES, WORDS, build, edit, rank_correlation, settings
 
@@ -76,10 +78,47 @@ def test_the_graph_equals_torch_in_float32_and_keeps_the_order_in_int8(
 
     model, tokenizer = checkpoint.load(settings(folder, label=label), CPU, torch.float32)
     traced = exact.encode(QUERY, PASSAGES[:3])
-    export.float32_graph(model, traced, tokenizer.pad_token_id or 0, tmp_path / "exact.onnx")
-    opened = graph.open_graph(tmp_path / "exact.onnx", settings(folder, threads=1))
-    float32 = OnnxCrossEncoder(opened, model, tokenizer, settings(folder, label=label))
-    np.testing.assert_allclose(float32.score(pairs), want, atol=1e-3)
+    for form in tracing.forms(model):
+        tracing.write(form, model, padded(traced, tokenizer.pad_token_id or 0), tmp_path / "exact.onnx")
+        opened = graph.open_graph(tmp_path / "exact.onnx", settings(folder, threads=1))
+        float32 = OnnxCrossEncoder(opened, model, tokenizer, settings(folder, label=label))
+        np.testing.assert_allclose(float32.score(pairs), want, atol=1e-3)
+
+
+def test_bert_s_attention_is_one_operation_and_weights_leave_room_for_sums_in_16_bits(bert: Path) -> None:
+    graph_of, layers = (
+        onnx.load(bert / graph.NAME).graph,
+        json.loads((bert / "config.json").read_text())["num_hidden_layers"],
+    )
+    kinds = [node.op_type for node in graph_of.node]
+    assert kinds.count("QAttention") == layers - 1
+    assert kinds.count("MultiHeadAttention") == 1  # of the last layer, for first tokens alone
+    assert "Softmax" not in kinds
+    weights = [
+        onnx.numpy_helper.to_array(one) for one in graph_of.initializer if one.data_type == onnx.TensorProto.INT8
+    ]
+    assert 60 < max(int(np.abs(one.astype(int)).max()) for one in weights) <= 64  # 2 * 64 * 255 < 2**15
+
+
+def test_a_form_that_does_not_work_out_gives_way_to_the_model_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Wrong(tracing.Lean):
+        def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+            return super().forward(*inputs) + 0.01
+
+    def unable(*_: Any) -> Any:
+        raise AttributeError("no such layer")
+
+    monkeypatch.setattr(tracing, "forms", lambda _model: [unable, Wrong, tracing.Plain])
+    with capture_logs() as logs:
+        folder = exported(tmp_path)
+    kinds = {node.op_type for node in onnx.load(folder / graph.NAME).graph.node}
+    assert "Softmax" in kinds
+    assert "QAttention" not in kinds
+    one, other = [entry["reason"] for entry in logs if entry["event"] == "traced_as_transformers_has_it"]
+    assert "AttributeError: no such layer" in one
+    assert "scores are off by up to 0.01" in other
 
 
 def test_each_pair_keeps_its_place_and_a_score_hardly_depends_on_its_neighbours(bert: Path) -> None:
