@@ -19,7 +19,7 @@ from huggingface_hub import try_to_load_from_cache
 from transformers import PreTrainedModel
 
 from sidecar.logs import log
-from sidecar.scoring import checkpoint, graph, hardware, loader, tracing
+from sidecar.scoring import checkpoint, float32_graph, graph, hardware, loader
 from sidecar.scoring.base import Scorer
 from sidecar.scoring.checkpoint import CheckpointError
 from sidecar.scoring.cross_encoder import CrossEncoder
@@ -71,15 +71,15 @@ def write(settings: ModelSettings, folder: Path) -> None:
     with tempfile.TemporaryDirectory() as scratch:  # the float32 graph is no faster than torch, so it is not kept
         exact = Path(scratch, "model.onnx")
 
-        def write_exact(form: tracing.Form) -> None:
-            tracing.write(form, model, padded(pairs[1:4], pad_id), exact)
+        def write_exact(form: float32_graph.Form) -> None:
+            float32_graph.write(form, model, padded(pairs[1:4], pad_id), exact)
             _check_equal(want, OnnxCrossEncoder(graph.open_graph(exact, settings), model, tokenizer, settings), model)
 
-        _first_possible(write_exact, tracing.forms(model))
+        _first_possible(write_exact, float32_graph.forms(model))
         _quantise(exact, folder / graph.NAME, {graph.MADE_OF: graph.digest(folder)})
 
 
-def _first_possible(write_exact: Callable[[tracing.Form], None], forms: Sequence[tracing.Form]) -> None:
+def _first_possible(write_exact: Callable[[float32_graph.Form], None], forms: Sequence[float32_graph.Form]) -> None:
     """Checkpoints differ in what a form of our own may leave out, and releases of ONNX Runtime in what they take."""
     *better, plain = forms
     for form in better:
@@ -96,11 +96,11 @@ def _check_equal(want: Scorer, got: Scorer, model: PreTrainedModel) -> None:
     try:
         found = np.concatenate([got.score(pairs), got.score(pairs[-1:])])
     except Exception as error:  # ONNX Runtime's errors have no other class in common
-        raise tracing.no_graph(model, f"its graph does not run: {tracing.first_line(error)}") from error
+        raise float32_graph.no_graph(model, f"its graph does not run: {float32_graph.first_line(error)}") from error
     expected = np.append(scores, scores[-1])
     off = np.abs(found - expected)
     if not (off <= _NEAR * np.maximum(1, np.abs(expected))).all():
-        raise tracing.no_graph(model, f"its graph's scores are off by up to {off.max():.3g} in float32")
+        raise float32_graph.no_graph(model, f"its graph's scores are off by up to {off.max():.3g} in float32")
 
 
 def backends(settings: ModelSettings, folder: Path) -> dict[str, Scorer]:
@@ -144,7 +144,7 @@ def _quantise(exact: Path, file: Path, about: dict[str, str]) -> None:
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    linear = {"op_types_to_quantize": tracing.OPERATIONS, "weight_type": QuantType.QInt8}
+    linear = {"op_types_to_quantize": float32_graph.OPERATIONS, "weight_type": QuantType.QInt8}
     with _silent_root():
         quantize_dynamic(exact, file, per_channel=True, reduce_range=True, **linear)
     made: Any = onnx.load(file)

@@ -23,7 +23,7 @@ from sidecar.deadline import Deadline
 from sidecar.loaded import LoadedModel
 from sidecar.metrics import Metrics
 from sidecar.scheduler import Scheduler
-from sidecar.scoring import checkpoint, export, hardware, loader, tracing
+from sidecar.scoring import checkpoint, export, float32_graph, hardware, loader
 from sidecar.scoring.base import Pair
 from sidecar.scoring.padding import padded
 from sidecar.settings import BUNDLED, ModelSettings
@@ -184,7 +184,7 @@ def _export(file: Path) -> Any:
     model, tokenizer = checkpoint.load(ModelSettings(), torch.device("cpu"), torch.float32)
     pairs = PairEncoder(tokenizer, 512).encode("a b", ["c d e", "f"])
     try:
-        tracing.write(tracing.Plain, model, padded(pairs, int(tokenizer.pad_token_id or 0)), file)
+        float32_graph.write(float32_graph.Plain, model, padded(pairs, int(tokenizer.pad_token_id or 0)), file)
     except checkpoint.CheckpointError as error:
         raise Unavailable(str(error)) from error
     return tokenizer

@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 
 from sidecar.cost import CostModel
 from sidecar.loaded import LoadedModel
-from sidecar.scoring import checkpoint, export, graph, loader, tracing
+from sidecar.scoring import checkpoint, export, float32_graph, graph, loader
 from sidecar.scoring.base import Pair
 from sidecar.scoring.checkpoint import CheckpointError
 from sidecar.scoring.cross_encoder import CrossEncoder
@@ -78,8 +78,8 @@ def test_the_graph_equals_torch_in_float32_and_keeps_the_order_in_int8(
 
     model, tokenizer = checkpoint.load(settings(folder, label=label), CPU, torch.float32)
     traced = exact.encode(QUERY, PASSAGES[:3])
-    for form in tracing.forms(model):
-        tracing.write(form, model, padded(traced, tokenizer.pad_token_id or 0), tmp_path / "exact.onnx")
+    for form in float32_graph.forms(model):
+        float32_graph.write(form, model, padded(traced, tokenizer.pad_token_id or 0), tmp_path / "exact.onnx")
         opened = graph.open_graph(tmp_path / "exact.onnx", settings(folder, threads=1))
         float32 = OnnxCrossEncoder(opened, model, tokenizer, settings(folder, label=label))
         np.testing.assert_allclose(float32.score(pairs), want, atol=1e-3)
@@ -103,14 +103,14 @@ def test_bert_s_attention_is_one_operation_and_weights_leave_room_for_sums_in_16
 def test_a_form_that_does_not_work_out_gives_way_to_the_model_as_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Wrong(tracing.Lean):
+    class Wrong(float32_graph.Lean):
         def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
             return super().forward(*inputs) + 0.01
 
     def unable(*_: Any) -> Any:
         raise AttributeError("no such layer")
 
-    monkeypatch.setattr(tracing, "forms", lambda _model: [unable, Wrong, tracing.Plain])
+    monkeypatch.setattr(float32_graph, "forms", lambda _model: [unable, Wrong, float32_graph.Plain])
     with capture_logs() as logs:
         folder = exported(tmp_path)
     kinds = {node.op_type for node in onnx.load(folder / graph.NAME).graph.node}
