@@ -56,7 +56,7 @@ lock: .venv/ready  ## pin what is installed now
 clean:
 	rm -rf .venv .venv-proto build *.egg-info sidecar/scoring/_amx*.so
 
-.venv/ready: pyproject.toml requirements.lock sidecar/scoring/amx.c
+.venv/ready: pyproject.toml requirements.lock sidecar/scoring/native_attention.c
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[dev]'

@@ -1,4 +1,4 @@
-"""Attention of packed pairs, each to itself alone: all at once on CUDA and AMX, else those of one width at once."""
+"""Attention of packed pairs, each to itself alone: by a kernel for all of them at once, else one width at once."""
 
 import inspect
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sidecar.scoring import amx
+from sidecar.scoring import native_attention
 from sidecar.scoring.layout import Layout
 
 
@@ -29,13 +29,13 @@ def attend(
         key, value: (T, heads, head size).
         scaling: factor of the logits.
         window: transformers' ``sliding_window``: a token sees those less than so many places away; None: all. Not for
-            a layout of ``amx``.
+            a layout of ``native``.
         first_only: whether only the first token of each pair asks.
 
     Returns:
         A tensor of the shape of ``query``.
     """
-    kernel = {"varlen": _varlen, "amx": _amx, "by_width": _by_width}[layout.kernel]
+    kernel = {"varlen": _varlen, "native": _native, "by_width": _by_width}[layout.kernel]
     return kernel(query, key, value, layout, scaling, window, first_only)
 
 
@@ -63,11 +63,11 @@ def _by_pair(rows: Tensor, width: int) -> Tensor:
     return rows.reshape(-1, width, *rows.shape[1:]).transpose(1, 2)
 
 
-def _amx(
+def _native(
     query: Tensor, key: Tensor, value: Tensor, layout: Layout, scaling: float, window: int | None, first_only: bool
 ) -> Tensor:
     """Our own kernel, for all pairs."""
-    kernel = amx.kernel()
+    kernel = native_attention.kernel()
     assert kernel is not None
     assert window is None
     return kernel.attend(query, key, value, layout, scaling, first_only=first_only)

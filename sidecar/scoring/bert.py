@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from sidecar.scoring import amx
+from sidecar.scoring import native_attention
 from sidecar.scoring.attention import attend
 from sidecar.scoring.layout import Kernel, Layout, row_lengths
 from sidecar.scoring.linear import Fused, Linear, Operations, operations
@@ -28,7 +28,7 @@ class Encoder:
     def __init__(self, base: Any, *, first_only: bool = True) -> None:
         self._base = base
         head_size = base.encoder.layer[0].attention.self.attention_head_size
-        self._on_cpu: Kernel = "amx" if amx.serves(base.device, base.dtype, head_size) else "by_width"
+        self._on_cpu: Kernel = "native" if native_attention.serves(base.device, base.dtype, head_size) else "by_width"
         self._does = operations(base.device, base.dtype)
         is_gelu = base.config.hidden_act == "gelu"
         self._taken: list[Linear] = []

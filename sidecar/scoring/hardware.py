@@ -24,7 +24,10 @@ _ROWS, _IN, _OUT = 256, 384, 1536
 _ROUNDS = 7
 _WORTH_IT = 1.1
 """So many times as fast as float32 a type with fewer digits has to be."""
-_AMX = {"amx_bf16", "amx_tile", "avx512_bf16", "avx512bw", "avx512dq", "avx512f", "avx512vl"}
+_AVX512_BF16 = {"avx512_bf16", "avx512bw", "avx512dq", "avx512f", "avx512vl"}
+_AMX = {"amx_bf16", "amx_tile"} | _AVX512_BF16
+_WITHOUT_BF16 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"}
+"""What oneDNN's variables may allow at most, of what has no AVX-512 BF16."""
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -97,13 +100,22 @@ def has_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     return bool(_flags(cpuinfo) & {"amx_bf16", "avx512_bf16"})
 
 
-def has_amx(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether the processor has what ``amx.c`` is compiled for (Intel AMX), and the environment allows it.
+def has_avx512_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether the processor has what ``native_attention.c`` is compiled for, and the environment allows it.
 
-    oneDNN's own variables are obeyed, so that one of them keeps torch and the kernel from AMX.
+    oneDNN's own variables are obeyed, so that one of them keeps torch and the kernel from the same.
     """
-    most = (os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "DEFAULT").upper()
+    return _flags(cpuinfo) >= _AVX512_BF16 and _most_allowed() not in _WITHOUT_BF16
+
+
+def has_amx(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether the processor has Intel AMX beside it, and the environment allows that as well."""
+    most = _most_allowed()
     return _flags(cpuinfo) >= _AMX and ("AMX" in most or most in ("DEFAULT", "ALL"))
+
+
+def _most_allowed() -> str:
+    return (os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "DEFAULT").upper()
 
 
 def _flags(cpuinfo: Path) -> set[str]:

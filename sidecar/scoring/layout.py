@@ -15,7 +15,7 @@ from sidecar.scoring.failures import losses_told
 
 VARLEN_ON = ("cuda",)
 """Types of devices on which attention is always ``varlen``."""
-Kernel = Literal["varlen", "amx", "by_width"]
+Kernel = Literal["varlen", "native", "by_width"]
 """What computes the attention of a row: see :mod:`sidecar.scoring.attention`."""
 _STEPS = 8
 """A CPU's row is filled up to one of so many lengths between a power of two and the next."""
@@ -71,14 +71,14 @@ class Layout:
     tokens: int
     """T, filler counted."""
     kernel: Kernel = "by_width"
-    """What the row is laid out for: ``varlen`` has neither padding nor filler, ``amx`` no padding."""
+    """What the row is laid out for: ``varlen`` has neither padding nor filler, ``native`` no padding."""
 
     @classmethod
     def of(cls, lengths: Sequence[int], device: torch.device, on_cpu: Kernel = "by_width") -> "Layout":
         """For CUDA's kernel there, for ``on_cpu`` on a CPU. Sorted lengths make for few runs of one width."""
         if device.type in VARLEN_ON:
             return cls(lengths, lengths, device, sum(lengths), "varlen")
-        widths = lengths if on_cpu == "amx" else [-(-length // VECTOR) * VECTOR for length in lengths]
+        widths = lengths if on_cpu == "native" else [-(-length // VECTOR) * VECTOR for length in lengths]
         return cls(lengths, widths, device, row_length(sum(widths)), on_cpu)
 
     @cached_property

@@ -1,4 +1,4 @@
-"""The attention kernel of CPUs with AMX against plain arithmetic, and what happens without it."""
+"""Our own attention kernel against plain arithmetic, and what happens without it."""
 
 import _ctypes
 import ctypes
@@ -8,6 +8,7 @@ import tomllib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +19,7 @@ import pytest
 import torch
 from structlog.testing import capture_logs
 
-from sidecar.scoring import amx, checkpoint, hardware
+from sidecar.scoring import checkpoint, hardware, native_attention
 from sidecar.scoring.attention import attend
 from sidecar.scoring.bi_encoder import BiEncoder
 from sidecar.scoring.layout import Layout
@@ -30,7 +31,8 @@ from tests.unit.test_packing import PASSAGES, QUERY
 CPU = torch.device("cpu")
 LENGTHS = [1, 2, 15, 16, 17, 31, 32, 33, 47, 100, 255, 256, 257, 511]
 HEADS = 3
-AMX = "amx_bf16 amx_tile avx512_bf16 avx512bw avx512dq avx512f avx512vl avx2"
+BF16 = "avx512_bf16 avx512bw avx512dq avx512f avx512vl avx2"
+AMX = f"amx_bf16 amx_tile {BF16}"
 
 
 def compiles_amx() -> bool:
@@ -42,23 +44,88 @@ def compiles_amx() -> bool:
 needs_compiler = pytest.mark.skipif(not compiles_amx(), reason="needs a C compiler that knows AMX")
 
 
+# AMX in plain C, each thread with tiles of its own, for processors without it.
+EMULATED = """
+#include <immintrin.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+static _Thread_local struct { uint16_t halves[16][32]; float sums[16][16]; } tiles[3];
+static float widened(uint16_t half) { uint32_t bits = (uint32_t)half << 16; float x; memcpy(&x, &bits, 4); return x; }
+static void loaded(int t, const void *from, long stride) {
+    for (int r = 0; r < 16; r++) memcpy(tiles[t].halves[r], (const char *)from + r * stride, 64);
+}
+static void stored(int t, void *to, long stride) {
+    for (int r = 0; r < 16; r++) memcpy((char *)to + r * stride, tiles[t].sums[r], 64);
+}
+static void multiplied(int to, int a, int b) {
+    for (int r = 0; r < 16; r++)
+        for (int n = 0; n < 16; n++)
+            for (int k = 0; k < 32; k++)
+                tiles[to].sums[r][n] += widened(tiles[a].halves[r][k]) * widened(tiles[b].halves[k / 2][2 * n + k % 2]);
+}
+#undef _tile_zero
+#undef _tile_loadd
+#undef _tile_stored
+#undef _tile_dpbf16ps
+#undef _tile_loadconfig
+#undef _tile_release
+#define _tile_zero(t) memset(tiles[t].sums, 0, sizeof tiles[t].sums)
+#define _tile_loadd(t, from, stride) loaded(t, from, stride)
+#define _tile_stored(t, to, stride) stored(t, to, stride)
+#define _tile_dpbf16ps(to, left, right) multiplied(to, left, right)
+#define _tile_loadconfig(config) ((void)(config))
+#define _tile_release() ((void)0)
+#define syscall(...) 0
+"""
+
+
+@pytest.fixture(scope="module")
+def emulation(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The kernel, compiled for a processor whose AMX is :data:`EMULATED`."""
+    folder = tmp_path_factory.mktemp("emulated")
+    header, made = folder / "amx.h", folder / "emulated.so"
+    header.write_text(EMULATED)
+    source = Path(native_attention.__file__).with_suffix(".c")
+    subprocess.run(["cc", "-O3", "-shared", "-fPIC", "-include", header, "-o", made, source], check=True, timeout=60)
+    return made
+
+
 @pytest.fixture(autouse=True)
-def looked_for_anew() -> Iterator[None]:
-    amx.kernel.cache_clear()
+def _looked_for_anew() -> Iterator[None]:
+    native_attention.kernel.cache_clear()
     yield
-    amx.kernel.cache_clear()
+    native_attention.kernel.cache_clear()
+
+
+@pytest.fixture(params=["vectors", "tiles", "emulated tiles"])
+def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> native_attention.Kernel:
+    """The kernel that everything uses, for each way to multiply that can be tried here."""
+    way = request.param
+    if way == "tiles" and not hardware.has_amx():
+        pytest.skip("needs a CPU with AMX")
+    if not hardware.has_avx512_bf16() or not compiles_amx():
+        pytest.skip("needs a CPU with AVX-512 BF16, and a C compiler")
+    built = find_spec(native_attention._MODULE)
+    assert built
+    file = str(request.getfixturevalue("emulation") if way == "emulated tiles" else built.origin)
+    made = native_attention.Kernel(ctypes.CDLL(file, use_errno=True), by_tiles=way != "vectors")
+    assert made.by_tiles == (way != "vectors")
+    monkeypatch.setattr(native_attention, "kernel", lambda: made)
+    return made
 
 
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Grows with each use of the kernel."""
     used: list[int] = []
-    attends = amx.Kernel.attend
+    attends = native_attention.Kernel.attend
 
     def counted(*arguments: Any, **named: Any) -> torch.Tensor:
         used.append(1)
         return attends(*arguments, **named)
 
-    monkeypatch.setattr(amx.Kernel, "attend", counted)
+    monkeypatch.setattr(native_attention.Kernel, "attend", counted)
     return used
 
 
@@ -76,23 +143,16 @@ def plain(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: 
 
 
 @needs_compiler
-@pytest.mark.skipif(not hardware.has_amx(), reason="needs a CPU with AMX")
-def test_where_there_are_amx_and_a_compiler_the_kernel_was_built() -> None:
-    assert amx.kernel()
-
-
-def needs_kernel() -> amx.Kernel:
-    found = amx.kernel()
-    if found is None:
-        pytest.skip("needs a CPU with AMX, and a C compiler when the package is installed")
-    return found
+@pytest.mark.skipif(not hardware.has_avx512_bf16(), reason="needs a CPU with AVX-512 BF16")
+def test_where_there_are_the_instructions_and_a_compiler_the_kernel_was_built() -> None:
+    assert native_attention.kernel()
 
 
 @pytest.mark.parametrize("first_only", [False, True])
 @pytest.mark.parametrize("size", [32, 64, 96])
+@pytest.mark.usefixtures("kernel")
 def test_each_token_takes_from_the_tokens_of_its_own_pair(size: int, first_only: bool) -> None:
-    needs_kernel()
-    layout = Layout.of(LENGTHS, CPU, "amx")
+    layout = Layout.of(LENGTHS, CPU, "native")
     query, key, value = projections(layout.tokens, size)
     asking = query[layout.first] if first_only else query
     got = attend(asking, key, value, layout, size**-0.5, first_only=first_only)
@@ -107,9 +167,9 @@ def test_each_token_takes_from_the_tokens_of_its_own_pair(size: int, first_only:
     assert not filler.any()
 
 
+@pytest.mark.usefixtures("kernel")
 def test_it_is_about_as_near_to_exact_arithmetic_as_torchs_own_kernel() -> None:
-    needs_kernel()
-    tight, padded = Layout.of([96] * 4, CPU, "amx"), Layout.of([96] * 4, CPU)
+    tight, padded = Layout.of([96] * 4, CPU, "native"), Layout.of([96] * 4, CPU)
     query, key, value = projections(tight.tokens, 32)
     ours, torchs = (attend(query, key, value, layout, 0.2).float() for layout in (tight, padded))
     pairs = [slice(start, start + 96) for start in range(0, 4 * 96, 96)]
@@ -118,9 +178,9 @@ def test_it_is_about_as_near_to_exact_arithmetic_as_torchs_own_kernel() -> None:
 
 
 @pytest.mark.parametrize("spread", [1e-6, 40.0])
+@pytest.mark.usefixtures("kernel")
 def test_weights_are_right_however_steep(spread: float) -> None:
-    needs_kernel()
-    layout = Layout.of([5, 70], CPU, "amx")
+    layout = Layout.of([5, 70], CPU, "native")
     query, key, value = projections(layout.tokens, 32, spread)
     got = attend(query, key, value, layout, 1.0).float()
     for own in (slice(0, 5), slice(5, 75)):
@@ -129,9 +189,9 @@ def test_weights_are_right_however_steep(spread: float) -> None:
 
 
 @pytest.mark.parametrize("size", [1e3, 1e9, 1e12])
+@pytest.mark.usefixtures("kernel")
 def test_equal_logits_of_any_size_weigh_the_same(size: float) -> None:
-    needs_kernel()
-    layout = Layout.of([17, 40], CPU, "amx")
+    layout = Layout.of([17, 40], CPU, "native")
     _, _, value = projections(layout.tokens, 32)
     root = torch.full_like(value, (size / 32) ** 0.5)
     got = attend(root, root, value, layout, 1.0).float()
@@ -139,9 +199,9 @@ def test_equal_logits_of_any_size_weigh_the_same(size: float) -> None:
         torch.testing.assert_close(got[own], value[own].float().mean(0).expand(got[own].shape), rtol=0.01, atol=0.01)
 
 
+@pytest.mark.usefixtures("kernel")
 def test_what_is_not_a_number_stays_in_its_own_pair() -> None:
-    needs_kernel()
-    layout = Layout.of([20, 17, 3], CPU, "amx")
+    layout = Layout.of([20, 17, 3], CPU, "native")
     query, key, value = projections(layout.tokens, 32)
     want = attend(query, key, value, layout, 0.2)
     for rows in (query, key, value):
@@ -152,9 +212,10 @@ def test_what_is_not_a_number_stays_in_its_own_pair() -> None:
     assert torch.equal(got[others], want[others])
 
 
-def test_any_number_of_threads_computes_the_same_also_several_calls_at_once() -> None:
-    kernel = needs_kernel()
-    layout = Layout.of(LENGTHS, CPU, "amx")
+def test_any_number_of_threads_computes_the_same_also_several_calls_at_once(
+    kernel: native_attention.Kernel,
+) -> None:
+    layout = Layout.of(LENGTHS, CPU, "native")
     query, key, value = projections(layout.tokens, 32)
 
     def run(_: int = 0) -> torch.Tensor:
@@ -171,24 +232,24 @@ def test_any_number_of_threads_computes_the_same_also_several_calls_at_once() ->
         assert all(torch.equal(got, want) for got in pool.map(run, range(40)))
 
 
+@pytest.mark.usefixtures("kernel")
 def test_parts_that_lie_apart_within_a_token_are_brought_together() -> None:
-    needs_kernel()
-    layout = Layout.of([20], CPU, "amx")
+    layout = Layout.of([20], CPU, "native")
     apart = torch.randn(layout.tokens, 32, HEADS).bfloat16().transpose(1, 2)
     together = apart.contiguous()
     got, want = (attend(rows, rows, rows, layout, 0.2) for rows in (apart, together))
     assert torch.equal(got, want)
 
 
+@pytest.mark.usefixtures("kernel")
 def test_the_bundled_model_scores_as_with_torchs_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    needs_kernel()
     used = calls(monkeypatch)
     ours = scorer(BUNDLED, torch.bfloat16)  # type: ignore[arg-type]
     pairs = ours.encode(QUERY, PASSAGES)
     got = ours.score(pairs)
     assert used
     used.clear()
-    monkeypatch.setattr(amx, "kernel", lambda: None)
+    monkeypatch.setattr(native_attention, "kernel", lambda: None)
     other = scorer(BUNDLED, torch.bfloat16)  # type: ignore[arg-type]
     assert (ours.packed, other.packed) == (True, True)
     np.testing.assert_allclose(got, other.score(pairs), atol=0.1)
@@ -196,13 +257,13 @@ def test_the_bundled_model_scores_as_with_torchs_kernel(monkeypatch: pytest.Monk
     assert not used
 
 
+@pytest.mark.usefixtures("kernel")
 def test_a_bi_encoder_gives_the_cosines_of_torchs_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    needs_kernel()
     folder = checkpoints.build(tmp_path, head=False, hidden_size=64, num_attention_heads=2)
     settings = ModelSettings(kind="bi_encoder", checkpoint=str(folder))
     used, cosines = calls(monkeypatch), []
-    for kernel in (amx.kernel, lambda: None):
-        monkeypatch.setattr(amx, "kernel", kernel)
+    for kernel in (native_attention.kernel, lambda: None):
+        monkeypatch.setattr(native_attention, "kernel", kernel)
         model = BiEncoder(*checkpoint.load_encoder(settings, CPU, torch.bfloat16), settings)
         assert model.packed
         cosines.append(model.score(model.encode(QUERY, PASSAGES)))
@@ -215,60 +276,70 @@ def test_a_bi_encoder_gives_the_cosines_of_torchs_kernel(tmp_path: Path, monkeyp
 @pytest.mark.parametrize(
     ("dtype", "size", "served"), [(torch.bfloat16, 32, True), (torch.bfloat16, 48, False), (torch.float32, 32, False)]
 )
-def test_it_serves_bfloat16_in_heads_of_whole_tile_rows(dtype: torch.dtype, size: int, served: bool) -> None:
-    needs_kernel()
-    assert amx.serves(CPU, dtype, size) == served
-    assert not amx.serves(torch.device("cuda"), dtype, size)
+@pytest.mark.usefixtures("kernel")
+def test_it_serves_bfloat16_in_heads_of_whole_block_rows(dtype: torch.dtype, size: int, served: bool) -> None:
+    assert native_attention.serves(CPU, dtype, size) == served
+    assert not native_attention.serves(torch.device("cuda"), dtype, size)
 
 
 @pytest.mark.parametrize(
     ("flags", "environment", "has"),
     [
-        (AMX, {}, True),
-        (AMX, {"ONEDNN_MAX_CPU_ISA": ""}, True),
-        (AMX, {"ONEDNN_MAX_CPU_ISA": "ALL", "DNNL_MAX_CPU_ISA": "AVX2"}, True),
-        (AMX, {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_AMX"}, True),
-        (AMX, {"ONEDNN_MAX_CPU_ISA": "avx512_core_bf16"}, False),
-        (AMX, {"DNNL_MAX_CPU_ISA": "AVX2"}, False),
-        (AMX.replace("avx512vl ", ""), {}, False),
-        ("avx512_bf16 avx512f", {}, False),
+        (AMX, {}, (True, True)),
+        (AMX, {"ONEDNN_MAX_CPU_ISA": ""}, (True, True)),
+        (AMX, {"ONEDNN_MAX_CPU_ISA": "ALL", "DNNL_MAX_CPU_ISA": "AVX2"}, (True, True)),
+        (AMX, {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_AMX"}, (True, True)),
+        (AMX, {"ONEDNN_MAX_CPU_ISA": "avx512_core_bf16"}, (True, False)),
+        (AMX, {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_VNNI"}, (False, False)),
+        (AMX, {"DNNL_MAX_CPU_ISA": "AVX2"}, (False, False)),
+        (BF16, {}, (True, False)),
+        (BF16, {"ONEDNN_MAX_CPU_ISA": "avx2_vnni_2"}, (False, False)),
+        (AMX.replace("avx512vl ", ""), {}, (False, False)),
+        ("avx512_bf16 avx512f", {}, (False, False)),
     ],
 )
-def test_amx_is_used_where_the_processor_has_it_and_the_environment_lets_onednn(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str, environment: dict[str, str], has: bool
+def test_what_the_processor_has_is_used_where_the_environment_lets_onednn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str, environment: dict[str, str], has: tuple[bool, bool]
 ) -> None:
     (tmp_path / "cpuinfo").write_text(f"flags\t\t: {flags}\n")
     for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert hardware.has_amx(tmp_path / "cpuinfo") == has
+    assert (hardware.has_avx512_bf16(tmp_path / "cpuinfo"), hardware.has_amx(tmp_path / "cpuinfo")) == has
 
 
 def test_without_the_compiled_kernel_torchs_serves_and_the_log_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hardware, "has_amx", lambda: True)
-    monkeypatch.setattr(amx, "find_spec", lambda _name: None)
+    monkeypatch.setattr(hardware, "has_avx512_bf16", lambda: True)
+    monkeypatch.setattr(native_attention, "find_spec", lambda _name: None)
     with capture_logs() as logs:
-        assert not amx.serves(CPU, torch.bfloat16, 32)
-        assert not amx.serves(CPU, torch.bfloat16, 32)
-    assert [entry["event"] for entry in logs] == ["amx_kernel_missing"]
+        assert not native_attention.serves(CPU, torch.bfloat16, 32)
+        assert not native_attention.serves(CPU, torch.bfloat16, 32)
+    assert [entry["event"] for entry in logs] == ["native_attention_missing"]
 
 
-def library(task_bytes: int = ctypes.sizeof(amx._Attention), permission: int = 0) -> Any:
+def library(task_bytes: int = ctypes.sizeof(native_attention._Attention), permission: int = 0) -> Any:
     """Stands in for what was compiled, and computes nothing."""
     return SimpleNamespace(
-        sidecar_amx_attend=Mock(),
-        sidecar_amx_scratch_bytes=Mock(return_value=64),
-        sidecar_amx_task_bytes=Mock(return_value=task_bytes),
-        sidecar_amx_request_permission=Mock(return_value=permission),
+        sidecar_attend=Mock(),
+        sidecar_attention_scratch_bytes=Mock(return_value=64),
+        sidecar_attention_task_bytes=Mock(return_value=task_bytes),
+        sidecar_request_tiles=Mock(return_value=permission),
     )
+
+
+def test_where_tiles_are_not_permitted_vectors_serve_and_the_log_says_so() -> None:
+    with capture_logs() as logs:
+        assert not native_attention.Kernel(library(permission=-1), by_tiles=True).by_tiles
+        assert not native_attention.Kernel(library(permission=-1), by_tiles=False).by_tiles
+        assert native_attention.Kernel(library(), by_tiles=True).by_tiles
+    assert [entry["event"] for entry in logs] == ["amx_not_permitted"]
 
 
 @pytest.mark.parametrize(
     ("changed", "reason"),
     [
-        ({"task_bytes": 8}, "another version of amx.c"),
-        ({"permission": -1}, "not permitted"),
+        ({"task_bytes": 8}, "another version of native_attention.c"),
         ({}, "numbers are wrong"),
     ],
 )
@@ -283,27 +354,27 @@ def test_a_kernel_that_does_not_work_here_is_left_alone_and_the_log_says_why(
 
 def refused(monkeypatch: pytest.MonkeyPatch, file: str) -> str:
     """Why the file is not used, as the log says."""
-    monkeypatch.setattr(hardware, "has_amx", lambda: True)
-    monkeypatch.setattr(amx, "find_spec", lambda name: ModuleSpec(name, None, origin=file))
+    monkeypatch.setattr(hardware, "has_avx512_bf16", lambda: True)
+    monkeypatch.setattr(native_attention, "find_spec", lambda name: ModuleSpec(name, None, origin=file))
     with capture_logs() as logs:
-        assert amx.kernel() is None
-    assert [(entry["event"], entry["file"]) for entry in logs] == [("amx_kernel_unusable", file)]
+        assert native_attention.kernel() is None
+    assert [(entry["event"], entry["file"]) for entry in logs] == [("native_attention_unusable", file)]
     return str(logs[0]["reason"])
 
 
 def test_another_file_is_left_alone_and_the_log_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "no_library.so").write_text("no library")
     assert "no_library.so" in refused(monkeypatch, str(tmp_path / "no_library.so"))
-    amx.kernel.cache_clear()
-    assert "sidecar_amx_attend" in refused(monkeypatch, _ctypes.__file__)
+    native_attention.kernel.cache_clear()
+    assert "sidecar_attend" in refused(monkeypatch, _ctypes.__file__)
 
 
 @needs_compiler
 @pytest.mark.parametrize("target", ["this one", "another"])
 def test_it_compiles_without_a_warning_also_for_other_processors(tmp_path: Path, target: str) -> None:
-    source, root = Path(amx.__file__).with_suffix(".c"), Path(__file__).parents[2]
+    source, root = Path(native_attention.__file__).with_suffix(".c"), Path(__file__).parents[2]
     (extension,) = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["ext-modules"]
     assert root / extension["sources"][0] == source
     flags = [*extension["extra-compile-args"], "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-shared", "-fPIC"]
     other = ["-U__x86_64__"] if target == "another" else []
-    subprocess.run(["cc", *flags, *other, "-o", str(tmp_path / "amx.so"), str(source)], check=True, timeout=60)
+    subprocess.run(["cc", *flags, *other, "-o", str(tmp_path / "native.so"), str(source)], check=True, timeout=60)

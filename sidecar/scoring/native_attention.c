@@ -1,9 +1,10 @@
-/* Attention of packed pairs in bfloat16 on a CPU with AMX: each token takes from the tokens of its own pair.
+/* Attention of packed pairs in bfloat16 on a CPU with AVX-512 BF16: each token takes from the tokens of its own pair.
  *
- * One head of one pair is an item of work; 16 queries of it at a time: logits by tile products, softmax row by row, and
- * the weighted values by tile products again. A tile has 16 rows of 64 bytes. The right factor of a product is in VNNI
- * layout: lane n of row k holds elements (2k, n) and (2k + 1, n), as TDPBF16PS wants them (Intel, "Intel Architecture
- * Instruction Set Extensions and Future Features", chapter 3).
+ * One head of one pair is an item of work; 16 queries of it at a time: logits by products of blocks, softmax row by row,
+ * and the weighted values by products of blocks again. With AMX a product is one of tiles, else one of dot products of
+ * vectors; both take the same blocks. A block has 16 rows of 64 bytes. The right factor of a product is in VNNI layout:
+ * lane n of row k holds elements (2k, n) and (2k + 1, n), as TDPBF16PS and VDPBF16PS want them (Intel, "Intel
+ * Architecture Instruction Set Extensions and Future Features", chapter 3).
  *
  * Logits and sums are float32; weights are rounded to bfloat16 before they meet the values, as torch's kernel does.
  * Nothing is allocated here and no thread is made: Python gives the scratch, the OpenMP that torch uses the threads.
@@ -19,47 +20,49 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* hardware.has_amx asks for the same. */
+/* hardware.has_avx512_bf16 and hardware.has_amx ask for the same. */
+#define ON_AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")))
 #define ON_AMX __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,amx-tile,amx-bf16")))
 
 enum {
-    ROWS = 16,  /* of a tile */
-    LANES = 16, /* floats, or pairs of bfloat16, in a row of a tile or a vector */
-    DEPTH = 32, /* bfloat16 in a row of a tile */
-    TILE = ROWS * LANES,
+    ROWS = 16,  /* of a block */
+    LANES = 16, /* floats, or pairs of bfloat16, in a row of a block or a vector */
+    DEPTH = 32, /* bfloat16 in a row of a block */
+    BLOCK = ROWS * LANES,
     ARCH_REQ_XCOMP_PERM = 0x1023, /* of arch_prctl(2) */
     XFEATURE_XTILEDATA = 18,
 };
 
 typedef uint16_t bf16;
 
-typedef struct { /* _Attention of sidecar/scoring/amx.py: the same fields in the same order */
+typedef struct { /* _Attention of sidecar/scoring/native_attention.py: the same fields in the same order */
     const bf16 *query, *key, *value; /* (rows, heads, head_size) each; heads and elements of a row are contiguous */
     bf16 *out;
     int64_t query_stride, key_stride, value_stride, out_stride; /* elements from row to row */
     const int64_t *starts, *lengths; /* of each pair: row of its first token, and its tokens */
     int64_t pairs, heads, head_size, longest;
     int64_t first_only; /* whether row p of query and out is the first token of pair p */
+    int64_t by_tiles;   /* whether products are those of AMX */
     float scale;        /* factor of the logits, above 0 */
-    char *scratch;      /* of each thread sidecar_amx_scratch_bytes, aligned to 64 */
+    char *scratch;      /* of each thread sidecar_attention_scratch_bytes, aligned to 64 */
     atomic_llong next_thread, next_item; /* 0 at first */
 } Attention;
 
 typedef struct { /* what a thread works in, by rows of `width`, the tokens of a pair rounded up to DEPTH */
-    int32_t *keys, *values; /* tiles: by (16 tokens, 32 elements), and by (32 tokens, 16 elements) */
+    int32_t *keys, *values; /* blocks: by (16 tokens, 32 elements), and by (32 tokens, 16 elements) */
     float *logits, *mixed, *inverse_sum; /* (ROWS, width), (ROWS, head_size), (ROWS,) */
     bf16 *weights, *queries; /* (ROWS, width), (ROWS, head_size) */
 } Scratch;
 
 static int64_t round_up_to_depth(int64_t tokens) { return (tokens + DEPTH - 1) / DEPTH * DEPTH; }
 
-int64_t sidecar_amx_task_bytes(void) { return sizeof(Attention); }
+int64_t sidecar_attention_task_bytes(void) { return sizeof(Attention); }
 
 /* Scratch of a thread for pairs of up to `longest` tokens: a multiple of 64, since head_size is one of DEPTH. */
-int64_t sidecar_amx_scratch_bytes(int64_t longest, int64_t head_size) {
+int64_t sidecar_attention_scratch_bytes(int64_t longest, int64_t head_size) {
     const int64_t width = round_up_to_depth(longest);
-    const int64_t tiles = 2 * width * head_size, block = ROWS * (width + head_size);
-    return tiles * (int64_t)sizeof(bf16) + (block + ROWS) * (int64_t)sizeof(float) + block * (int64_t)sizeof(bf16);
+    const int64_t blocks = 2 * width * head_size, block = ROWS * (width + head_size);
+    return blocks * (int64_t)sizeof(bf16) + (block + ROWS) * (int64_t)sizeof(float) + block * (int64_t)sizeof(bf16);
 }
 
 static Scratch scratch_at(char *memory, int64_t longest, int64_t head_size) {
@@ -72,18 +75,18 @@ static Scratch scratch_at(char *memory, int64_t longest, int64_t head_size) {
     s.inverse_sum = s.mixed + ROWS * head_size;
     s.weights = (bf16 *)(s.inverse_sum + ROWS);
     s.queries = s.weights + ROWS * width;
-    /* Tile loads read all 16 rows, also of a block with fewer queries: never what was not written. */
+    /* Products read all 16 rows, also of a block with fewer queries: never what was not written. */
     memset(s.weights, 0, ROWS * width * sizeof(bf16));
     memset(s.queries, 0, ROWS * head_size * sizeof(bf16));
     return s;
 }
 
-ON_AMX static inline __m512i lane_numbers(void) {
+ON_AVX512 static inline __m512i lane_numbers(void) {
     return _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
 }
 
-/* A tile in VNNI layout of 16 keys, turned: `count` rows of 32 elements, 0 for the others. */
-ON_AMX static void transpose_keys(const bf16 *keys, int64_t stride, int64_t count, int32_t *tile) {
+/* A block in VNNI layout of 16 keys, turned: `count` rows of 32 elements, 0 for the others. */
+ON_AVX512 static void transpose_keys(const bf16 *keys, int64_t stride, int64_t count, int32_t *block) {
     const __m512i lane = lane_numbers();
     __m512i row[ROWS];
     for (int i = 0; i < ROWS; i++)
@@ -101,12 +104,12 @@ ON_AMX static void transpose_keys(const bf16 *keys, int64_t stride, int64_t coun
                 row[i + step] = _mm512_permutex2var_epi32(above, right, below);
             }
     }
-    for (int i = 0; i < ROWS; i++) _mm512_store_si512(tile + LANES * i, row[i]);
+    for (int i = 0; i < ROWS; i++) _mm512_store_si512(block + LANES * i, row[i]);
 }
 
-/* Tiles in VNNI layout of 32 values, one for each 16 elements: `count` rows, 0 for the others. */
-ON_AMX static void interleave_values(const bf16 *values, int64_t stride, int64_t count, int64_t head_size,
-                                     int32_t *tiles) {
+/* Blocks in VNNI layout of 32 values, one for each 16 elements: `count` rows, 0 for the others. */
+ON_AVX512 static void interleave_values(const bf16 *values, int64_t stride, int64_t count, int64_t head_size,
+                                        int32_t *blocks) {
     /* Each lane: an element of the even row, and the same of the odd one, whose indices begin at DEPTH. */
     const __m512i lane = lane_numbers();
     const __m512i low = _mm512_or_si512(lane, _mm512_slli_epi32(_mm512_add_epi32(lane, _mm512_set1_epi32(DEPTH)), 16));
@@ -116,28 +119,48 @@ ON_AMX static void interleave_values(const bf16 *values, int64_t stride, int64_t
             const bf16 *row = values + 2 * k * stride + at;
             const __m512i even = 2 * k < count ? _mm512_loadu_si512(row) : _mm512_setzero_si512();
             const __m512i odd = 2 * k + 1 < count ? _mm512_loadu_si512(row + stride) : _mm512_setzero_si512();
-            int32_t *tile = tiles + at / LANES * TILE + LANES * k;
-            _mm512_store_si512(tile, _mm512_permutex2var_epi16(even, low, odd));
-            _mm512_store_si512(tile + TILE, _mm512_permutex2var_epi16(even, high, odd));
+            int32_t *block = blocks + at / LANES * BLOCK + LANES * k;
+            _mm512_store_si512(block, _mm512_permutex2var_epi16(even, low, odd));
+            _mm512_store_si512(block + BLOCK, _mm512_permutex2var_epi16(even, high, odd));
         }
 }
 
-/* out (16, 16) = rows (16, 32 * steps) times `steps` tiles, `tile_stride` int32 from one to the next. */
-ON_AMX static inline void multiply(const bf16 *rows, int64_t stride, const int32_t *tiles, int64_t tile_stride,
-                                   int64_t steps, float *out, int64_t out_stride) {
+/* out (16, 16) = rows (16, 32 * steps) times `steps` blocks, `block_stride` int32 from one to the next. */
+typedef void Multiply(const bf16 *rows, int64_t stride, const int32_t *blocks, int64_t block_stride, int64_t steps,
+                      float *out, int64_t out_stride);
+
+ON_AMX static void multiply_by_tiles(const bf16 *rows, int64_t stride, const int32_t *blocks, int64_t block_stride,
+                                     int64_t steps, float *out, int64_t out_stride) {
     __asm__ volatile("" ::: "memory"); /* gcc does not know that a tile is loaded from memory */
     _tile_zero(0);
     for (int64_t step = 0; step < steps; step++) {
         _tile_loadd(1, rows + DEPTH * step, stride * (int64_t)sizeof(bf16));
-        _tile_loadd(2, tiles + tile_stride * step, LANES * (int64_t)sizeof(int32_t));
+        _tile_loadd(2, blocks + block_stride * step, LANES * (int64_t)sizeof(int32_t));
         _tile_dpbf16ps(0, 1, 2);
     }
     _tile_stored(0, out, out_stride * (int64_t)sizeof(float));
 }
 
+ON_AVX512 static void multiply_by_vectors(const bf16 *rows, int64_t stride, const int32_t *blocks,
+                                          int64_t block_stride, int64_t steps, float *out, int64_t out_stride) {
+    __m512 sums[ROWS]; /* in registers, where the loops over rows are unrolled */
+    for (int r = 0; r < ROWS; r++) sums[r] = _mm512_setzero_ps();
+    for (int64_t step = 0; step < steps; step++)
+        for (int k = 0; k < ROWS; k++) {
+            const __m512bh right = (__m512bh)_mm512_load_si512(blocks + block_stride * step + LANES * k);
+#pragma GCC unroll 16
+            for (int r = 0; r < ROWS; r++) {
+                int32_t two; /* elements of the row */
+                memcpy(&two, rows + r * stride + DEPTH * step + 2 * k, sizeof(two));
+                sums[r] = _mm512_dpbf16_ps(sums[r], (__m512bh)_mm512_set1_epi32(two), right);
+            }
+        }
+    for (int r = 0; r < ROWS; r++) _mm512_store_ps(out + r * out_stride, sums[r]);
+}
+
 /* 2^x. The minimax polynomial of degree 3 for 2^f, 0 <= f < 1, fitted by reweighted least squares: relative error at
  * most 7.5e-5, where bfloat16 rounds by 2e-3. */
-ON_AMX static inline __m512 exp2_ps(__m512 x) {
+ON_AVX512 static inline __m512 exp2_ps(__m512 x) {
     const __m512 fraction = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF);
     __m512 p = _mm512_set1_ps(0.0780245236f);
     p = _mm512_fmadd_ps(p, fraction, _mm512_set1_ps(0.226067163f));
@@ -147,7 +170,7 @@ ON_AMX static inline __m512 exp2_ps(__m512 x) {
 }
 
 /* Softmax of `count` rows of logits: exponentials to weights, 0 behind `length`; one over their sum to inverse_sum. */
-ON_AMX static void softmax_rows(const Scratch *s, int64_t count, int64_t length, int64_t width, float scale) {
+ON_AVX512 static void softmax_rows(const Scratch *s, int64_t count, int64_t length, int64_t width, float scale) {
     const __m512 by = _mm512_set1_ps(scale * 1.44269504f); /* log2(e) */
     const int64_t whole = length / LANES * LANES;
     const __mmask16 rest = (__mmask16)((1u << (length - whole)) - 1);
@@ -171,7 +194,7 @@ ON_AMX static void softmax_rows(const Scratch *s, int64_t count, int64_t length,
     }
 }
 
-ON_AMX static void write_out(const Scratch *s, int64_t count, int64_t head_size, bf16 *out, int64_t stride) {
+ON_AVX512 static void write_out(const Scratch *s, int64_t count, int64_t head_size, bf16 *out, int64_t stride) {
     for (int64_t r = 0; r < count; r++) {
         const __m512 by = _mm512_set1_ps(s->inverse_sum[r]);
         for (int64_t at = 0; at < head_size; at += LANES) {
@@ -181,38 +204,39 @@ ON_AMX static void write_out(const Scratch *s, int64_t count, int64_t head_size,
     }
 }
 
-ON_AMX static void load_keys_and_values(const Attention *a, const Scratch *s, int64_t pair, int64_t head) {
+ON_AVX512 static void load_keys_and_values(const Attention *a, const Scratch *s, int64_t pair, int64_t head) {
     const int64_t size = a->head_size, length = a->lengths[pair], start = a->starts[pair];
     const bf16 *key = a->key + start * a->key_stride + head * size;
     const bf16 *value = a->value + start * a->value_stride + head * size;
-    int32_t *tile = s->keys;
+    int32_t *block = s->keys;
     for (int64_t k = 0; k < length; k += ROWS)
-        for (int64_t at = 0; at < size; at += DEPTH, tile += TILE)
-            transpose_keys(key + k * a->key_stride + at, a->key_stride, length - k, tile);
+        for (int64_t at = 0; at < size; at += DEPTH, block += BLOCK)
+            transpose_keys(key + k * a->key_stride + at, a->key_stride, length - k, block);
     for (int64_t k = 0; k < length; k += DEPTH)
         interleave_values(value + k * a->value_stride, a->value_stride, length - k, size,
-                          s->values + k / DEPTH * (size / LANES) * TILE);
+                          s->values + k / DEPTH * (size / LANES) * BLOCK);
 }
 
 /* `count` queries of a head, at most ROWS of them, and where their results go. */
-ON_AMX static void attend_block(const Attention *a, const Scratch *s, int64_t length, int64_t count, const bf16 *query,
+ON_AVX512 static void attend_block(const Attention *a, const Scratch *s, int64_t length, int64_t count, const bf16 *query,
                                 bf16 *out) {
     const int64_t size = a->head_size, width = round_up_to_depth(length);
-    const int64_t deep = size / DEPTH, wide = size / LANES; /* tiles that hold a key, and a value */
+    const int64_t deep = size / DEPTH, wide = size / LANES; /* blocks that hold a key, and a value */
+    Multiply *multiply = a->by_tiles ? multiply_by_tiles : multiply_by_vectors;
     int64_t stride = a->query_stride;
-    if (count < ROWS) { /* a tile reads 16 rows, whatever lies behind those of the pair */
+    if (count < ROWS) { /* a product reads 16 rows, whatever lies behind those of the pair */
         for (int64_t i = 0; i < count; i++) memcpy(s->queries + i * size, query + i * stride, size * sizeof(bf16));
         query = s->queries, stride = size;
     }
     for (int64_t k = 0; k < length; k += LANES)
-        multiply(query, stride, s->keys + k / LANES * deep * TILE, TILE, deep, s->logits + k, width);
+        multiply(query, stride, s->keys + k / LANES * deep * BLOCK, BLOCK, deep, s->logits + k, width);
     softmax_rows(s, count, length, width, a->scale);
     for (int64_t w = 0; w < wide; w++)
-        multiply(s->weights, width, s->values + w * TILE, wide * TILE, width / DEPTH, s->mixed + w * LANES, size);
+        multiply(s->weights, width, s->values + w * BLOCK, wide * BLOCK, width / DEPTH, s->mixed + w * LANES, size);
     write_out(s, count, size, out, a->out_stride);
 }
 
-ON_AMX static void attend(const Attention *a, const Scratch *s, int64_t pair, int64_t head) {
+ON_AVX512 static void attend(const Attention *a, const Scratch *s, int64_t pair, int64_t head) {
     const int64_t length = a->lengths[pair], at = head * a->head_size;
     const int64_t queries = a->first_only ? 1 : length, first = a->first_only ? pair : a->starts[pair];
     load_keys_and_values(a, s, pair, head);
@@ -228,28 +252,31 @@ static const struct {
     uint8_t rows[16];
 } TILES = {1, 0, {0}, {64, 64, 64}, {ROWS, ROWS, ROWS}};
 
+ON_AMX static void begin_tiles(void) { _tile_loadconfig(&TILES); }
+ON_AMX static void end_tiles(void) { _tile_release(); }
+
 /* What each thread does: items of work, the last pairs first, which are the longest where pairs are sorted. */
-ON_AMX static void work(void *task) {
+ON_AVX512 static void work(void *task) {
     Attention *a = task;
-    const int64_t bytes = sidecar_amx_scratch_bytes(a->longest, a->head_size);
+    const int64_t bytes = sidecar_attention_scratch_bytes(a->longest, a->head_size);
     const Scratch s = scratch_at(a->scratch + bytes * atomic_fetch_add(&a->next_thread, 1), a->longest, a->head_size);
-    _tile_loadconfig(&TILES);
+    if (a->by_tiles) begin_tiles();
     while (1) {
         const int64_t item = a->pairs * a->heads - 1 - atomic_fetch_add(&a->next_item, 1);
         if (item < 0) break;
         attend(a, &s, item / a->heads, item % a->heads);
     }
-    _tile_release();
+    if (a->by_tiles) end_tiles();
 }
 
 typedef void Parallel(void (*)(void *), void *, unsigned threads, unsigned flags); /* GOMP_parallel */
 
-void sidecar_amx_attend(Attention *task, Parallel *parallel, unsigned threads) { parallel(work, task, threads, 0); }
+void sidecar_attend(Attention *task, Parallel *parallel, unsigned threads) { parallel(work, task, threads, 0); }
 
 /* Ask the operating system for tiles, for all threads of this process; 0, or -1 and errno. */
-int sidecar_amx_request_permission(void) { return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA); }
+int sidecar_request_tiles(void) { return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA); }
 
 #else
-/* For other processors, so that the file compiles everywhere; amx.py does not look for it there. */
-int sidecar_amx_request_permission(void) { return -1; }
+/* For other processors, so that the file compiles everywhere; native_attention.py does not look for it there. */
+int sidecar_request_tiles(void) { return -1; }
 #endif
