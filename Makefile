@@ -54,9 +54,9 @@ lock: .venv/ready  ## pin what is installed now
 	$(BIN)/python -m pip freeze --exclude-editable > requirements.lock
 
 clean:
-	rm -rf .venv .venv-proto build *.egg-info sidecar/scoring/_amx*.so
+	rm -rf .venv .venv-proto build *.egg-info sidecar/scoring/_native_attention*.so
 
-.venv/ready: pyproject.toml requirements.lock sidecar/scoring/native_attention.c
+.venv/ready: pyproject.toml requirements.lock $(wildcard sidecar/scoring/native/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[dev]'

@@ -67,7 +67,7 @@ def _native(
     query: Tensor, key: Tensor, value: Tensor, layout: Layout, scaling: float, window: int | None, first_only: bool
 ) -> Tensor:
     """Our own kernel, for all pairs."""
-    kernel = native_attention.kernel()
+    kernel = native_attention.kernel(query.dtype)
     assert kernel is not None
     assert window is None
     return kernel.attend(query, key, value, layout, scaling, first_only=first_only)

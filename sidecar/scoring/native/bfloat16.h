@@ -1,24 +1,17 @@
-/* Attention of packed pairs in bfloat16 on a CPU with AVX-512 BF16: each token takes from the tokens of its own pair.
+/* Attention of one head of one pair in bfloat16, on a CPU with AVX-512 BF16, 16 queries at a time.
  *
- * One head of one pair is an item of work; 16 queries of it at a time: logits by products of blocks, softmax row by row,
- * and the weighted values by products of blocks again. With AMX a product is one of tiles, else one of dot products of
- * vectors; both take the same blocks. A block has 16 rows of 64 bytes. The right factor of a product is in VNNI layout:
- * lane n of row k holds elements (2k, n) and (2k + 1, n), as TDPBF16PS and VDPBF16PS want them (Intel, "Intel
- * Architecture Instruction Set Extensions and Future Features", chapter 3).
- *
- * Logits and sums are float32; weights are rounded to bfloat16 before they meet the values, as torch's kernel does.
- * Nothing is allocated here and no thread is made: Python gives the scratch, the OpenMP that torch uses the threads.
+ * Logits by products of blocks, softmax row by row, and the weighted values by products of blocks again. With AMX a
+ * product is one of tiles, else one of dot products of vectors; both take the same blocks. A block has 16 rows of 64
+ * bytes. The right factor of a product is in VNNI layout: lane n of row k holds elements (2k, n) and (2k + 1, n), as
+ * TDPBF16PS and VDPBF16PS want them (Intel, "Intel Architecture Instruction Set Extensions and Future Features",
+ * chapter 3). Logits and sums are float32; weights are rounded to bfloat16 before they meet the values, as torch's
+ * kernel does.
  */
-#define _GNU_SOURCE
-
-#if defined(__x86_64__) && defined(__linux__)
-
 #include <immintrin.h>
-#include <stdatomic.h>
 #include <stdint.h>
 #include <string.h>
-#include <sys/syscall.h>
-#include <unistd.h>
+
+#include "attention.h"
 
 /* hardware.has_avx512_bf16 and hardware.has_amx ask for the same. */
 #define ON_AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")))
@@ -29,24 +22,9 @@ enum {
     LANES = 16, /* floats, or pairs of bfloat16, in a row of a block or a vector */
     DEPTH = 32, /* bfloat16 in a row of a block */
     BLOCK = ROWS * LANES,
-    ARCH_REQ_XCOMP_PERM = 0x1023, /* of arch_prctl(2) */
-    XFEATURE_XTILEDATA = 18,
 };
 
 typedef uint16_t bf16;
-
-typedef struct { /* _Attention of sidecar/scoring/native_attention.py: the same fields in the same order */
-    const bf16 *query, *key, *value; /* (rows, heads, head_size) each; heads and elements of a row are contiguous */
-    bf16 *out;
-    int64_t query_stride, key_stride, value_stride, out_stride; /* elements from row to row */
-    const int64_t *starts, *lengths; /* of each pair: row of its first token, and its tokens */
-    int64_t pairs, heads, head_size, longest;
-    int64_t first_only; /* whether row p of query and out is the first token of pair p */
-    int64_t by_tiles;   /* whether products are those of AMX */
-    float scale;        /* factor of the logits, above 0 */
-    char *scratch;      /* of each thread sidecar_attention_scratch_bytes, aligned to 64 */
-    atomic_llong next_thread, next_item; /* 0 at first */
-} Attention;
 
 typedef struct { /* what a thread works in, by rows of `width`, the tokens of a pair rounded up to DEPTH */
     int32_t *keys, *values; /* blocks: by (16 tokens, 32 elements), and by (32 tokens, 16 elements) */
@@ -56,10 +34,8 @@ typedef struct { /* what a thread works in, by rows of `width`, the tokens of a 
 
 static int64_t round_up_to_depth(int64_t tokens) { return (tokens + DEPTH - 1) / DEPTH * DEPTH; }
 
-int64_t sidecar_attention_task_bytes(void) { return sizeof(Attention); }
-
 /* Scratch of a thread for pairs of up to `longest` tokens: a multiple of 64, since head_size is one of DEPTH. */
-int64_t sidecar_attention_scratch_bytes(int64_t longest, int64_t head_size) {
+static int64_t bfloat16_scratch_bytes(int64_t longest, int64_t head_size) {
     const int64_t width = round_up_to_depth(longest);
     const int64_t blocks = 2 * width * head_size, block = ROWS * (width + head_size);
     return blocks * (int64_t)sizeof(bf16) + (block + ROWS) * (int64_t)sizeof(float) + block * (int64_t)sizeof(bf16);
@@ -206,8 +182,8 @@ ON_AVX512 static void write_out(const Scratch *s, int64_t count, int64_t head_si
 
 ON_AVX512 static void load_keys_and_values(const Attention *a, const Scratch *s, int64_t pair, int64_t head) {
     const int64_t size = a->head_size, length = a->lengths[pair], start = a->starts[pair];
-    const bf16 *key = a->key + start * a->key_stride + head * size;
-    const bf16 *value = a->value + start * a->value_stride + head * size;
+    const bf16 *key = (const bf16 *)a->key + start * a->key_stride + head * size;
+    const bf16 *value = (const bf16 *)a->value + start * a->value_stride + head * size;
     int32_t *block = s->keys;
     for (int64_t k = 0; k < length; k += ROWS)
         for (int64_t at = 0; at < size; at += DEPTH, block += BLOCK)
@@ -222,7 +198,7 @@ ON_AVX512 static void attend_block(const Attention *a, const Scratch *s, int64_t
                                 bf16 *out) {
     const int64_t size = a->head_size, width = round_up_to_depth(length);
     const int64_t deep = size / DEPTH, wide = size / LANES; /* blocks that hold a key, and a value */
-    Multiply *multiply = a->by_tiles ? multiply_by_tiles : multiply_by_vectors;
+    Multiply *multiply = a->way == BY_TILES ? multiply_by_tiles : multiply_by_vectors;
     int64_t stride = a->query_stride;
     if (count < ROWS) { /* a product reads 16 rows, whatever lies behind those of the pair */
         for (int64_t i = 0; i < count; i++) memcpy(s->queries + i * size, query + i * stride, size * sizeof(bf16));
@@ -236,13 +212,15 @@ ON_AVX512 static void attend_block(const Attention *a, const Scratch *s, int64_t
     write_out(s, count, size, out, a->out_stride);
 }
 
-ON_AVX512 static void attend(const Attention *a, const Scratch *s, int64_t pair, int64_t head) {
+ON_AVX512 static void attend_in_bfloat16(const Attention *a, const Scratch *s, int64_t pair, int64_t head) {
     const int64_t length = a->lengths[pair], at = head * a->head_size;
     const int64_t queries = a->first_only ? 1 : length, first = a->first_only ? pair : a->starts[pair];
+    const bf16 *query = (const bf16 *)a->query + first * a->query_stride + at;
+    bf16 *out = (bf16 *)a->out + first * a->out_stride + at;
     load_keys_and_values(a, s, pair, head);
     for (int64_t done = 0; done < queries; done += ROWS)
         attend_block(a, s, length, queries - done < ROWS ? queries - done : ROWS,
-                     a->query + (first + done) * a->query_stride + at, a->out + (first + done) * a->out_stride + at);
+                     query + done * a->query_stride, out + done * a->out_stride);
 }
 
 /* Three tiles of 16 rows with 64 bytes each, as LDTILECFG reads it. */
@@ -254,29 +232,3 @@ static const struct {
 
 ON_AMX static void begin_tiles(void) { _tile_loadconfig(&TILES); }
 ON_AMX static void end_tiles(void) { _tile_release(); }
-
-/* What each thread does: items of work, the last pairs first, which are the longest where pairs are sorted. */
-ON_AVX512 static void work(void *task) {
-    Attention *a = task;
-    const int64_t bytes = sidecar_attention_scratch_bytes(a->longest, a->head_size);
-    const Scratch s = scratch_at(a->scratch + bytes * atomic_fetch_add(&a->next_thread, 1), a->longest, a->head_size);
-    if (a->by_tiles) begin_tiles();
-    while (1) {
-        const int64_t item = a->pairs * a->heads - 1 - atomic_fetch_add(&a->next_item, 1);
-        if (item < 0) break;
-        attend(a, &s, item / a->heads, item % a->heads);
-    }
-    if (a->by_tiles) end_tiles();
-}
-
-typedef void Parallel(void (*)(void *), void *, unsigned threads, unsigned flags); /* GOMP_parallel */
-
-void sidecar_attend(Attention *task, Parallel *parallel, unsigned threads) { parallel(work, task, threads, 0); }
-
-/* Ask the operating system for tiles, for all threads of this process; 0, or -1 and errno. */
-int sidecar_request_tiles(void) { return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA); }
-
-#else
-/* For other processors, so that the file compiles everywhere; native_attention.py does not look for it there. */
-int sidecar_request_tiles(void) { return -1; }
-#endif
