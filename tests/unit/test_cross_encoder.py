@@ -70,7 +70,7 @@ def test_scores_equal_the_reference_for_short_empty_and_truncated_passages(folde
     assert pairs[1].tokens < pairs[0].tokens < MAX_LENGTH
     expected = reference(folder, [QUERY] * len(PASSAGES), PASSAGES)
     assert np.ptp(expected) > 0.05  # random weights that tell passages apart
-    np.testing.assert_allclose(model.score(pairs), expected, atol=1e-5)
+    np.testing.assert_allclose(model.score(pairs), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_a_pair_scores_the_same_alone_in_any_order_and_beside_other_queries(folder: Path) -> None:
