@@ -11,8 +11,10 @@ from rich.console import Console
 from rich.progress import Progress
 
 from sidecar.cli.target import TlsCa, TlsCert, TlsKey, TlsOn, client_of
-from sidecar.cli.terminal import settings_of, stop
+from sidecar.cli.terminal import connector_of, settings_of, stop
+from sidecar.errors import InvalidRequest
 from sidecar.evaluation.judgments import JudgmentError, Judgments, read
+from sidecar.resolution import Resolver
 from sidecar.settings import Settings
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ def evaluate(
     tls_ca: TlsCa = None,
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
-    policy: Annotated[str, typer.Option(help="Policy; default: the configuration's only one, or the index's.")] = "",
+    policy: Annotated[str, typer.Option(help="Policy; default: the one that the index gets.")] = "",
     connector: Annotated[str, typer.Option(help="Connector; not needed when there is only one.")] = "",
     field: Annotated[list[str] | None, typer.Option(help="Field to match, repeatable; default: all.")] = None,
     body: Annotated[Path | None, typer.Option(help="JSON file: the app's search body, with {{query}} in it.")] = None,
@@ -76,7 +78,7 @@ def evaluate(
     with _mistakes_told():
         judged = read(judgments, queries).sampled(most, seed)
         if settings:
-            policy = policy or _only(settings)
+            policy = policy or _of_index(settings, connector, index)
             swept = variants.sweep(settings, policy, window or [], max_tokens or [], fusion or [], model or [])
             judged = judged.noting(variants.rollout_note(settings, policy))
             asked = _of_own(settings, policy, swept, question, judged, timed)
@@ -103,7 +105,7 @@ def _mistakes_told() -> Iterator[None]:
 
     try:
         yield
-    except (AskingError, JudgmentError, NotServing, VariantError) as error:
+    except (AskingError, InvalidRequest, JudgmentError, NotServing, VariantError) as error:
         stop(str(error))
 
 
@@ -154,7 +156,13 @@ def _body(file: Path | None, fields: list[str]) -> dict[str, Any]:
     return body
 
 
-def _only(settings: Settings) -> str:
-    if len(settings.policies) != 1:
-        stop(f"the configuration has several policies; name one by --policy: {', '.join(settings.policies)}")
-    return next(iter(settings.policies))
+def _of_index(settings: Settings, connector: str, index: str) -> str:
+    """The configuration's only policy, or the one that the index gets, as far as its name tells."""
+    if len(settings.policies) == 1:
+        return next(iter(settings.policies))
+    resolver, where = Resolver(settings), connector_of(settings, connector or None)
+    found = resolver.resolve(where, index, None)
+    if found.policy_name is None or resolver.must_ask(where, index, None):
+        why = found.why if found.policy_name is None else f"what {index!r} stands for is known to the engine alone"
+        stop(f"{why}; name a policy by --policy: {', '.join(settings.policies)}")
+    return found.policy_name

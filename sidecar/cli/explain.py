@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from sidecar.cli.terminal import ConfigurationFile, settings_of, stop
+from sidecar.cli.terminal import ConfigurationFile, connector_of, settings_of
 from sidecar.index_names import is_allowed
 from sidecar.policy import Plan, plan
 from sidecar.resolution import Resolver
@@ -30,7 +30,7 @@ def explain(
     With the reason, the plan of a request, and what the sidecar changes in a search's body.
     """
     settings = settings_of(file)
-    answer = explanation(settings, _connector(settings, connector), index)
+    answer = explanation(settings, connector_of(settings, connector), index)
     if as_json:
         typer.echo(json.dumps(answer, indent=2))
     else:
@@ -56,14 +56,6 @@ def explanation(settings: Settings, connector: str | None, index: str) -> dict[s
         "plan": _rows(chosen) if chosen else None,
         "body": _changes(chosen) if chosen and chosen.enabled else None,
     }
-
-
-def _connector(settings: Settings, name: str | None) -> str | None:
-    """The connector a request means; ends the command if it is not configured."""
-    names = list(settings.connectors)
-    if name is not None and name not in names:
-        stop(f"there is no connector {name!r}; the connectors are: {', '.join(names) or 'none'}")
-    return names[0] if name is None and len(names) == 1 else name
 
 
 def _rows(chosen: Plan) -> dict[str, Any]:

@@ -22,6 +22,14 @@ def settings_of(file: Path) -> Settings:
         stop(str(error))
 
 
+def connector_of(settings: Settings, name: str | None) -> str | None:
+    """The connector a request means, None where it must say; ends the command if it is not configured."""
+    names = list(settings.connectors)
+    if name is not None and name not in names:
+        stop(f"there is no connector {name!r}; the connectors are: {', '.join(names) or 'none'}")
+    return names[0] if name is None and len(names) == 1 else name
+
+
 def stop(message: str) -> NoReturn:
     """End the command because of the user's mistake."""
     typer.echo(message, err=True)

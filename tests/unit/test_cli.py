@@ -10,9 +10,11 @@ from pathlib import Path
 
 import grpc
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from sidecar.cli import app
+from sidecar.cli.eval import _of_index
 from sidecar.cli.reference import as_markdown, rows, sections
 from sidecar.cli.target import in_words
 from sidecar.configuration import load
@@ -183,6 +185,25 @@ def test_explain_without_an_index_is_a_usage_error(starter: Path) -> None:
     result = runner.invoke(app, ["explain", str(starter)])
     assert result.exit_code == 2
     assert "Missing option '--index'" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("index", "policy"), [("articles-2026", "articles"), ("books", None), ("articles-2026,books", None)]
+)
+def test_eval_takes_the_policy_that_the_index_gets(
+    starter: Path, index: str, policy: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if policy:
+        assert _of_index(load(starter), "", index) == policy
+        return
+    with pytest.raises(typer.Exit):
+        _of_index(load(starter), "", index)
+    assert capsys.readouterr().err.endswith("; name a policy by --policy: articles, everything_else\n")
+
+
+def test_eval_with_an_unknown_connector(starter: Path) -> None:
+    with pytest.raises(typer.Exit):
+        _of_index(load(starter), "mian", "articles-1")
 
 
 def test_settings_are_listed_in_the_terminal() -> None:
