@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import torch
 from huggingface_hub import try_to_load_from_cache
-from transformers import PreTrainedModel
 
 from sidecar.logs import log
 from sidecar.scoring import checkpoint, float32_graph, graph, hardware, loader
-from sidecar.scoring.base import Scorer
+from sidecar.scoring.base import Pair, Scorer, Scores
 from sidecar.scoring.checkpoint import CheckpointError
 from sidecar.scoring.cross_encoder import CrossEncoder
+from sidecar.scoring.float32_graph import NoGraph
 from sidecar.scoring.onnx import OnnxCrossEncoder
 from sidecar.scoring.padding import padded
 from sidecar.settings import ModelSettings
@@ -68,15 +68,26 @@ def write(settings: ModelSettings, folder: Path) -> None:
     want = CrossEncoder(*checkpoint.load(settings, _CPU, torch.float32), settings)
     pairs, pad_id = want.encode("a b", _SAMPLE), int(tokenizer.pad_token_id or 0)
     _copy(_files_of(settings), folder)
-    with tempfile.TemporaryDirectory() as scratch:  # the float32 graph is no faster than torch, so it is not kept
+
+    def opened(file: Path) -> Scorer:
+        return OnnxCrossEncoder(graph.open_graph(file, settings), model, tokenizer, settings)
+
+    with tempfile.TemporaryDirectory() as scratch:  # of the float32 graph: torch serves where that is wanted
         exact = Path(scratch, "model.onnx")
 
         def write_exact(form: float32_graph.Form) -> None:
             float32_graph.write(form, model, padded(pairs[1:4], pad_id), exact)
-            _check_equal(want, OnnxCrossEncoder(graph.open_graph(exact, settings), model, tokenizer, settings), model)
+            _check_equal(want, opened(exact))
 
-        _first_possible(write_exact, float32_graph.forms(model))
-        _quantise(exact, folder / graph.NAME, {graph.MADE_OF: graph.digest(folder)})
+        try:
+            _first_possible(write_exact, float32_graph.forms(model))
+            _quantise(exact, folder / graph.NAME, {graph.MADE_OF: graph.digest(folder)})
+            _check_finite(opened(folder / graph.NAME))
+        except NoGraph as error:
+            kind = model.config.model_type
+            raise CheckpointError(
+                f"a model of type {kind!r} cannot be exported: {error}; it runs with `backend: torch`"
+            ) from error
 
 
 def _first_possible(write_exact: Callable[[float32_graph.Form], None], forms: Sequence[float32_graph.Form]) -> None:
@@ -85,22 +96,31 @@ def _first_possible(write_exact: Callable[[float32_graph.Form], None], forms: Se
     for form in better:
         try:
             return write_exact(form)
-        except CheckpointError as error:
+        except NoGraph as error:
             log.warning("traced_as_transformers_has_it", reason=str(error))
     return write_exact(plain)
 
 
-def _check_equal(want: Scorer, got: Scorer, model: PreTrainedModel) -> None:
+def _check_equal(want: Scorer, got: Scorer) -> None:
     """What was traced may depend on the sample's shapes; that shows in other ones."""
     scores, pairs = want.score(want.encode("a b", _SAMPLE)), got.encode("a b", _SAMPLE)
-    try:
-        found = np.concatenate([got.score(pairs), got.score(pairs[-1:])])
-    except Exception as error:  # ONNX Runtime's errors have no other class in common
-        raise float32_graph.no_graph(model, f"its graph does not run: {float32_graph.first_line(error)}") from error
+    found = np.concatenate([_scores(got, pairs), _scores(got, pairs[-1:])])
     expected = np.append(scores, scores[-1])
     off = np.abs(found - expected)
     if not (off <= _NEAR * np.maximum(1, np.abs(expected))).all():
-        raise float32_graph.no_graph(model, f"its graph's scores are off by up to {off.max():.3g} in float32")
+        raise NoGraph(f"its graph's scores are off by up to {off.max():.3g} in float32")
+
+
+def _check_finite(int8: Scorer) -> None:
+    if not np.isfinite(_scores(int8, int8.encode("a b", _SAMPLE))).all():
+        raise NoGraph("its int8 graph gives scores that are not finite")
+
+
+def _scores(scorer: Scorer, pairs: Sequence[Pair]) -> Scores:
+    try:
+        return scorer.score(pairs)
+    except Exception as error:  # ONNX Runtime's errors have no other class in common
+        raise NoGraph(f"its graph does not run: {float32_graph.first_line(error)}") from error
 
 
 def backends(settings: ModelSettings, folder: Path) -> dict[str, Scorer]:

@@ -22,11 +22,17 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from sidecar.scoring.checkpoint import CheckpointError
 from sidecar.scoring.packing import ENCODERS, bert_layers, head_logits
 
 OPERATIONS = ["MatMul", "Attention"]
 """Those of a graph that hold the weights of linear layers."""
+_UNSEEN = torch.finfo(torch.float32).min
+"""What is added to the logits of padding; by itself ONNX Runtime adds -10,000, and large logits would be seen."""
+
+
+class NoGraph(Exception):
+    """Why a form of a model is no graph that gives its scores."""
+
 
 Form = Callable[[PreTrainedModel, Sequence[str]], torch.nn.Module]
 """From a model and the names of its inputs to what gives its logits, (pairs, labels), from those inputs by place."""
@@ -41,7 +47,7 @@ def write(form: Form, model: PreTrainedModel, sample: Mapping[str, NDArray[np.in
     """Write the graph that ``model`` is, traced on ``sample``; it takes any number of pairs of any length.
 
     Raises:
-        CheckpointError: the model cannot be traced.
+        NoGraph: the model cannot be traced.
     """
     try:
         model.set_attn_implementation("eager")  # the others choose kernels by the mask's content
@@ -56,14 +62,7 @@ def write(form: Form, model: PreTrainedModel, sample: Mapping[str, NDArray[np.in
                 dynamo=False,  # the new exporter needs two more packages
             )
     except Exception as error:  # torch and its exporter raise what they like
-        raise no_graph(model, f"{type(error).__name__}: {first_line(error)}") from error
-
-
-def no_graph(model: PreTrainedModel, why: str) -> CheckpointError:
-    """What says that this architecture cannot be exported."""
-    return CheckpointError(
-        f"a model of type {model.config.model_type!r} cannot be exported: {why}; it runs with `backend: torch`"
-    )
+        raise NoGraph(f"{type(error).__name__}: {first_line(error)}") from error
 
 
 def first_line(error: Exception) -> str:
@@ -146,9 +145,8 @@ class _SelfAttention(torch.autograd.Function):
 
     @staticmethod
     def symbolic(graph: Any, hidden: Any, weight: Any, bias: Any, seen: Any, heads: int) -> Any:
-        return graph.op("com.microsoft::Attention", hidden, weight, bias, seen, num_heads_i=heads).setType(
-            hidden.type()
-        )
+        named = {"num_heads_i": heads, "mask_filter_value_f": _UNSEEN}
+        return graph.op("com.microsoft::Attention", hidden, weight, bias, seen, **named).setType(hidden.type())
 
 
 class _Attention(torch.autograd.Function):
@@ -161,9 +159,9 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def symbolic(graph: Any, query: Any, key: Any, value: Any, bias: Any, seen: Any, heads: int) -> Any:
-        return graph.op("com.microsoft::MultiHeadAttention", query, key, value, bias, seen, num_heads_i=heads).setType(
-            query.type()
-        )
+        named = {"num_heads_i": heads, "mask_filter_value_f": _UNSEEN}
+        made = graph.op("com.microsoft::MultiHeadAttention", query, key, value, bias, seen, **named)
+        return made.setType(query.type())
 
 
 def _attended(query: Tensor, key: Tensor, value: Tensor, seen: Tensor, heads: int) -> Tensor:

@@ -26,8 +26,9 @@ _WORTH_IT = 1.1
 """So many times as fast as float32 a type with fewer digits has to be."""
 _AVX512_BF16 = {"avx512_bf16", "avx512bw", "avx512dq", "avx512f", "avx512vl"}
 _AMX = {"amx_bf16", "amx_tile"} | _AVX512_BF16
-_WITHOUT_BF16 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"}
-"""What oneDNN's variables may allow at most, of what has no AVX-512 BF16."""
+_WITHOUT_AVX512 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2"}
+_WITHOUT_BF16 = _WITHOUT_AVX512 | {"AVX512_CORE", "AVX512_CORE_VNNI"}
+"""What oneDNN's variables may allow at most, where that has no such instructions."""
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -131,8 +132,13 @@ def emulates(dtype: torch.dtype, device: torch.device) -> bool:
 
 
 def has_avx512() -> bool:
-    """Whether torch computes with AVX-512 here; the environment may forbid it (``ATEN_CPU_CAPABILITY``)."""
-    return torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+    """Whether torch and oneDNN compute with AVX-512 here; the environment may forbid it to each, by a variable."""
+    return torch.backends.cpu.get_cpu_capability().startswith("AVX512") and _most_allowed() not in _WITHOUT_AVX512
+
+
+def has_avx2() -> bool:
+    """Whether torch computes with AVX2 here, or with more; the environment may forbid it (``ATEN_CPU_CAPABILITY``)."""
+    return torch.backends.cpu.get_cpu_capability().startswith("AVX")
 
 
 def keep_freed_memory() -> bool:

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, FNetConfig, LongformerConfig
@@ -12,6 +13,8 @@ from typer.testing import CliRunner, Result
 
 from sidecar.cli import app
 from sidecar.scoring import checkpoint, export, graph, loader
+from sidecar.scoring.fake import WordOverlapScorer
+from sidecar.scoring.float32_graph import NoGraph
 from sidecar.scoring.onnx import OnnxCrossEncoder
 from sidecar.settings import ModelSettings
 from tests.checkpoints import build, save_tokenizer, settings
@@ -153,16 +156,23 @@ def test_an_architecture_without_a_graph_is_refused_in_a_sentence(
 
 
 def test_a_graph_that_scores_otherwise_is_refused(tmp_path: Path) -> None:
-    model, _ = checkpoint.load(settings(build(tmp_path)), torch.device("cpu"), torch.float32)
     one, other = (
         loader.scorer_of(
             settings(build(tmp_path / str(seed), seed=seed), threads=1), torch.device("cpu"), torch.float32
         )
         for seed in (0, 1)
     )
-    export._check_equal(one, one, model)
-    with pytest.raises(checkpoint.CheckpointError, match="'bert' cannot be exported: its graph's scores are off by"):
-        export._check_equal(one, other, model)
+    export._check_equal(one, one)
+    with pytest.raises(NoGraph, match="its graph's scores are off by"):
+        export._check_equal(one, other)
+
+
+def test_a_graph_whose_scores_are_no_numbers_is_refused() -> None:
+    scorer = WordOverlapScorer()
+    export._check_finite(scorer)
+    scorer.score = lambda pairs: np.full(len(pairs), np.nan, np.float32)  # type: ignore[method-assign]
+    with pytest.raises(NoGraph, match="not finite"):
+        export._check_finite(scorer)
 
 
 def test_a_downloaded_checkpoint_is_copied_from_its_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,7 @@ from tests.unit.test_packing import PASSAGES, QUERY
 CPU = torch.device("cpu")
 LENGTHS = [1, 2, 15, 16, 17, 31, 32, 33, 47, 100, 255, 256, 257, 511]
 HEADS = 3
+ROOT = Path(__file__).parents[2]
 FLAGS = set(Path("/proc/cpuinfo").read_text().split()) if Path("/proc/cpuinfo").exists() else set()
 NEAR = {torch.bfloat16: 0.01, torch.float32: 1e-5}
 """What rounding may do, relative and absolute."""
@@ -85,6 +86,12 @@ static void multiplied(int to, int a, int b) {
 """
 
 
+def extension() -> dict[str, Any]:
+    """What pyproject.toml says of how the kernel is compiled."""
+    (only,) = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["ext-modules"]
+    return dict(only)
+
+
 @pytest.fixture(scope="module")
 def emulation(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The kernel, compiled for a processor whose AMX is :data:`EMULATED`."""
@@ -92,7 +99,8 @@ def emulation(tmp_path_factory: pytest.TempPathFactory) -> Path:
     header, made = folder / "amx.h", folder / "emulated.so"
     header.write_text(EMULATED)
     source = Path(native_attention.__file__).with_name("native") / "attention.c"
-    subprocess.run(["cc", "-O3", "-shared", "-fPIC", "-include", header, "-o", made, source], check=True, timeout=60)
+    command = ["cc", *extension()["extra-compile-args"], "-shared", "-fPIC", "-include", header, "-o", made, source]
+    subprocess.run(command, check=True, timeout=60)
     return made
 
 
@@ -158,7 +166,7 @@ def plain(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: 
 def test_where_there_are_the_instructions_and_a_compiler_the_kernel_was_built() -> None:
     here = {
         torch.bfloat16: Way.BY_TILES if hardware.has_amx() else Way.BY_VECTORS if hardware.has_avx512_bf16() else None,
-        torch.float32: Way.FLOAT32_AVX512 if "avx512vl" in FLAGS else Way.FLOAT32_AVX2 if "avx2" in FLAGS else None,
+        torch.float32: Way.FLOAT32_AVX512 if hardware.has_avx512() else Way.FLOAT32_AVX2 if "avx2" in FLAGS else None,
         torch.float16: None,
     }
     found = {dtype: native_attention.kernel(dtype) for dtype in here}
@@ -328,11 +336,16 @@ def test_without_the_compiled_kernel_torchs_serves_and_the_log_says_so(monkeypat
     assert [entry["event"] for entry in logs] == ["native_attention_missing"]
 
 
-def library(task_bytes: int = ctypes.sizeof(native_attention._Attention), permission: int = 0) -> Any:
+def library(
+    version: int = native_attention._VERSION,
+    task_bytes: int = ctypes.sizeof(native_attention._Attention),
+    permission: int = 0,
+) -> Any:
     """Stands in for what was compiled, and computes nothing."""
     return SimpleNamespace(
         sidecar_attend=Mock(),
         sidecar_attention_scratch_bytes=Mock(return_value=64),
+        sidecar_attention_version=Mock(return_value=version),
         sidecar_attention_task_bytes=Mock(return_value=task_bytes),
         sidecar_request_tiles=Mock(return_value=permission),
     )
@@ -349,6 +362,7 @@ def test_where_tiles_are_not_permitted_vectors_serve_and_the_log_says_so() -> No
 @pytest.mark.parametrize(
     ("changed", "reason"),
     [
+        ({"version": 0}, "another version of its source"),
         ({"task_bytes": 8}, "another version of its source"),
         ({}, "numbers are wrong"),
     ],
@@ -382,9 +396,8 @@ def test_another_file_is_left_alone_and_the_log_says_why(tmp_path: Path, monkeyp
 @needs_compiler
 @pytest.mark.parametrize("target", ["this one", "another"])
 def test_it_compiles_without_a_warning_also_for_other_processors(tmp_path: Path, target: str) -> None:
-    source, root = Path(native_attention.__file__).with_name("native") / "attention.c", Path(__file__).parents[2]
-    (extension,) = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["ext-modules"]
-    assert root / extension["sources"][0] == source
-    flags = [*extension["extra-compile-args"], "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-shared", "-fPIC"]
+    source = Path(native_attention.__file__).with_name("native") / "attention.c"
+    assert ROOT / extension()["sources"][0] == source
+    flags = [*extension()["extra-compile-args"], "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-shared", "-fPIC"]
     other = ["-U__x86_64__"] if target == "another" else []
     subprocess.run(["cc", *flags, *other, "-o", str(tmp_path / "native.so"), str(source)], check=True, timeout=60)

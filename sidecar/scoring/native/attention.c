@@ -36,6 +36,7 @@ enum {
     XFEATURE_XTILEDATA = 18,
 };
 
+int64_t sidecar_attention_version(void) { return VERSION; }
 int64_t sidecar_attention_task_bytes(void) { return sizeof(Attention); }
 
 /* Scratch of a thread for pairs of up to `longest` tokens, a multiple of 64. */
@@ -81,6 +82,6 @@ void sidecar_attend(Attention *task, Parallel *parallel, unsigned threads) { par
 int sidecar_request_tiles(void) { return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA); }
 
 #else
-/* For other processors, so that the file compiles everywhere; native_attention.py does not look for it there. */
+/* For other machines, so that the file compiles everywhere; native_attention.py does not look for it there. */
 int sidecar_request_tiles(void) { return -1; }
 #endif

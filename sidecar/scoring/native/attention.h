@@ -5,6 +5,11 @@
 #include <stdatomic.h>
 #include <stdint.h>
 
+enum {
+    VERSION = 1, /* of all that Python relies on here: one more with every change of a field or a function */
+    GROUP = 8,   /* sums at a time in float32; a head has a multiple of so many elements there */
+};
+
 enum { BY_TILES, BY_VECTORS, FLOAT32_AVX512, FLOAT32_AVX2 }; /* Way of sidecar/scoring/native_attention.py */
 
 typedef struct { /* _Attention of sidecar/scoring/native_attention.py: the same fields in the same order */

@@ -11,18 +11,14 @@
 
 #include "attention.h"
 
-#ifndef GROUP
-#define GROUP 8 /* sums at a time, each in a register of its own; a head has a multiple of so many elements */
-#endif
-
 typedef float OF(Floats) __attribute__((vector_size(WIDTH * sizeof(float))));
 typedef int32_t OF(Ints) __attribute__((vector_size(WIDTH * sizeof(int32_t))));
 #define Floats OF(Floats)
 #define Ints OF(Ints)
 
-TARGET static inline Floats OF(all)(float x) { return x - (Floats){0}; }
+TARGET static inline Floats OF(in_each_lane)(float x) { return x - (Floats){0}; }
 
-TARGET static inline Floats OF(larger)(Floats x, Floats y) {
+TARGET static inline Floats OF(max)(Floats x, Floats y) {
     const Ints is_y = y > x;
     return (Floats)((is_y & (Ints)y) | (~is_y & (Ints)x));
 }
@@ -30,7 +26,7 @@ TARGET static inline Floats OF(larger)(Floats x, Floats y) {
 /* 2^x for x <= 0, no less than 2^-126. The minimax polynomial of degree 5 for 2^f, -0.5 <= f <= 0.5, fitted by
  * reweighted least squares: relative error at most 2.4e-7, rounding included. */
 TARGET static inline Floats OF(exp2)(Floats x) {
-    x = OF(larger)(x, OF(all)(-126.0f));
+    x = OF(max)(x, OF(in_each_lane)(-126.0f));
     const Ints whole = __builtin_convertvector(x - 0.5f, Ints); /* towards 0: the nearest to x */
     const Floats f = x - __builtin_convertvector(whole, Floats);
     Floats p = f * 0.00132764714f + 0.00967554157f;
@@ -44,7 +40,7 @@ TARGET static inline Floats OF(exp2)(Floats x) {
 /* Logits of the queries, each in its lane, with each key; the largest of each lane. */
 TARGET static Floats OF(logits_of)(const Attention *a, int64_t length, const Floats *queries, const float *keys,
                                    Floats *logits) {
-    Floats most = OF(all)(-__builtin_inff());
+    Floats largest = OF(in_each_lane)(-__builtin_inff());
     for (int64_t k = 0; k < length; k += GROUP) {
         Floats sums[GROUP] = {{0}};
         const float *key[GROUP];
@@ -57,16 +53,16 @@ TARGET static Floats OF(logits_of)(const Attention *a, int64_t length, const Flo
         }
         for (int g = 0; g < GROUP && k + g < length; g++) {
             logits[k + g] = sums[g];
-            most = OF(larger)(most, sums[g]);
+            largest = OF(max)(largest, sums[g]);
         }
     }
-    return most;
+    return largest;
 }
 
-/* What each lane takes from the values, by its weights of them over `sum`. */
-TARGET static void OF(take)(const Attention *a, int64_t length, const Floats *weights, Floats sum, const float *values,
-                            Floats *taken) {
-    const Floats by = 1.0f / sum;
+/* The values, weighted in each lane, over the sum of its weights. */
+TARGET static void OF(weighted_mean)(const Attention *a, int64_t length, const Floats *weights, Floats sum,
+                                     const float *values, Floats *mean) {
+    const Floats inverse_sum = 1.0f / sum;
     for (int64_t at = 0; at < a->head_size; at += GROUP) {
         Floats sums[GROUP] = {{0}};
         for (int64_t k = 0; k < length; k++) {
@@ -75,7 +71,7 @@ TARGET static void OF(take)(const Attention *a, int64_t length, const Floats *we
 #pragma GCC unroll 8
             for (int g = 0; g < GROUP; g++) sums[g] += weight * value[g];
         }
-        for (int g = 0; g < GROUP; g++) taken[at + g] = sums[g] * by;
+        for (int g = 0; g < GROUP; g++) mean[at + g] = sums[g] * inverse_sum;
     }
 }
 
@@ -86,15 +82,15 @@ TARGET static void OF(attend_block)(const Attention *a, float *memory, int64_t l
     for (int64_t at = 0; at < a->head_size; at++)
         for (int64_t lane = 0; lane < WIDTH; lane++) /* a lane without a query takes the first one */
             memory[at * WIDTH + lane] = query[(lane < count ? lane : 0) * a->query_stride + at];
-    const Floats most = OF(logits_of)(a, length, turned, keys, weights);
-    const float by = a->scale * 1.44269504f; /* log2(e) */
+    const Floats largest = OF(logits_of)(a, length, turned, keys, weights);
+    const float scale = a->scale * 1.44269504f; /* log2(e) */
     Floats sum = {0};
     for (int64_t k = 0; k < length; k++) {
         /* First the difference: a product of large logits, rounded, would be off by whole powers of two. */
-        weights[k] = OF(exp2)((weights[k] - most) * by);
+        weights[k] = OF(exp2)((weights[k] - largest) * scale);
         sum += weights[k];
     }
-    OF(take)(a, length, weights, sum, values, turned);
+    OF(weighted_mean)(a, length, weights, sum, values, turned);
     for (int64_t lane = 0; lane < count; lane++)
         for (int64_t at = 0; at < a->head_size; at++) out[lane * a->out_stride + at] = memory[at * WIDTH + lane];
 }
