@@ -29,7 +29,7 @@ from sidecar.scoring.layout import Layout
 
 _MODULE = "sidecar.scoring._native_attention"
 _VERSION = 1
-"""Of ``native/attention.h``, where it says what it is of."""
+"""Of ``native/attention.h``: a library of another one is refused."""
 _ELEMENTS = {torch.bfloat16: 32, torch.float32: 8}
 """A head has a multiple of so many elements: DEPTH of ``native/bfloat16.h``, GROUP of ``native/attention.h``."""
 _NEAR = {torch.bfloat16: 0.02, torch.float32: 1e-5}
