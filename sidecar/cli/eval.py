@@ -37,7 +37,7 @@ def evaluate(
     tls_ca: TlsCa = None,
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
-    policy: Annotated[str, typer.Option(help="Policy; default: the one that the index gets.")] = "",
+    policy: Annotated[str, typer.Option(help="Policy; default: the only one, or the one that the index gets.")] = "",
     connector: Annotated[str, typer.Option(help="Connector; not needed when there is only one.")] = "",
     field: Annotated[list[str] | None, typer.Option(help="Field to match, repeatable; default: all.")] = None,
     body: Annotated[Path | None, typer.Option(help="JSON file: the app's search body, with {{query}} in it.")] = None,

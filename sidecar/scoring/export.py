@@ -72,7 +72,7 @@ def write(settings: ModelSettings, folder: Path) -> None:
     def opened(file: Path) -> Scorer:
         return OnnxCrossEncoder(graph.open_graph(file, settings), model, tokenizer, settings)
 
-    with tempfile.TemporaryDirectory() as scratch:  # of the float32 graph: torch serves where that is wanted
+    with tempfile.TemporaryDirectory() as scratch:  # the float32 graph is not kept: torch serves in float32
         exact = Path(scratch, "model.onnx")
 
         def write_exact(form: float32_graph.Form) -> None:

@@ -1,7 +1,7 @@
 /* Attention of packed pairs on a CPU, in bfloat16 and float32: the threads, and the way that each item of work goes.
  *
- * One head of one pair is an item. Nothing is allocated here and no thread is made: Python gives the scratch, the OpenMP
- * that torch uses the threads.
+ * One head of one pair is an item. Nothing is allocated here and no thread is made: Python gives the scratch, the
+ * OpenMP that torch uses the threads.
  */
 #define _GNU_SOURCE
 
@@ -39,9 +39,11 @@ enum {
 int64_t sidecar_attention_version(void) { return VERSION; }
 int64_t sidecar_attention_task_bytes(void) { return sizeof(Attention); }
 
+static int is_bfloat16(int64_t way) { return way == BY_TILES || way == BY_VECTORS; }
+
 /* Scratch of a thread for pairs of up to `longest` tokens, a multiple of 64. */
 int64_t sidecar_attention_scratch_bytes(int64_t way, int64_t longest, int64_t head_size) {
-    if (way == BY_TILES || way == BY_VECTORS) return bfloat16_scratch_bytes(longest, head_size);
+    if (is_bfloat16(way)) return bfloat16_scratch_bytes(longest, head_size);
     return (longest + head_size) * 16 * (int64_t)sizeof(float); /* the wider of both */
 }
 
@@ -68,7 +70,7 @@ static void work(void *task) {
     Attention *a = task;
     const int64_t bytes = sidecar_attention_scratch_bytes(a->way, a->longest, a->head_size);
     char *memory = a->scratch + bytes * atomic_fetch_add(&a->next_thread, 1);
-    if (a->way == BY_TILES || a->way == BY_VECTORS)
+    if (is_bfloat16(a->way))
         work_in_bfloat16(a, memory);
     else
         work_in_float32(a, memory);

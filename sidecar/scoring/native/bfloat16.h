@@ -194,8 +194,8 @@ ON_AVX512 static void load_keys_and_values(const Attention *a, const Scratch *s,
 }
 
 /* `count` queries of a head, at most ROWS of them, and where their results go. */
-ON_AVX512 static void attend_block(const Attention *a, const Scratch *s, int64_t length, int64_t count, const bf16 *query,
-                                bf16 *out) {
+ON_AVX512 static void attend_block(const Attention *a, const Scratch *s, int64_t length, int64_t count,
+                                   const bf16 *query, bf16 *out) {
     const int64_t size = a->head_size, width = round_up_to_depth(length);
     const int64_t deep = size / DEPTH, wide = size / LANES; /* blocks that hold a key, and a value */
     Multiply *multiply = a->way == BY_TILES ? multiply_by_tiles : multiply_by_vectors;
@@ -219,8 +219,8 @@ ON_AVX512 static void attend_in_bfloat16(const Attention *a, const Scratch *s, i
     bf16 *out = (bf16 *)a->out + first * a->out_stride + at;
     load_keys_and_values(a, s, pair, head);
     for (int64_t done = 0; done < queries; done += ROWS)
-        attend_block(a, s, length, queries - done < ROWS ? queries - done : ROWS,
-                     query + done * a->query_stride, out + done * a->out_stride);
+        attend_block(a, s, length, queries - done < ROWS ? queries - done : ROWS, query + done * a->query_stride,
+                     out + done * a->out_stride);
 }
 
 /* Three tiles of 16 rows with 64 bytes each, as LDTILECFG reads it. */
