@@ -59,8 +59,8 @@ def load(
     Raises:
         CheckpointError: there is no such checkpoint, or it has no trained head with one label (or two, with ``label``).
     """
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call] # it warns of what is refused below
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()  # it warns of what is refused below
     offline = _is_offline(settings)
     config = _read(AutoConfig, settings, offline)
     _check_labels(settings, config.num_labels)
@@ -86,8 +86,8 @@ def load_encoder(
     Raises:
         CheckpointError: there is no such checkpoint, or it is no encoder whose vectors mean something.
     """
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
     if settings.checkpoint == BUNDLED:
         tokenizer = _read(AutoTokenizer, settings, offline=True)
         bundled: Any = _bundled_encoder(settings)
@@ -104,7 +104,7 @@ def _bundled_encoder(settings: ModelSettings) -> PreTrainedModel:
     """all-MiniLM-L6-v2, whose word embeddings are those of the bundled cross-encoder: they lie in its file alone."""
     folder = Path(location(settings.checkpoint))
     config = _read(AutoConfig, settings, offline=True)
-    model: PreTrainedModel = AutoModel.from_config(config, add_pooling_layer=False)  # type: ignore[no-untyped-call]
+    model: PreTrainedModel = AutoModel.from_config(config, add_pooling_layer=False)
     weights = compact.unpacked(load_file(folder / ENCODER))
     with safe_open(folder / "model.safetensors", "pt") as cross_encoder:
         weights[WORDS] = cross_encoder.get_tensor(f"bert.{WORDS}").float()

@@ -142,7 +142,7 @@ def to_host(rows: torch.Tensor) -> Callable[[], NDArray[np.float32]]:
         return rows.numpy
     copy = torch.empty(rows.shape, dtype=rows.dtype, pin_memory=True)
     copy.copy_(rows, non_blocking=True)
-    arrived = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]  # a wait that leaves the CPU to others
+    arrived = torch.cuda.Event(blocking=True)  # a wait that leaves the CPU to others
     arrived.record(torch.cuda.current_stream(rows.device))
 
     def wait() -> NDArray[np.float32]:

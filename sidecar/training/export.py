@@ -58,10 +58,10 @@ def fit_platt(logits: Tensor, labels: Tensor) -> tuple[float, float]:
     def closure() -> Tensor:
         solver.zero_grad()
         loss = pointwise_bce(slope * logits + offset, labels)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return loss
 
-    solver.step(closure)  # type: ignore[no-untyped-call]
+    solver.step(closure)
     return slope.item(), offset.item()
 
 

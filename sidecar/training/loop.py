@@ -139,7 +139,7 @@ def _step(student: Student, groups: list[Group], schedule: Schedule, step: int) 
     parts = objective(scores, groups)
     early = step < schedule.distil * schedule.steps
     loss = parts.total(0.1 if early else schedule.label_weight, schedule.teacher_weight, schedule.residual)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     hit = (scores.argmax(dim=1) == 0).float().mean()
     return {"loss": loss.item(), "labels": parts.labels.item(), "kl": parts.divergence.item(), "hit": hit.item()}
 

@@ -55,7 +55,7 @@ class Student:
 
 def load_student(folder: Path, dtype: torch.dtype, device: str) -> Student:
     """Load a checkpoint with dropout 0 (attention with dropout is many times slower on CPU)."""
-    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers_logging.set_verbosity_error()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = AutoModelForSequenceClassification.from_pretrained(
