@@ -157,6 +157,17 @@ def keep_freed_memory() -> bool:
     return all(kept)
 
 
+def keep_from_cudnn_attention() -> None:
+    """Have torch compute attention on CUDA by its flash kernel, never by cuDNN, in all of this process.
+
+    cuDNN lays a plan for each number of pairs and longest pair, and no two batches of a service need be alike. torch
+    2.15 prefers it all the same on compute capability 9 and 10. Others measured 42 ms a plan (pytorch/pytorch#191576),
+    0.44 s on a B200 (modelscope/FunASR#3704), and an encoder on a GH200 at 60,000 tokens/s in place of 280,000
+    (pytorch/pytorch#187770).
+    """
+    torch.backends.cuda.enable_cudnn_sdp(False)
+
+
 def use_threads(wanted: int) -> None:
     """Have torch compute with so many threads, or with as many as OpenMP's settings in the environment allow.
 

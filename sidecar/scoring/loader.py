@@ -75,6 +75,8 @@ def scorer_of(settings: ModelSettings, device: torch.device, dtype: torch.dtype)
     if device.type == "cpu":
         hardware.keep_freed_memory()
         hardware.use_threads(settings.threads or hardware.usable_cpus())
+    else:
+        hardware.keep_from_cudnn_attention()
     if settings.kind == "bi_encoder":
         return BiEncoder(*checkpoint.load_encoder(settings, device, dtype), settings)
     quantised = graph.of(settings, device)

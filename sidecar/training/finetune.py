@@ -92,13 +92,14 @@ def finetune(
     from transformers.trainer_utils import get_last_checkpoint
 
     torch.manual_seed(run.seed)
+    hardware.keep_from_cudnn_attention()
     base = location(run.base)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = CrossEncoder(base, num_labels=1, max_length=run.max_length, device=run.device)
         _without_dropout(model)
         arguments = arguments_of(run, work)
-        last = get_last_checkpoint(str(work))  # type: ignore[no-untyped-call]
+        last = get_last_checkpoint(str(work))
         loss = ListLoss(model, OBJECTIVES[run.objective])
         trainer = CrossEncoderTrainer(
             model=model, args=arguments, train_dataset=Dataset.from_list(list(rows)), loss=loss

@@ -11,7 +11,8 @@ import select
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -103,6 +104,17 @@ def in_int8() -> Sidecar:
     return runner
 
 
+@contextmanager
+def as_torch_comes() -> Iterator[None]:
+    """torch's own choice of attention, which the sidecar changes for the process that both run in."""
+    sidecars = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(sidecars)
+
+
 class SentenceTransformers:
     """``CrossEncoder.predict``, which sorts by length itself; in batches of 32, or as :meth:`tune` finds best."""
 
@@ -131,9 +143,10 @@ class SentenceTransformers:
     def score(self, query: str, texts: Sequence[str]) -> Floats:
         """See :class:`Contestant`."""
         pairs = [(query, text) for text in texts]
-        scores = self._model.predict(
-            pairs, batch_size=self._batch_size, show_progress_bar=False, activation_fn=torch.nn.Identity()
-        )
+        with as_torch_comes():
+            scores = self._model.predict(
+                pairs, batch_size=self._batch_size, show_progress_bar=False, activation_fn=torch.nn.Identity()
+            )
         return np.asarray(scores, np.float32)
 
     def close(self) -> None:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from tests.bench import server, throughput
-from tests.bench.contestants import Floats, Infinity, Unavailable
+from tests.bench.contestants import Floats, Infinity, Unavailable, as_torch_comes
 
 
 class Runner:
@@ -72,3 +73,14 @@ def test_a_server_whose_model_fails_is_told_with_the_end_of_its_log() -> None:
     model = {"checkpoint": "./no-such-folder"}
     with pytest.raises(server.ServerDied, match="no-such-folder"), server.running(policy={}, model=model):
         pass
+
+
+def test_a_rival_has_torchs_own_choice_of_attention_and_the_sidecar_its_own_again() -> None:
+    was = torch.backends.cuda.cudnn_sdp_enabled()
+    try:
+        torch.backends.cuda.enable_cudnn_sdp(False)
+        with as_torch_comes():
+            assert torch.backends.cuda.cudnn_sdp_enabled()
+        assert not torch.backends.cuda.cudnn_sdp_enabled()
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(was)

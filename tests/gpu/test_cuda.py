@@ -1,5 +1,7 @@
 """On a CUDA device: half precision keeps the order, and a batch too large for the memory is halved."""
 
+import statistics
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,7 @@ import torch
 
 from sidecar.scoring import loader, packing
 from sidecar.settings import ModelSettings
+from tests.bench.contestants import seconds
 from tests.checkpoints import FAMILIES, WORDS, build, rank_correlation, scorer
 
 pytestmark = [
@@ -58,6 +61,15 @@ def test_passes_launched_one_behind_the_other_score_as_each_alone(tmp_path: Path
     waiting = [model.launch(batch) for batch in batches]
     for wait, want in zip(waiting, alone, strict=True):
         np.testing.assert_allclose(wait(), want, atol=1e-5)
+
+
+def test_a_batch_of_a_shape_never_seen_takes_hardly_longer(tmp_path: Path) -> None:
+    """As it would where a plan is laid for each number of pairs and longest pair."""
+    build(tmp_path)
+    model = loader.load("m", ModelSettings(checkpoint=str(tmp_path), device="cuda")).scorer
+    batches = [model.encode(QUERY, [" ".join((WORDS * 9)[: 5 * count])] * count) for count in range(20, 60)]
+    rounds = [[seconds(partial(model.score, batch)) for batch in batches] for _ in range(3)]
+    assert statistics.median(rounds[0]) < 3 * statistics.median(rounds[2])
 
 
 def test_a_batch_too_large_for_the_memory_is_halved_and_every_pair_scored(tmp_path: Path) -> None:
