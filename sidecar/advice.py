@@ -30,7 +30,7 @@ def tight_budgets(settings: Settings, model: LoadedModel) -> list[TightBudget]:
     """The policies of this model that will often end in OVERLOADED or PARTIAL, even when nobody else calls."""
     found = []
     for name, policy in settings.policies.items():
-        if policy.model != model.name or not policy.enabled:
+        if policy.model != model.name or not policy.is_on:
             continue
         pairs = policy.rank_window_size * policy.text.max_passages
         needed_s = seconds(model, pairs)

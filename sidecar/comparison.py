@@ -59,8 +59,8 @@ def title_of(hit: dict[str, Any]) -> str:
 def _original(page: Page, place: int) -> tuple[str, str]:
     if place >= len(page.hits):
         return "", ""
-    score = page.results[place].original_score
-    return title_of(page.hits[place]), f"{score:.2f}"
+    result = page.results[place]
+    return title_of(page.hits[place]), f"{result.original_score:.2f}" if result.HasField("original_score") else "-"
 
 
 def _final(page: Page, place: int) -> tuple[str | Text, str, Text, str, str]:

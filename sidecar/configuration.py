@@ -16,9 +16,10 @@ from pydantic_core import ErrorDetails
 
 from sidecar import located_yaml
 from sidecar.located_yaml import Located
+from sidecar.references import dangling_names
 from sidecar.setting_schema import Place, find
 from sidecar.setting_types import Faults, Keys
-from sidecar.settings import Settings, dangling_names
+from sidecar.settings import Settings
 
 MAX_BYTES = 1 << 20
 

@@ -22,6 +22,8 @@ _HINTS = {
     "NON_FINITE_SCORE": "the checkpoint gives NaN in this number type: try `dtype: float32`",
     "TEXT_UNAVAILABLE": "none of the policy's fields holds text: see `text.fields`",
     "POLICY_DISABLED": "the policy says `enabled: false` or `mode: off`, or an admin has switched it off",
+    "SHADOW": "the policy says `mode: shadow`: the new order is only counted",
+    "HELD_OUT": "the policy's `percent` leaves them out",
     "NO_POLICY": "no policy matches the index and there is no `default_policy`",
     "NOT_RELEVANCE_SORTED": "the search is sorted by something else than `_score`",
     "NO_CANDIDATES": "the queries find fewer than two hits",
@@ -45,7 +47,7 @@ def problems(asked: Sequence[Asked], policy: Mapping[str, Any], window: int) -> 
     yield from _fallbacks(asked)
     yield from _absent_fields(asked, policy)
     sizes = max(one.size for one in asked)
-    if window < sizes:
+    if 0 < window < sizes:
         yield f"{sizes} hits were asked for and {window} are reranked: the page ends in the engine's order"
     yield from _slow_engine(asked, policy)
     reranked = [one for one in asked if one.final.outcome in ("RERANKED", "PARTIAL")]

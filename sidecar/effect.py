@@ -20,7 +20,8 @@ ENOUGH = 20
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """One reply of a policy. ``without_text`` and ``truncated`` are shares of its candidates, 0 to 1.
+    """One reply of a policy. ``without_text`` is a share of the candidates that are not pinned, ``truncated`` of the
+    passages, each 0 to 1.
 
     ``moved`` says whether any hit changed its place, ``displacement`` by how many places on average, ``overlap`` which
     share of the engine's first :data:`PAGE` is still there; ``constant`` that all scores were the same.
@@ -40,6 +41,7 @@ class Effect:
         if ranking.outcome not in (Outcome.RERANKED, Outcome.PARTIAL):
             return cls(reason=ranking.reason.name)
         order = ranking.order
+        meant = len(order) - ranking.pinned
         scores = [place.relevance_score for place in order if place.relevance_score is not None]
         shifts = [abs(place.rank - new) for new, place in enumerate(order)]
         page = min(PAGE, len(order))
@@ -48,7 +50,7 @@ class Effect:
             displacement=sum(shifts) / len(shifts) if shifts else 0.0,
             overlap=sum(place.rank < page for place in order[:page]) / page if page else 1.0,
             constant=len(scores) > 1 and min(scores) == max(scores),
-            without_text=1 - len(scores) / len(order) if order and ranking.outcome is Outcome.RERANKED else 0.0,
+            without_text=1 - len(scores) / meant if meant and ranking.outcome is Outcome.RERANKED else 0.0,
             truncated=truncated,
         )
 

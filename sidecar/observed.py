@@ -72,8 +72,8 @@ class ObservedConnector:
             error = EngineUnavailable(
                 f"connector {self.name!r}: the engine gives no answer, and is asked every {ASK_EVERY_S:g} s "
                 "whether it is there again",
-                transient=False,
                 error_type="circuit_open",
+                retry_after_s=ASK_EVERY_S,
             )
             self._own(error)
             raise error

@@ -1,4 +1,4 @@
-"""What there is to score of a call: its pairs, and the scores that are known already."""
+"""What there is to score of a call: its pairs, and the scores that are known already. Pure."""
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What a tokenizer puts around query and passage, so that pairs are made of ids that are known already."""
+"""What a tokenizer puts around query and passage, so that pairs are made of ids that are known already. Pure."""
 
 from array import array
 from collections.abc import Iterator, Sequence

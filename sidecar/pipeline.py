@@ -170,7 +170,8 @@ class Pipeline:
             near = await cosines()
         original = [candidate.score for candidate in task.candidates]
         ranked = ranking_of(original, plan, read.passages, scored, near, model.scorer.version)
-        return replace(ranked, truncated_ratio=read.job.truncated_ratio)
+        pinned = sum(map(task.is_pinned, task.candidates)) if task.pinned_ids else 0
+        return replace(ranked, truncated_ratio=read.job.truncated_ratio, pinned=pinned)
 
     async def _rank_in_spare_time(self, task: Task, plan: Plan, deadline: Deadline) -> Ranking | None:
         """The order by model and engine, made of what the device has left; None where somebody else wants it."""

@@ -179,7 +179,7 @@ def _strictest(settings: Settings, parties: set[str | None]) -> str | None:
         if name is None:
             return 1, 0, 0, 0
         policy = settings.policies[name]
-        return (2 if policy.enabled else 0), policy.rank_window_size, policy.budget_ms, order.index(name)
+        return (2 if policy.is_on else 0), policy.rank_window_size, policy.budget_ms, order.index(name)
 
     return min(parties, key=strictness)
 

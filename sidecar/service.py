@@ -158,21 +158,23 @@ class PolicyService(pb_grpc.PolicyServiceServicer):
 
     async def List(self, request: pb.ListRequest, context: Any) -> pb.ListResponse:  # noqa: ARG002
         """See the contract."""
-        role, default = calling.get().role, self._settings.default_policy or ""
+        role, settings = calling.get().role, self._settings
+        default = settings.default_policy or ""
         return pb.ListResponse(
-            policies=[self._policy(name) for name in self._settings.policies if fits(role.policies, name)],
+            policies=[self._policy(name, settings) for name in settings.policies if fits(role.policies, name)],
             default_policy=default if fits(role.policies, default) else "",
-            connectors=[name for name in self._settings.connectors if fits(role.connectors, name)],
+            connectors=[name for name in settings.connectors if fits(role.connectors, name)],
         )
 
     async def Explain(self, request: pb.ExplainRequest, context: Any) -> pb.ExplainResponse:
         """See the contract."""
-        prepared = await self._current.live.retrieval.prepare(
+        live = self._current.live  # the same before and after, whatever a reload does meanwhile
+        prepared = await live.retrieval.prepare(
             parsing.explained_call(request, _clock(context), _user(context), calling.get())
         )
         plan, skip = prepared.plan, prepared.skip
         return pb.ExplainResponse(
-            policy=self._policy(plan.policy) if plan else None,
+            policy=self._policy(plan.policy, live.settings) if plan else None,
             why=prepared.why,
             rank_window_size=plan.rank_window_size if plan else 0,
             budget_ms=plan.budget_ms if plan else 0,
@@ -204,14 +206,14 @@ class PolicyService(pb_grpc.PolicyServiceServicer):
         log.warning("reranking_switched", policy=request.policy or "all", on=request.on)
         return pb.SwitchResponse(all_off=self._switches.all_off, off=sorted(self._switches.off))
 
-    def _policy(self, name: str) -> pb.Policy:
-        settings = self._settings.policies[name]
+    def _policy(self, name: str, settings: Settings) -> pb.Policy:
+        chosen = settings.policies[name]
         return pb.Policy(
             name=name,
-            version=policy.version_of(self._settings, name),
-            match=[f"{one.connector}:{one.index}" if one.connector else one.index for one in settings.match],
-            enabled=self._settings.enabled and settings.enabled and not self._switches.is_off(name),
-            model=settings.model,
-            model_ready=self._models.is_ready(settings.model),
-            settings=settings.model_dump_json(),
+            version=policy.version_of(settings, name),
+            match=[f"{one.connector}:{one.index}" if one.connector else one.index for one in chosen.match],
+            enabled=settings.enabled and chosen.is_on and not self._switches.is_off(name),
+            model=chosen.model,
+            model_ready=self._models.is_ready(chosen.model),
+            settings=chosen.model_dump_json(),
         )

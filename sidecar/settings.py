@@ -1,20 +1,17 @@
 """The one configuration file as a frozen, typed tree. Each field's description is its documentation everywhere."""
 
-from collections.abc import Iterator, Mapping
-from difflib import get_close_matches
-from typing import Any, Literal, Self
+from collections.abc import Iterator
+from typing import Literal, Self
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from sidecar import model_files
 from sidecar.connector_settings import AnyConnector
+from sidecar.references import NEAR, dangling_names
 from sidecar.server_settings import ServerSettings as ServerSettings
 from sidecar.setting_types import BUNDLED as BUNDLED
 from sidecar.setting_types import Checkpoint, Faults, IndexPattern, Keys, Language, Section
 from sidecar.text_settings import TextSettings
-
-NEAR = "near"
-"""Name of the model that a policy's cosine is of, if it names no other."""
 
 
 class ModelSettings(Section):
@@ -252,6 +249,11 @@ class PolicySettings(Section):
         return self
 
     @property
+    def is_on(self) -> bool:
+        """Whether it reranks, as far as it says itself."""
+        return self.enabled and self.mode != "off"
+
+    @property
     def second(self) -> Cosine | None:
         """The cosine, where it has a say."""
         if self.cosine is None or self.fusion.method == "replace":
@@ -298,7 +300,7 @@ class Settings(Section):
     @property
     def longest_call_s(self) -> float:
         """No call takes longer, by any policy, connector, or wish of a caller."""
-        budgets_ms = (max(policy.budget_ms, policy.limits.budget_ms or 0) for policy in self.policies.values())
+        budgets_ms = (max(policy.budget_ms, policy.limits.budget_ms) for policy in self.policies.values())
         searches_ms = (connector.search_timeout_ms for connector in self.connectors.values())
         return max([*budgets_ms, *searches_ms], default=0) / 1e3
 
@@ -348,50 +350,3 @@ def _wrong_kinds(settings: Settings, name: str, policy: PolicySettings) -> Itera
     if policy.second and settings.models[policy.second.model].kind != "bi_encoder":
         keys = ("policies", name, "cosine", "model")
         yield keys, f"{policy.second.model!r} is a cross_encoder; a cosine comes from a model of `kind: bi_encoder`"
-
-
-def dangling_names(tree: Mapping[str, Any]) -> list[tuple[Keys, str]]:
-    """Where a tree of settings, validated or raw, names a policy, model or connector that it does not define."""
-    sections = {name: tree.get(name) for name in ("connectors", "models", "policies")}
-    defined = {name: list(section) if isinstance(section, Mapping) else [] for name, section in sections.items()}
-    defined["models"] = [*(defined["models"] if "models" in tree else ["default"]), NEAR]
-    return [
-        (keys, _undefined(name, defined[section]))
-        for section, keys, name in _references(tree)
-        if isinstance(name, str) and name not in defined[section]
-    ]
-
-
-def _references(tree: Mapping[str, Any]) -> Iterator[tuple[str, Keys, object]]:
-    """(section it must be a key of, where, name) of each reference; what has the wrong shape is passed over."""
-    yield "policies", ("default_policy",), tree.get("default_policy")
-    policies = tree.get("policies")
-    for policy, settings in policies.items() if isinstance(policies, Mapping) else ():
-        if not isinstance(settings, Mapping):
-            continue
-        yield "models", ("policies", policy, "model"), settings.get("model", "default")
-        cosine = settings.get("cosine")
-        if isinstance(cosine, Mapping):
-            yield "models", ("policies", policy, "cosine", "model"), cosine.get("model", NEAR)
-        matches = settings.get("match")
-        for place, match in enumerate(matches if isinstance(matches, (list, tuple)) else ()):
-            if isinstance(match, Mapping):
-                yield "connectors", ("policies", policy, "match", place, "connector"), match.get("connector")
-    yield from _of_roles(tree.get("server"))
-
-
-def _of_roles(server: object) -> Iterator[tuple[str, Keys, object]]:
-    """What roles may use, by name; a pattern may stand for what is still to come."""
-    auth = server.get("auth") if isinstance(server, Mapping) else None
-    roles = auth.get("roles") if isinstance(auth, Mapping) else None
-    for role, may_use in roles.items() if isinstance(roles, Mapping) else ():
-        for section in ("connectors", "policies") if isinstance(may_use, Mapping) else ():
-            names = may_use.get(section)
-            for place, name in enumerate(names if isinstance(names, (list, tuple)) else ()):
-                if isinstance(name, str) and "*" not in name:
-                    yield section, ("server", "auth", "roles", role, section, place), name
-
-
-def _undefined(name: str, defined: list[str]) -> str:
-    hint = "".join(f" did you mean {near!r}?" for near in get_close_matches(name, defined, n=1))
-    return f"{name!r} is not defined;{hint} defined: {', '.join(defined) or 'none'}"

@@ -126,6 +126,8 @@ class Ranking:
     """The bi-encoder's, where cosines counted."""
     truncated_ratio: float = 0.0
     """Share of the passages tokenised for it that are longer than the model reads."""
+    pinned: int = 0
+    """How many candidates keep their places because the caller pinned them."""
     arm: str = ""
     """What the call got of a policy that is being tried; see :mod:`sidecar.rollout`."""
     remembered: bool = False

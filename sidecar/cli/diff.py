@@ -47,5 +47,8 @@ def _matched(*settings: Settings) -> list[str]:
 
 def _policy_of(settings: Settings, connector: str, index: str) -> str:
     only = next(iter(settings.connectors)) if len(settings.connectors) == 1 else None
-    chosen = Resolver(settings).choose(connector or only, index).policy_name
-    return f"{chosen} ({version_of(settings, chosen)})" if chosen else "not reranked"
+    found = Resolver(settings).choose(connector or only, index)
+    if found.refused:
+        return "refused (on_conflict)"
+    name = found.policy_name
+    return f"{name} ({version_of(settings, name)})" if name else "not reranked"

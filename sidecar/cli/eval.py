@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from sidecar.cli.target import TlsCa, TlsCert, TlsKey, TlsOn, client_of
+from sidecar.cli.target import TlsCa, TlsCert, TlsKey, TlsOn, client_of, engine_authorization
 from sidecar.cli.terminal import connector_of, settings_of, stop
 from sidecar.errors import InvalidRequest
 from sidecar.evaluation.judgments import JudgmentError, Judgments, read
@@ -74,7 +74,7 @@ def evaluate(
     from sidecar.evaluation.asking import Question
 
     settings = settings_of(config) if config else None
-    question = Question(index, _body(body, field or ["*"]), cutoff, connector, id_field)
+    question = Question(index, _body(body, field or ["*"]), cutoff, connector, id_field, engine_authorization())
     with _mistakes_told():
         judged = read(judgments, queries).sampled(most, seed)
         if settings:

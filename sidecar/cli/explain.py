@@ -7,11 +7,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from sidecar.cli.terminal import ConfigurationFile, connector_of, settings_of
+from sidecar.cli.terminal import ConfigurationFile, connector_of, settings_of, stop
+from sidecar.errors import InvalidRequest
 from sidecar.index_names import is_allowed
 from sidecar.policy import Plan, plan
 from sidecar.resolution import Resolver
-from sidecar.settings import Settings
+from sidecar.settings import PolicySettings, Settings
 
 _ASKED = (
     "This is by the name alone: a running sidecar asks the engine what an alias, pattern or data stream stands for, "
@@ -30,7 +31,10 @@ def explain(
     With the reason, the plan of a request, and what the sidecar changes in a search's body.
     """
     settings = settings_of(file)
-    answer = explanation(settings, connector_of(settings, connector), index)
+    try:
+        answer = explanation(settings, connector_of(settings, connector), index)
+    except InvalidRequest as error:
+        stop(str(error))
     if as_json:
         typer.echo(json.dumps(answer, indent=2))
     else:
@@ -40,10 +44,14 @@ def explain(
 def explanation(settings: Settings, connector: str | None, index: str) -> dict[str, Any]:
     """`allowed`, `policy`, `why`, `plan`, and `body`: the changes to a search's body (None where there are none).
 
-    ``asks_engine`` says that a running sidecar would ask what the name stands for, and may so choose another policy.
+    ``refused`` says that such a call fails, by an `on_conflict`; ``asks_engine`` that a running sidecar would ask what
+    the name stands for, and may so choose another policy.
+
+    Raises:
+        InvalidRequest: the name is too long.
     """
     resolver = Resolver(settings)
-    found = resolver.resolve(connector, index, None)
+    found = resolver.choose(connector, index)
     chosen = plan(settings, found.policy_name) if found.policy_name is not None else None
     patterns = settings.connectors[connector].allow_indices if connector is not None else ("*",)
     return {
@@ -52,15 +60,18 @@ def explanation(settings: Settings, connector: str | None, index: str) -> dict[s
         "allowed": is_allowed(patterns, index),
         "policy": found.policy_name,
         "why": found.why,
+        "refused": found.refused,
         "asks_engine": resolver.must_ask(connector, index, None),
-        "plan": _rows(chosen) if chosen else None,
+        "plan": _rows(chosen, settings.policies[chosen.policy]) if chosen else None,
         "body": _changes(chosen) if chosen and chosen.enabled else None,
     }
 
 
-def _rows(chosen: Plan) -> dict[str, Any]:
+def _rows(chosen: Plan, policy: PolicySettings) -> dict[str, Any]:
     return {
         "enabled": chosen.enabled,
+        "mode": policy.mode,
+        "percent": policy.percent,
         "model": chosen.model,
         "fields": [field.name for field in chosen.text.fields],
         "sources": list(chosen.text.sources),
@@ -72,6 +83,8 @@ def _rows(chosen: Plan) -> dict[str, Any]:
         "budget_ms": chosen.budget_ms,
         "min_score": chosen.min_score,
         "fusion": chosen.fusion.model_dump(),
+        "cosine": chosen.cosine.model_dump() if chosen.cosine else None,
+        "languages": "any" if chosen.languages is None else list(chosen.languages),
         "order_cache_s": chosen.order_cache_s,
         "engine_timeout": chosen.engine_timeout,
         "limits": chosen.limits.model_dump(),
@@ -82,10 +95,13 @@ def _rows(chosen: Plan) -> dict[str, Any]:
 def _changes(chosen: Plan) -> dict[str, str]:
     """How the app's body is changed while its `from` is inside the window; nothing else in it is touched."""
     window = chosen.rank_window_size
+    timeout = {"timeout": "what is left for the search, unless the app says one"} if chosen.engine_timeout else {}
     return {
         "from": "0",
         "size": f"max({window}, from + size)",
-        "when": f"from < {window}; otherwise nothing is changed",
+        "when": f"from < {window}, and no more hits than a `rescore` orders",
+        "what depends on size": "`k` of a kNN search and a retriever's `rank_window_size` are written out",
+        **timeout,
         "everything else": "as the app sent it",
     }
 
@@ -97,6 +113,9 @@ def _print(answer: dict[str, Any]) -> None:
         console.print(_ASKED, soft_wrap=True)
     if not answer["allowed"]:
         console.print(f"The connector's allow_indices refuse {answer['index']!r} (PERMISSION_DENIED).", soft_wrap=True)
+    if answer["refused"]:
+        console.print("The call is refused (INVALID_ARGUMENT).")
+        return
     if answer["plan"] is None:
         console.print("The engine's order is returned (SKIPPED, NO_POLICY).")
         return
@@ -125,4 +144,6 @@ def _text(value: Any) -> str:
         return ", ".join(value)
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
     return "none" if value is None else str(value)

@@ -38,6 +38,8 @@ class Question:
     size: int = 10
     connector: str = ""
     id_field: str = ""
+    authorization: str | None = None
+    """The end user's own for the engine, where the connector has `forward_authorization`."""
 
     def body_for(self, query: str) -> dict[str, Any]:
         """The search body of one query."""
@@ -107,7 +109,13 @@ def absent(
         body = {"query": wanted, "size": len(some), **source}
         with _told(f"{len(some)} ids"):
             pages = client.search_progressive(
-                question.index, "ids", body, connector=question.connector, options=options, timeout_s=_TIMEOUT_S
+                question.index,
+                "ids",
+                body,
+                connector=question.connector,
+                options=options,
+                timeout_s=_TIMEOUT_S,
+                authorization=question.authorization,
             )
             original, *_ = pages  # the engine's own answer: no policy has left anything out of it
         found |= {_id_of(hit, question.id_field) for hit in original.hits}
@@ -124,6 +132,7 @@ def _answer(client: BlockingRerankClient, question: Question, query: str, option
             connector=question.connector,
             options=options,
             timeout_s=_TIMEOUT_S,
+            authorization=question.authorization,
         ):
             arrived.append(1e3 * (time.perf_counter() - started))
             pages.append(page)

@@ -104,7 +104,7 @@ class _ReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTyp
     REASON_TEXT_UNAVAILABLE: _Reason.ValueType  # 6
     """No candidate has text: the policy's fields are missing or empty, or the documents could not be fetched."""
     REASON_POLICY_DISABLED: _Reason.ValueType  # 7
-    """The policy has `enabled: false`."""
+    """The policy, or the whole configuration, has `enabled: false`, the policy `mode: off`, or Switch has turned it off."""
     REASON_NOT_RELEVANCE_SORTED: _Reason.ValueType  # 8
     """The app asked for another order than relevance (`sort`, scroll, `search_after`), or hits have no score."""
     REASON_NO_CANDIDATES: _Reason.ValueType  # 9
@@ -147,7 +147,7 @@ REASON_NON_FINITE_SCORE: Reason.ValueType  # 5
 REASON_TEXT_UNAVAILABLE: Reason.ValueType  # 6
 """No candidate has text: the policy's fields are missing or empty, or the documents could not be fetched."""
 REASON_POLICY_DISABLED: Reason.ValueType  # 7
-"""The policy has `enabled: false`."""
+"""The policy, or the whole configuration, has `enabled: false`, the policy `mode: off`, or Switch has turned it off."""
 REASON_NOT_RELEVANCE_SORTED: Reason.ValueType  # 8
 """The app asked for another order than relevance (`sort`, scroll, `search_after`), or hits have no score."""
 REASON_NO_CANDIDATES: Reason.ValueType  # 9

@@ -137,6 +137,7 @@ async def test_callers_of_a_silent_engine_are_told_at_once_and_why(serve: Serve,
         details = error_details(caught.value)
         assert details is not None
         assert (details.reason, details.metadata["connector"]) == ("circuit_open", "main")
+        assert details.retry_after_s == ASK_EVERY_S
         gone.end_with(None, None)
         await until(lambda: not gone.is_open())
         assert (await client.search("docs", QUERY, BODY)).outcome == "RERANKED"

@@ -63,6 +63,15 @@ async def test_commands_show_the_end_users_own_rights_where_the_engine_asks_for_
     assert set(asked) == {"Basic dTpw"}
 
 
+async def test_an_index_without_a_policy_is_not_said_to_have_a_small_window(serve: Serve) -> None:
+    nothing = settings(
+        policies={"other": {"match": [{"index": "other"}], "text": {"fields": ["body"]}}}, default_policy=None
+    )
+    result = await examined(serve, configured=nothing)
+    assert "3 of 3 queries are in the engine's order (NO_POLICY)" in told(result)
+    assert "0 are reranked" not in told(result)
+
+
 def same(_: int, pairs: Sequence[Pair]) -> Scores:
     return np.ones(len(pairs), np.float32)
 
@@ -79,6 +88,8 @@ def broken(*_: object) -> None:
         ({}, WordOverlapScorer(fault=broken), [], "3 of 3 queries are in the engine's order (MODEL_ERROR)"),
         ({"rank_window_size": 3}, WordOverlapScorer(), [], "10 hits were asked for and 3 are reranked"),
         ({"enabled": False}, WordOverlapScorer(), [], "(POLICY_DISABLED): the policy says `enabled: false`"),
+        ({"mode": "shadow"}, WordOverlapScorer(), [], "(SHADOW): the policy says `mode: shadow`"),
+        ({"percent": 0}, WordOverlapScorer(), [], "(HELD_OUT): the policy's `percent` leaves them out"),
         ({}, WordOverlapScorer(max_length=8), [], "of the passages are longer than the model reads"),
         (
             {"fusion": {"method": "linear", "model_weight": 0.0}, "cosine": None},

@@ -18,6 +18,7 @@ def several() -> Settings:
         "news": {"match": [{"index": "news-*"}, {"index": "n", "connector": "main"}], "text": text},
         "off": {"match": [{"index": "old"}], "text": text, "enabled": False, "rank_window_size": 7},
         "rest": {"text": text, "budget_ms": 123},
+        "turned_off": {"text": text, "mode": "off"},
     }
     return settings(policies=policies, default_policy="rest")
 
@@ -25,12 +26,12 @@ def several() -> Settings:
 async def test_list_tells_all_policies_in_the_files_order(serve: Serve) -> None:
     async with serve(configured=several()) as (client, _):
         told = await client.policies.List(pb.ListRequest())
-    assert [policy.name for policy in told.policies] == ["news", "off", "rest"]
+    assert [policy.name for policy in told.policies] == ["news", "off", "rest", "turned_off"]
     assert (told.default_policy, list(told.connectors)) == ("rest", ["main"])
-    assert [list(policy.match) for policy in told.policies] == [["news-*", "main:n"], ["old"], []]
-    assert [policy.enabled for policy in told.policies] == [True, False, True]
+    assert [list(policy.match) for policy in told.policies] == [["news-*", "main:n"], ["old"], [], []]
+    assert [policy.enabled for policy in told.policies] == [True, False, True, False]
     assert all(policy.model_ready and policy.model == "default" for policy in told.policies)
-    assert len({policy.version for policy in told.policies}) == 3
+    assert len({policy.version for policy in told.policies}) == 4
     assert json.loads(told.policies[2].settings)["budget_ms"] == 123
     assert json.loads(told.policies[0].settings)["text"]["fields"][1]["max_chars"] == 100
 

@@ -19,7 +19,7 @@ def test_a_window_that_needs_more_than_the_budget_is_named_with_what_would_fit()
     assert seconds(MODEL, advice.fits) <= 0.045 < seconds(MODEL, advice.fits + 1)
 
 
-@pytest.mark.parametrize("policy", [{"budget_ms": 1000}, {"enabled": False}, {"rank_window_size": 5}])
+@pytest.mark.parametrize("policy", [{"budget_ms": 1000}, {"enabled": False}, {"mode": "off"}, {"rank_window_size": 5}])
 def test_nothing_is_said_where_the_budget_is_enough_or_nothing_is_ranked(policy: dict[str, object]) -> None:
     assert tight_budgets(settings({"rank_window_size": 100, "budget_ms": 60, **policy}), MODEL) == []
 

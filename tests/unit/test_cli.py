@@ -169,6 +169,28 @@ def test_explain_an_index_that_is_not_reranked_or_not_allowed(starter: Path) -> 
     )
 
 
+def test_explain_indices_whose_policies_refuse_each_other(tmp_path: Path) -> None:
+    file = tmp_path / "sidecar.yaml"
+    file.write_text("""
+connectors: {main: {type: opensearch, hosts: ["http://127.0.0.1:9200"]}}
+policies:
+  a: {match: [{index: "a-*"}], text: {fields: [body]}, on_conflict: refuse}
+  b: {match: [{index: "b-*"}], text: {fields: [body]}, mode: shadow, percent: 20, engine_timeout: true}
+""")
+    refused = runner.invoke(app, ["explain", str(file), "--index", "a-1,b-1"])
+    assert refused.exit_code == 0
+    assert "policy a refuses that (on_conflict): search them apart\n" in refused.stdout
+    assert refused.stdout.endswith("The call is refused (INVALID_ARGUMENT).\n")
+    tried = runner.invoke(app, ["explain", str(file), "--index", "b-1", "--json"])
+    answer = json.loads(tried.stdout)
+    assert (answer["plan"]["mode"], answer["plan"]["percent"], answer["refused"]) == ("shadow", 20, False)
+    assert "timeout" in answer["body"]
+    long = runner.invoke(app, ["explain", str(file), "--index", "x" * 100_000])
+    assert (long.exit_code, "at most" in long.output) == (2, True)
+    compared = runner.invoke(app, ["diff", str(file), str(file), "--index", "a-1,b-1"])
+    assert "index a-1,b-1: refused (on_conflict) -> refused (on_conflict)" in compared.output
+
+
 def test_explain_a_policy_that_is_not_enabled(starter: Path) -> None:
     starter.write_text(starter.read_text().replace("# enabled: true ", "enabled: false "))
     result = runner.invoke(app, ["explain", str(starter), "--index", "articles-1"])

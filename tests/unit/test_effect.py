@@ -4,6 +4,7 @@ import itertools
 import sys
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -42,6 +43,8 @@ def test_what_an_order_did_by_hand() -> None:
     assert swapped.overlap == 0.5, "of the first ten five are left"
     assert Effect.of(ranking((0, 1.0), (1, None), (2, 0.5), (3, None))).without_text == 0.5
     assert Effect.of(ranking((0, 1.0), (1, None), outcome=Outcome.PARTIAL)).without_text == 0.0
+    pinned = ranking((0, None), (1, None), (2, 0.5), (3, None), (4, 1.0))
+    assert Effect.of(replace(pinned, pinned=2)).without_text == pytest.approx(1 / 3), "they are not meant to be scored"
 
 
 @pytest.mark.parametrize(

@@ -165,6 +165,7 @@ def test_the_strictest_policy_is_taken_where_one_asks_for_it() -> None:
     ("first", "second", "strictest"),
     [
         ({"enabled": False, "rank_window_size": 500}, {"rank_window_size": 10}, "first"),
+        ({"mode": "off", "rank_window_size": 500}, {"rank_window_size": 10}, "first"),
         ({"rank_window_size": 50}, {"rank_window_size": 49}, "second"),
         ({"rank_window_size": 50, "budget_ms": 100}, {"rank_window_size": 50, "budget_ms": 99}, "second"),
         ({"rank_window_size": 50, "budget_ms": 100}, {"rank_window_size": 50, "budget_ms": 101}, "first"),
