@@ -193,9 +193,11 @@ class App:
                 log.info("model_ready", model=name, version=model.scorer.version)
 
     async def _close_later(self, old: Live, changes: Changes, dropped: Mapping[str, LoadedModel | None]) -> None:
-        await asyncio.sleep(old.settings.longest_call_s + old.settings.server.shutdown_grace_s)
-        await old.names.close()
-        await _close(old.connectors[name] for name in changes.close)
+        try:
+            await asyncio.sleep(old.settings.longest_call_s + old.settings.server.shutdown_grace_s)
+        finally:  # also when the sidecar is stopped before
+            await old.names.close()
+            await _close(old.connectors[name] for name in changes.close)
         for name, model in dropped.items():
             self.models.forget(name, model)
         if changes.load:
@@ -295,6 +297,7 @@ class App:
         self._pipeline.close()
         await self._current.live.names.close()
         await _close(self._current.live.connectors.values())
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._metrics_server:
             self._metrics_server.shutdown()
             self._metrics_server.server_close()

@@ -20,6 +20,10 @@ class Narrowing:
     key: str = ""
     """What decides on the arm of a policy that is being tried; empty: the query."""
 
+    def arm_key(self, query: str) -> str:
+        """What decides on the arm of a call with this query."""
+        return self.key or query
+
 
 @dataclass(frozen=True, slots=True)
 class Clock:

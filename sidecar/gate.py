@@ -207,8 +207,8 @@ class Gate:
         self._check_policy(narrowing.policy, call.caller)  # also one that there is none of, of which no more is told
         found = self._resolution(connector, call, known)
         self._check_policy(found.policy_name, call.caller)
-        key = narrowing.key or call.query
-        plan = self._plans.of(found.policy_name, narrowing.overrides, key) if found.policy_name else None
+        key, overrides = narrowing.arm_key(call.query), narrowing.overrides
+        plan = self._plans.of(found.policy_name, overrides, key) if found.policy_name else None
         if plan and self._is_off(plan.policy):
             plan = replace(plan, switched_off=True)
         limit = (plan.limits if plan else _NO_LIMITS).query_chars

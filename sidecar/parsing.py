@@ -27,10 +27,23 @@ def search_call(
     request: pb.SearchRequest, clock: Clock, authorization: str | None = None, caller: Caller = NOBODY
 ) -> SearchCall:
     """A Search request as a call. Raises :class:`InvalidRequest`."""
+    return _search(request, _query(request.query), clock, authorization, caller)
+
+
+def explained_call(
+    request: pb.ExplainRequest, clock: Clock, authorization: str | None = None, caller: Caller = NOBODY
+) -> SearchCall:
+    """An Explain request as the search that it asks about. Raises :class:`InvalidRequest`."""
+    return _search(request, "", clock, authorization, caller)
+
+
+def _search(
+    request: pb.SearchRequest | pb.ExplainRequest, query: str, clock: Clock, authorization: str | None, caller: Caller
+) -> SearchCall:
     return SearchCall(
         connector=request.connector,
         index=request.index,
-        query=_query(request.query),
+        query=query,
         body=json_object(request.body or "{}", "body"),
         params=_params(request.params),
         narrowing=narrowing(request.options),
@@ -45,24 +58,6 @@ def _params(params: Mapping[str, str]) -> dict[str, str]:
     if "index" in params:
         raise InvalidRequest("`params.index`: what is searched is named by `index` alone")
     return dict(params)
-
-
-def explained_call(
-    request: pb.ExplainRequest, clock: Clock, authorization: str | None = None, caller: Caller = NOBODY
-) -> SearchCall:
-    """An Explain request as the search that it asks about. Raises :class:`InvalidRequest`."""
-    return SearchCall(
-        connector=request.connector,
-        index=request.index,
-        query="",
-        body=json_object(request.body or "{}", "body"),
-        params=_params(request.params),
-        narrowing=narrowing(request.options),
-        clock=clock,
-        template=_template(request),
-        authorization=authorization,
-        caller=caller,
-    )
 
 
 def _template(request: pb.SearchRequest | pb.ExplainRequest) -> Json | None:

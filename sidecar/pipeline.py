@@ -92,10 +92,18 @@ class Pipeline:
         carried = carries(prepared.call.body, call.params, plan.text) if plan else Carried.UNKNOWN
         candidates = [candidate_of(hit, rank, carried) for rank, hit in enumerate(hits.hits[: request.window])]
         skip = prepared.skip or skips.by_hits(candidates)
-        deadline = self._deadline(call.clock, plan)
-        pinned, key = call.narrowing.pinned_ids, call.narrowing.key or call.query
-        connector, chars = prepared.connector, hits.chars
-        task = Task(call.query, candidates, pinned, plan, skip, connector, deadline, watch, key=key, chars=chars)
+        task = Task(
+            query=call.query,
+            candidates=candidates,
+            pinned_ids=call.narrowing.pinned_ids,
+            plan=plan,
+            skip=skip,
+            connector=prepared.connector,
+            deadline=self._deadline(call.clock, plan),
+            watch=watch,
+            key=call.narrowing.arm_key(call.query),
+            chars=hits.chars,
+        )
         return Retrieved(task, hits, request.page, request.first_rank)
 
     async def finish(self, retrieved: Retrieved) -> Answer:
@@ -111,14 +119,22 @@ class Pipeline:
         """
         watch = Stopwatch(call.clock.received_at, self._metrics)
         access = await self._retrieval().access(call)
-        plan, connector = access.plan, access.connector
+        plan = access.plan
         considered = call.candidates[: plan.rank_window_size] if plan else call.candidates
         skip = skips.by_policy(plan, access.why) or skips.by_count(considered)
-        deadline = self._deadline(call.clock, plan)
-        pinned, closed = call.narrowing.pinned_ids, access.closed_indices
-        key = call.narrowing.key or call.query
-        chars = chars_of(considered)
-        task = Task(call.query, considered, pinned, plan, skip, connector, deadline, watch, closed, key, chars)
+        task = Task(
+            query=call.query,
+            candidates=considered,
+            pinned_ids=call.narrowing.pinned_ids,
+            plan=plan,
+            skip=skip,
+            connector=access.connector,
+            deadline=self._deadline(call.clock, plan),
+            watch=watch,
+            closed_indices=access.closed_indices,
+            key=call.narrowing.arm_key(call.query),
+            chars=chars_of(considered),
+        )
         ranked = tried(await self._rank(task), task)
         places = [*ranked.order, *(Ranked(rank) for rank in range(len(considered), len(call.candidates)))]
         kept = [place for place in places if task.keeps(place)][: call.top_n]

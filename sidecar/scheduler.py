@@ -258,31 +258,27 @@ class Scheduler:
         now = self._clock()
         free_at = max(now, self._device.free_at)
         for count in _sizes(len(groups), min_groups):
-            pairs = [pair for group in groups[:count] for pair in group]
-            ends = list(accumulate(map(len, groups[:count])))
-            least = ends[min(min_groups, count) - 1] if min_groups else None
-            ticket = Ticket(model, pairs, asyncio.get_running_loop().create_future())
-            lengths = [pair.tokens for pair in pairs]
-            job = Job(ticket, model.name, lengths, deadline.at, model.limits, caller, least=least)
+            job, ends = _job_of(model, groups[:count], deadline, min_groups, caller)
             if count == len(groups) > 0:
                 self._learn_typical(model, caller, job.remaining_s / count)
-            submitted = Submitted(job, ends, now, self._queue.ends_at(job, free_at))
+            smallest = Submitted(job, ends, now, self._queue.ends_at(job, free_at))
             displaced = admission.admit(self._queue, job, now, free_at)
             if displaced is not None:
                 self._displace(displaced)
-                return submitted
-        if min_groups and (shortened := admission.squeeze_in(self._queue, job, now, free_at)):
+                return smallest
+        if min_groups and (shortened := admission.squeeze_in(self._queue, smallest.job, now, free_at)):
             self._shorten(shortened)
-            return submitted
-        has_room = self._queue.has_room(len(pairs))
-        if has_room and self._probes(job):
-            self._queue.add(job)
-            return submitted
+            return smallest
+        pairs = len(smallest.job.lengths)
+        has_room = self._queue.has_room(pairs)
+        if has_room and self._probes(smallest.job):
+            self._queue.add(smallest.job)
+            return smallest
         self._metrics.shed_pairs.labels("refused").inc(sum(map(len, groups)))
         if has_room:
             raise Overloaded("the job would not end within its budget behind what is queued")
         waiting, most = self._queue.pairs, self._queue.max_pairs
-        raise Overloaded(f"{waiting} pairs wait and {len(pairs)} more came; at most {most} may wait")
+        raise Overloaded(f"{waiting} pairs wait and {pairs} more came; at most {most} may wait")
 
     def _learn_typical(self, model: LoadedModel, caller: tuple[str, ...], document_s: float) -> None:
         kind = _kind(model, caller)
@@ -348,6 +344,22 @@ def _open(model: LoadedModel) -> CircuitOpen:
 def _kind(model: LoadedModel, caller: tuple[str, ...]) -> tuple[str, str]:
     """Jobs whose documents are alike: those of one policy. As many as are configured, not as many as call."""
     return model.name, caller[-1] if caller else ""
+
+
+def _job_of(
+    model: LoadedModel,
+    groups: Sequence[Sequence[Pair]],
+    deadline: Deadline,
+    min_groups: int | None,
+    caller: tuple[str, ...],
+) -> tuple[Job[Ticket], list[int]]:
+    """A job of the pairs of these groups, and where each group ends among them."""
+    pairs = [pair for group in groups for pair in group]
+    ends = list(accumulate(map(len, groups)))
+    least = ends[min(min_groups, len(groups)) - 1] if min_groups else None
+    ticket = Ticket(model, pairs, asyncio.get_running_loop().create_future())
+    lengths = [pair.tokens for pair in pairs]
+    return Job(ticket, model.name, lengths, deadline.at, model.limits, caller, least=least), ends
 
 
 def _sizes(count: int, minimum: int | None) -> Iterator[int]:

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from sidecar.cli.target import Target, TlsCa, TlsCert, TlsKey, TlsOn, client_of, engine_authorization, in_words
-from sidecar.cli.terminal import stop
+from sidecar.cli.terminal import multi_match, stop
 
 if TYPE_CHECKING:
     from sidecar.client import BlockingRerankClient
@@ -80,7 +80,7 @@ def _asked(
     from sidecar.diagnosis import Asked
     from sidecar.v1 import rerank_pb2 as pb
 
-    body = {"query": {"multi_match": {"query": query, "fields": fields}}, "size": size}
+    body = {**multi_match(query, fields), "size": size}
     options = pb.Options(policy=policy)
     original, final = client.search_progressive(
         index,

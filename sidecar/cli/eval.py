@@ -1,17 +1,16 @@
 """`rerank-sidecar eval`."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import Progress
 
 from sidecar.cli.target import TlsCa, TlsCert, TlsKey, TlsOn, client_of, engine_authorization
-from sidecar.cli.terminal import connector_of, settings_of, stop
+from sidecar.cli.terminal import connector_of, multi_match, progress_bar, settings_of, stop
 from sidecar.errors import InvalidRequest
 from sidecar.evaluation.judgments import JudgmentError, Judgments, read
 from sidecar.resolution import Resolver
@@ -119,7 +118,7 @@ def _of_own(
 ) -> "Found":
     from sidecar.evaluation import sweeping
 
-    with _advancing(sweeping.steps(settings, policy, swept, len(judged.queries), timed)) as advance:
+    with progress_bar("asking", sweeping.steps(settings, policy, swept, len(judged.queries), timed)) as advance:
         return sweeping.of_own(settings, policy, swept, question, judged, timed, advance)
 
 
@@ -128,23 +127,15 @@ def _of_running(
 ) -> "Found":
     from sidecar.evaluation import sweeping
 
-    with _advancing(max(1, len(windows)) * len(judged.queries)) as advance:
+    with progress_bar("asking", max(1, len(windows)) * len(judged.queries)) as advance:
         return sweeping.of_running(client, policy, windows, question, judged, advance)
-
-
-@contextmanager
-def _advancing(steps: int) -> Iterator[Callable[[], None]]:
-    """A progress bar, and what moves it a step."""
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("asking", total=steps)
-        yield lambda: progress.advance(task)
 
 
 def _body(file: Path | None, fields: list[str]) -> dict[str, Any]:
     from sidecar.evaluation.asking import PLACE, has_place
 
     if file is None:
-        return {"query": {"multi_match": {"query": PLACE, "fields": fields}}}
+        return multi_match(PLACE, fields)
     try:
         body = json.loads(file.read_text())
     except (OSError, ValueError) as error:

@@ -1,13 +1,12 @@
 """`rerank-sidecar search`."""
 
 import json
-from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
 
 from sidecar.cli.target import Target, TlsCa, TlsCert, TlsKey, TlsOn, client_of, engine_authorization, in_words
-from sidecar.cli.terminal import stop
+from sidecar.cli.terminal import multi_match, stop
 
 
 def search(
@@ -34,7 +33,7 @@ def search(
     from sidecar.comparison import show
     from sidecar.v1 import rerank_pb2 as pb
 
-    request = {"size": size, **(_body(body) if body else _match(query, field or ["*"]))}
+    request = {"size": size, **(_body(body) if body else multi_match(query, field or ["*"]))}
     options = pb.Options(policy=policy, budget_ms=budget_ms)
     with client_of(target, tls=tls, ca=tls_ca, cert=tls_cert, key=tls_key) as client:
         try:
@@ -45,10 +44,6 @@ def search(
         except grpc.RpcError as error:
             stop(in_words(error))
     show(query, pages[0], pages[-1])
-
-
-def _match(query: str, fields: Sequence[str]) -> dict[str, Any]:
-    return {"query": {"multi_match": {"query": query, "fields": list(fields)}}}
 
 
 def _body(text: str) -> dict[str, Any]:

@@ -4,18 +4,17 @@ import asyncio
 import random
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import ValidationError
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
-from sidecar.cli.terminal import settings_of, stop
+from sidecar.cli.terminal import connector_of, multi_match, progress_bar, settings_of, stop
 
 if TYPE_CHECKING:
     from connectors.base import Connector
@@ -103,9 +102,9 @@ def train(
     engine_of = _engines(data, config, connector, index, field or ["*"], id_field, depth)
     found = _found(engine_of, {name: collection.queries[name] for name in (*learnt, *kept)})
     near = _scorer("bundled", None, chosen, kind="bi_encoder") if guard else None
-    with _steps("guarding against unmarked answers", len(learnt)) as advance:
+    with progress_bar("guarding against unmarked answers", len(learnt)) as advance:
         mined = hard_negatives.mined(collection, {name: found[name] for name in learnt}, near, guard, advance)
-    with _steps("making lists", len(mined)) as advance:
+    with progress_bar("making lists", len(mined)) as advance:
         teach = _teacher(teacher, max_length, chosen)
         lists = lists_of(collection, mined, negatives, seed, teach, advance)
     _tell(mined, lists.rows, lists.short, negatives, console)
@@ -116,7 +115,7 @@ def train(
     _tell_languages(lists.rows, languages, console)
     run = finetune.Run(base, objective, epochs, batch, rate, max_length, seed, every, chosen)
     told = _finetuned(lists.rows, run, out, languages, console)
-    with _steps("measuring", len(kept)) as advance:
+    with progress_bar("measuring", len(kept)) as advance:
         unseen, trained = {name: found[name] for name in kept}, _scorer(str(out), max_length, chosen)
         results = checking.results(collection, unseen, trained, advance)
     facts = {"base": base, "objective": objective, "lists": len(lists.rows), "documents a list": 1 + negatives, **told}
@@ -176,14 +175,6 @@ def _finetuned(
     return finetune.finetune(rows, run, work, out, languages)
 
 
-@contextmanager
-def _steps(name: str, steps: int) -> Iterator[Callable[[], None]]:
-    """A progress bar of so many steps, and what moves it one on."""
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(name, total=steps)
-        yield lambda: progress.advance(task)
-
-
 def _collection(data: Path, split: str, *, tolerant: bool, console: Console) -> "Collection":
     from sidecar.training.datasets import DataError, load_collection
 
@@ -226,12 +217,9 @@ def _engines(
     """What makes the engine that negatives come from; made where it is used, in the event loop."""
     from sidecar.training.hard_negatives import Engine
 
-    def body(query: str) -> dict[str, Any]:
-        return {"query": {"multi_match": {"query": query, "fields": fields}}}
-
     def made() -> Engine:
         found = _configured(config, name) if config else _in_memory(data)
-        return Engine(found, index or "corpus", body, depth, id_field)
+        return Engine(found, index or "corpus", partial(multi_match, fields=fields), depth, id_field)
 
     return made
 
@@ -248,11 +236,9 @@ def _configured(config: Path, name: str) -> "Connector":
 
     settings = settings_of(config)
     known = settings.connectors
-    if not name and len(known) != 1:
+    chosen = connector_of(settings, name or None)
+    if chosen is None:
         stop(f"the configuration has {len(known)} connectors; name one by --connector: {', '.join(known)}")
-    if name and name not in known:
-        stop(f"connector {name!r} is not in the configuration; allowed: {', '.join(known)}")
-    chosen = name or next(iter(known))
     try:
         built = connectors_of(settings.model_copy(update={"connectors": {chosen: known[chosen]}}), Metrics())
     except WiringError as error:
@@ -272,7 +258,7 @@ def _found(engine_of: "Callable[[], Engine]", queries: Mapping[str, str]) -> dic
             await engine.connector.close()
 
     try:
-        with _steps("searching", len(queries)) as advance:
+        with progress_bar("searching", len(queries)) as advance:
             return asyncio.run(ask(advance))
     except ExceptionGroup as failed:
         first = failed.exceptions[0]

@@ -122,7 +122,7 @@ def proven(model: PreTrainedModel, make: Callable[[], Made], agrees: Callable[[M
     if made:
         made.restore()
     model.set_attn_implementation(attention)
-    log.warning("pairs are padded", reason=why, model_type=model.config.model_type)
+    log.warning("pairs_padded", reason=why, model_type=model.config.model_type)
     return None
 
 

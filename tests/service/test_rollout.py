@@ -3,17 +3,19 @@
 import asyncio
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
+from connectors.hits import DocumentRef
 from connectors.memory import MemoryConnector
 from sidecar.cost import CostModel
 from sidecar.deadline import Deadline
 from sidecar.reading import Reading
 from sidecar.scoring.fake import WordOverlapScorer
 from sidecar.v1 import rerank_pb2 as pb
-from tests.calls import RecordingConnector, busy, score, until
+from tests.calls import busy, score, until
 from tests.conftest import DOCUMENTS, Serve, settings
 
 BODY = {"query": {"match": {"body": "apple"}}}
@@ -157,7 +159,14 @@ async def test_the_shadow_begins_when_the_reply_has_left_and_in_a_thread_of_its_
 
 
 async def test_the_shadow_asks_nothing_of_an_engine_while_a_call_is_scored(serve: Serve) -> None:
-    engine = RecordingConnector()
+    fetched: list[int] = []
+
+    class Fetching(MemoryConnector):
+        async def fetch(self, refs: Sequence[DocumentRef], *arguments: Any, **named: Any) -> Any:
+            fetched.append(len(refs))
+            return await super().fetch(refs, *arguments, **named)
+
+    engine, body = Fetching("main", {"docs": DOCUMENTS}), {**BODY, "_source": False}
     async with serve(WordOverlapScorer(), configured=settings({"mode": "shadow"}), connector=engine) as (client, app):
         async with busy(app.scheduler):
             live = asyncio.create_task(
@@ -169,6 +178,10 @@ async def test_the_shadow_asks_nothing_of_an_engine_while_a_call_is_scored(serve
                 )
             )
             await asyncio.sleep(0)
-            await client.search("docs", QUERY, BODY)
+            await client.search("docs", QUERY, body)
             await until(lambda: value(app, "calls_total", end="dropped") == 1)
         await live
+        assert not fetched
+        await client.search("docs", QUERY, body)
+        await until(lambda: value(app, "calls_total", end="ranked") == 1)
+        assert fetched, "which it does of an idle sidecar"

@@ -57,7 +57,7 @@ def test_a_variant_whose_packed_vectors_would_be_others_is_padded(tmp_path: Path
         model = encoder(folder, max_length=64)
     assert not model.packed
     assert [(entry["event"], entry["reason"]) for entry in logs] == [
-        ("pairs are padded", "its scores differ from the padded ones")
+        ("pairs_padded", "its scores differ from the padded ones")
     ]
     assert cosines(model, QUERY, TEXTS) == pytest.approx(reference(folder, "mean", 64), abs=1e-4)
 

@@ -5,7 +5,6 @@ import sys
 import threading
 import time
 from dataclasses import replace
-from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -85,22 +84,18 @@ def test_only_the_last_replies_count() -> None:
 def test_it_is_logged_when_it_begins_once_in_a_while_and_when_it_ends() -> None:
     now = [0.0]
     watch = Watch(["p"], Metrics(), lambda: now[0])
-    with capture_logs() as logged:
-        _three_times(watch, now, logged)
-
-
-def _three_times(watch: Watch, now: list[float], logged: list[Any]) -> None:
 
     def replies(effect: Effect, count: int) -> None:
         for _ in range(count):
             now[0] += 1.0
             watch.saw("p", effect)
 
-    replies(fallback(Reason.MODEL_ERROR), 300)
-    assert [entry["event"] for entry in logged] == ["reranking_does_little"]
-    replies(fallback(Reason.MODEL_ERROR), 600)
-    assert [entry["event"] for entry in logged] == ["reranking_does_little"] * 2
-    replies(USUAL, 700)
+    with capture_logs() as logged:
+        replies(fallback(Reason.MODEL_ERROR), 300)
+        assert [entry["event"] for entry in logged] == ["reranking_does_little"]
+        replies(fallback(Reason.MODEL_ERROR), 600)
+        assert [entry["event"] for entry in logged] == ["reranking_does_little"] * 2
+        replies(USUAL, 700)
     assert [entry["event"] for entry in logged][2:] == ["reranking_works_again"]
 
 

@@ -110,7 +110,7 @@ def test_a_model_that_cannot_be_packed_after_all_is_padded_and_the_log_says_so(
     with capture_logs() as logs:
         model = scorer(tmp_path)
     assert not model.packed
-    assert [entry["event"] for entry in logs] == ["pairs are padded"]
+    assert [entry["event"] for entry in logs] == ["pairs_padded"]
     np.testing.assert_array_equal(model.score(pairs), want.score(pairs))
 
 
