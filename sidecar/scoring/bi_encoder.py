@@ -80,12 +80,13 @@ class BiEncoder:
             settings.vector_cache_mib * 2**20, lambda vector: _BYTES * len(vector)
         )
         self.halved = 0
+        self.number_type = str(model.dtype).removeprefix("torch.")
         self._model, self._pooling = model, pooling
         self._pad_id = int(tokenizer.pad_token_id or 0)
         self._texts = TextEncoder(tokenizer, self.max_length)
         self._inputs: Callable[..., dict[str, torch.Tensor]] = packing.Inputs(model)
         has_layers = packing.ENCODERS.get(model.config.model_type) is packing.bert_layers
-        self._layers = self._try_packing() if has_layers and model.device.type == "cpu" else None
+        self._layers = self._try_packing() if has_layers and packing.can_pack(model) else None
 
     @property
     def packed(self) -> bool:
@@ -188,8 +189,9 @@ class BiEncoder:
     def _packed(self, texts: Sequence[Pair], layers: Encoder) -> torch.Tensor:
         layout = layers.layout([len(text.input_ids) for text in texts])
         hidden = layers(self._inputs(texts, layout), layout)  # (T, hidden)
-        spans = zip(layout.starts.tolist(), layout.lengths, strict=False)
-        return torch.stack([self._pool(hidden[start : start + length]) for start, length in spans])
+        if self._pooling == _MEAN_OF_TEXT:
+            return packing.means(hidden.float(), layout)
+        return hidden[layout.first[: len(texts)]].float()
 
     def _padded(self, texts: Sequence[Pair]) -> torch.Tensor:
         plain = [Pair(text.input_ids) for text in texts]

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from sidecar.scoring.base import Pair, Scores
 from sidecar.scoring.checkpoint import fingerprint, max_length
 from sidecar.scoring.failures import is_out_of_memory, losses_told
-from sidecar.scoring.layout import to_device, to_host
+from sidecar.scoring.layout import VECTOR, row_lengths, to_device, to_host
 from sidecar.scoring.packing import PackedModel, can_pack, proven
 from sidecar.scoring.padding import padded
 from sidecar.settings import ModelSettings
@@ -33,6 +33,7 @@ class CrossEncoder:
         self.version = fingerprint(model, tokenizer, self.max_length, settings.label)
         self.halved = 0
         """How often a batch did not fit the memory and was halved."""
+        self.number_type = str(model.dtype).removeprefix("torch.")
         self._model = model
         self._label = settings.label
         self._pad_id = int(tokenizer.pad_token_id or 0)
@@ -41,7 +42,7 @@ class CrossEncoder:
         self._encoder = PairEncoder(tokenizer, self.max_length, token_types=takes_types, cache_bytes=cache_bytes)
         self.token_cache = self._encoder.cache
         self._packed = self._try_packing() if can_pack(model) else None
-        self.launches = model.device.type == "cuda"
+        self.launches = model.device.type == "cuda" and self.packed  # transformers looks at a padded batch's mask
 
     @property
     def packed(self) -> bool:
@@ -83,6 +84,9 @@ class CrossEncoder:
         """Do now, in the device's thread, what the first batch of each size up to ``tokens`` would else have to do."""
         if self._packed:
             self._packed.prepare(tokens)
+        if self.launches:  # CUDA loads kernels when they are first needed, and which ones depends on the size
+            for length in row_lengths(tokens):
+                self.score([Pair([0] * VECTOR)] * (length // VECTOR))
 
     @torch.inference_mode()
     def _started(self, pairs: Sequence[Pair]) -> Callable[[], Scores]:

@@ -14,7 +14,8 @@ _OF_CUDA_ITSELF = "CUDA error:"
 def is_out_of_memory(error: Exception) -> bool:
     """Whether a pass failed for want of memory. CUDA has a class for it; the CPU's allocator says it in words only."""
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
-        said in str(error) for said in ("DefaultCPUAllocator", "CUDA error: out of memory")
+        said in str(error)
+        for said in ("DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
     )
 
 

@@ -56,8 +56,19 @@ def pick_dtype(settings: ModelSettings, device: torch.device) -> torch.dtype:
     if settings.dtype != "auto":
         return _DTYPES[settings.dtype]
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+        return torch.bfloat16 if multiplies_bfloat16(device) else torch.float16
     return torch.bfloat16 if gains_by_bfloat16() else torch.float32
+
+
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether a CUDA device multiplies bfloat16 in hardware, as those of compute capability 8 and more do."""
+    return torch.cuda.get_device_capability(device)[0] >= 8
+
+
+def leaves_a_gpu_unused(settings: ModelSettings, driver: Path = Path("/proc/driver/nvidia/version")) -> bool:
+    """Whether ``device: auto`` means the CPU though the kernel has NVIDIA's driver: a container without access to the
+    card, a driver older than torch needs, or a torch without CUDA."""
+    return settings.device == "auto" and driver.exists() and not torch.cuda.is_available()
 
 
 @cache

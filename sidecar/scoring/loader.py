@@ -3,6 +3,7 @@
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Protocol
 
 import numpy as np
@@ -36,6 +37,13 @@ class Backend(Scorer, Protocol):
 
     halved: int
     """How often a batch did not fit the memory and was halved."""
+    number_type: str
+    """Of the arithmetic: ``float32``, ``bfloat16``, ``float16`` or ``int8``."""
+
+    @property
+    def packed(self) -> bool:
+        """See :class:`sidecar.loaded.Packs`."""
+        ...
 
     def prepare(self, tokens: int) -> None:
         """Do now what the first batch of each size up to ``tokens`` would else have to do."""
@@ -53,17 +61,31 @@ def load(name: str, settings: ModelSettings) -> LoadedModel:
     dtype = hardware.pick_dtype(settings, device)
     if hardware.emulates(dtype, device):
         log.warning("number_type_emulated", model=name, dtype=settings.dtype, hint="`dtype: auto` is many times faster")
-    scorer = scorer_of(settings, device, dtype)
-    try:
+    if hardware.leaves_a_gpu_unused(settings):
+        log.warning(
+            "gpu_not_used", model=name, hint="torch cannot use the NVIDIA card: no access to it, or an old driver"
+        )
+    with _shortage_told(
+        device, f"does not hold the weights of checkpoint {settings.checkpoint!r}; set a smaller model"
+    ):
+        scorer = scorer_of(settings, device, dtype)
+    one = f"one pair of {scorer.max_length} tokens of checkpoint {settings.checkpoint!r}"
+    with _shortage_told(device, f"holds not even {one}; set a smaller `max_length` or a smaller model"):
         _check_finite(scorer, settings, dtype)
-        return fitted(name, scorer, calibrate(scorer, settings), settings)
+        loaded = fitted(name, scorer, calibrate(scorer, settings), settings)
+    log.info("model_loaded", model=name, device=str(device), dtype=scorer.number_type, packed=scorer.packed)
+    return loaded
+
+
+@contextmanager
+def _shortage_told(device: torch.device, lack: str) -> Iterator[None]:
+    """Raises :class:`hardware.HardwareError`, with what the device's memory lacks, in place of running out of it."""
+    try:
+        yield
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        raise hardware.HardwareError(
-            f"the memory of {device} holds not even one pair of {scorer.max_length} tokens of checkpoint "
-            f"{settings.checkpoint!r}; set a smaller `max_length` or a smaller model"
-        ) from error
+        raise hardware.HardwareError(f"the memory of {device} {lack}") from error
 
 
 def scorer_of(settings: ModelSettings, device: torch.device, dtype: torch.dtype) -> Backend:

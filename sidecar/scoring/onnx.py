@@ -32,6 +32,7 @@ class OnnxCrossEncoder:
 
     packed = True
     """A batch costs what its tokens cost: pairs are padded to neighbours of much the same length only."""
+    number_type = "int8"
     halved = 0
     """A call holds few tokens whatever the batch, so there is nothing to be halved for want of memory."""
 

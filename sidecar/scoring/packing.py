@@ -46,8 +46,16 @@ class OfTransformers:
         hidden: torch.Tensor = self._base(**inputs, packing=layout).last_hidden_state[0]  # (T, hidden)
         if not self._mean:
             return hidden[layout.first]
-        parts = zip(layout.starts.tolist(), layout.lengths, strict=False)
-        return torch.stack([hidden[start : start + length].mean(0) for start, length in parts])
+        return means(hidden, layout)
+
+
+def means(hidden: torch.Tensor, layout: Layout) -> torch.Tensor:
+    """The mean over the tokens of each pair, (pairs, hidden), of hidden states (T, hidden)."""
+    if layout.kernel == "varlen":  # nothing lies between the pairs: one operation for all of them
+        lengths = to_device(np.asarray(layout.lengths, np.int64), hidden.device)
+        return torch.segment_reduce(hidden, "mean", lengths=lengths, unsafe=True)
+    parts = zip(layout.starts.tolist(), layout.lengths, strict=False)
+    return torch.stack([hidden[start : start + length].mean(0) for start, length in parts])
 
 
 def bert_layers(model: Any) -> Encoder:

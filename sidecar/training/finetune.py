@@ -154,4 +154,5 @@ def _without_dropout(model: torch.nn.Module) -> None:
 
 
 def _multiplies_bfloat16(device: str) -> bool:
-    return torch.cuda.is_bf16_supported() if device.startswith("cuda") else hardware.gains_by_bfloat16()
+    on_cuda = device.startswith("cuda")
+    return hardware.multiplies_bfloat16(torch.device(device)) if on_cuda else hardware.gains_by_bfloat16()

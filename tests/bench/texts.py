@@ -23,11 +23,18 @@ def passages(mean_tokens: int, count: int = 100, seed: int = 7) -> list[str]:
     Lengths are lognormal with sigma 0.6, so a few are long.
     """
     draw = random.Random(seed)
-    lengths = [
-        max(4, round(draw.lognormvariate(0, _SIGMA) * mean_tokens / _MEAN_OF_UNIT) - _QUERY_TOKENS)
-        for _ in range(count)
-    ]
-    return [" ".join(draw.choices(_WORDS, k=length)) for length in lengths]
+    words = [tokens - _QUERY_TOKENS for tokens in _lengths(mean_tokens, count, draw)]
+    return [" ".join(draw.choices(_WORDS, k=length)) for length in words]
+
+
+def lengths(mean_tokens: int, count: int = 100, seed: int = 7) -> list[int]:
+    """Tokens of the pairs that :func:`passages` makes, for a model whose tokenizer cuts English words to pieces."""
+    return _lengths(mean_tokens, count, random.Random(seed))
+
+
+def _lengths(mean_tokens: int, count: int, draw: random.Random) -> list[int]:
+    units = (draw.lognormvariate(0, _SIGMA) for _ in range(count))
+    return [max(4 + _QUERY_TOKENS, round(unit * mean_tokens / _MEAN_OF_UNIT)) for unit in units]
 
 
 def of_characters(chars: int, count: int = 100, seed: int = 7) -> list[str]:

@@ -36,7 +36,7 @@ def test_half_precision_keeps_the_order_but_for_near_ties(tmp_path: Path, family
     build(tmp_path, family, initializer_range=0.2)
     exact, rounded = scorer(tmp_path), scorer(tmp_path, dtype, "cuda")
     pairs = exact.encode(QUERY, PASSAGES)
-    assert rank_correlation(exact.score(pairs), rounded.score(pairs)) > 0.98
+    assert rank_correlation(exact.score(pairs), rounded.score(pairs)) > 0.97
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -54,7 +54,8 @@ def test_half_precision_is_packed_and_a_packed_batch_scores_as_its_pairs_alone(
 
 def test_passes_launched_one_behind_the_other_score_as_each_alone(tmp_path: Path) -> None:
     build(tmp_path)
-    model = scorer(tmp_path, device="cuda")
+    assert not scorer(tmp_path, device="cuda").launches, "in float32 it is padded"
+    model = scorer(tmp_path, torch.bfloat16, "cuda")
     assert model.launches
     batches = [model.encode(QUERY, PASSAGES[start : start + 8]) for start in range(0, 40, 8)]
     alone = [model.score(batch) for batch in batches]
@@ -69,7 +70,9 @@ def test_a_batch_of_a_shape_never_seen_takes_hardly_longer(tmp_path: Path) -> No
     model = loader.load("m", ModelSettings(checkpoint=str(tmp_path), device="cuda")).scorer
     batches = [model.encode(QUERY, [" ".join((WORDS * 9)[: 5 * count])] * count) for count in range(20, 60)]
     rounds = [[seconds(partial(model.score, batch)) for batch in batches] for _ in range(3)]
-    assert statistics.median(rounds[0]) < 3 * statistics.median(rounds[2])
+    first, usual = sorted(rounds[0]), statistics.median(rounds[2])
+    assert statistics.median(first) < 3 * usual
+    assert first[-3] < 10 * usual, "all but the two slowest: the machine is not ours alone"
 
 
 def test_a_batch_too_large_for_the_memory_is_halved_and_every_pair_scored(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
-from structlog.testing import capture_logs
 
 from sidecar.cost import CostModel
 from sidecar.loaded import LoadedModel
@@ -53,13 +52,22 @@ def test_cosines_are_those_of_the_reference(tmp_path: Path, family: str) -> None
 def test_a_variant_whose_packed_vectors_would_be_others_is_padded(tmp_path: Path) -> None:
     """A decoder's tokens see those before them only, and its config names the same family."""
     folder = checkpoints.edit(checkpoints.build(tmp_path / "m", head=False), is_decoder=True)
-    with capture_logs() as logs:
-        model = encoder(folder, max_length=64)
+    model = encoder(folder, max_length=64)
     assert not model.packed
-    assert [(entry["event"], entry["reason"]) for entry in logs] == [
-        ("pairs_padded", "its scores differ from the padded ones")
-    ]
     assert cosines(model, QUERY, TEXTS) == pytest.approx(reference(folder, "mean", 64), abs=1e-4)
+
+
+@pytest.mark.usefixtures("like_cuda")
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_rows_as_on_cuda_give_the_cosines_of_the_reference(tmp_path: Path, pooling: str) -> None:
+    folder = checkpoints.build(tmp_path / "m", head=False)
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(
+        f'{{"pooling_mode_{pooling}_token{"s" * (pooling == "mean")}": true}}'
+    )
+    model = encoder(folder, max_length=64)
+    assert model.packed
+    assert cosines(model, QUERY, TEXTS) == pytest.approx(reference(folder, pooling, 64), abs=1e-4)
 
 
 def test_layers_that_cannot_be_packed_are_padded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

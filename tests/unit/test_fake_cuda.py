@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, varlen
 from transformers import AutoModelForSequenceClassification
 from transformers.initialization import no_init_weights
 
-from sidecar.scoring import checkpoint, hardware, loader, packing
+from sidecar.scoring import bert, checkpoint, hardware, loader, packing
 from sidecar.scoring.base import Pair
 from sidecar.scoring.padding import padded
 from tests import checkpoints
@@ -92,3 +92,14 @@ def test_a_model_for_cuda_keeps_the_process_from_cudnns_attention(
     with pytest.raises(checkpoint.CheckpointError):  # there is none, and no card either
         loader.scorer_of(settings, device, torch.bfloat16)
     assert torch.backends.cuda.cudnn_sdp_enabled() == left
+
+
+@pytest.mark.parametrize("family", ["bert", "xlm-roberta"])
+def test_vectors_of_a_bi_encoder_are_computed_on_the_card_alone(hopper: list[int], family: str) -> None:
+    hardware.keep_from_cudnn_attention()
+    base = model_of(family).base_model
+    layers = bert.Encoder(base, first_only=False)
+    layout = layers.layout([pair.tokens for pair in PAIRS])
+    hidden = layers(packing.Inputs(base)(PAIRS, layout), layout)
+    assert described(packing.means(hidden.float(), layout)) == ((3, base.config.hidden_size), torch.float32, "cuda")
+    assert set(hopper) == {FLASH}

@@ -59,6 +59,7 @@ def test_a_run_stays_on_the_gpu_that_it_is_told(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
     monkeypatch.setattr(torch.cuda, "set_device", current.append)
     for device, place in (("cuda:2", 2), ("cuda", 0)):
         arguments = finetune.arguments_of(run(device=device, lists=16), tmp_path)

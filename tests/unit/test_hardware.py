@@ -202,3 +202,28 @@ def test_products_are_right_however_few_threads_openmp_allows(environment: dict[
     run = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=True, timeout=60)
     assert run.stdout.splitlines()[-1] == f"{threads} True"
     assert ("threads_limited" in run.stdout + run.stderr) == (threads == 1)
+
+
+def test_a_card_that_torch_cannot_use_is_told_of(tmp_path: Path) -> None:
+    driver = tmp_path / "version"
+    assert not hardware.leaves_a_gpu_unused(ModelSettings(), driver)
+    driver.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.10\n")
+    unused = not torch.cuda.is_available()
+    assert hardware.leaves_a_gpu_unused(ModelSettings(), driver) == unused
+    assert not hardware.leaves_a_gpu_unused(ModelSettings(device="cpu"), driver)
+
+
+@pytest.mark.parametrize(("capability", "fast"), [((7, 5), False), ((8, 0), True), ((9, 0), True), ((12, 0), True)])
+def test_a_card_multiplies_bfloat16_from_ampere_on(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], fast: bool
+) -> None:
+    asked: list[torch.device] = []
+
+    def told(device: torch.device) -> tuple[int, int]:
+        asked.append(device)
+        return capability
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", told)
+    card = torch.device("cuda", 1)
+    assert hardware.pick_dtype(ModelSettings(), card) == (torch.bfloat16 if fast else torch.float16)
+    assert asked == [card], "each card by itself"

@@ -202,7 +202,7 @@ def test_the_version_tells_the_backends_the_graphs_and_the_truncations_apart(ber
 class Slow(WordOverlapScorer):
     """A scorer that a fake clock may time."""
 
-    halved = 0
+    halved, packed, number_type = 0, True, "float32"
 
     def prepare(self, tokens: int) -> None:
         """Nothing."""

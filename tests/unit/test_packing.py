@@ -197,52 +197,6 @@ def test_the_kernel_of_cuda_is_called_with_rows_bounds_and_a_window_on_either_si
     assert (seen["shapes"][0], seen["rest"][2:]) == ((2, 2, 4), (1, 5))
 
 
-def varlen(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    asking: torch.Tensor,
-    bounds: torch.Tensor,
-    most_asking: int,
-    longest: int,
-    *,
-    scale: float,
-    window_size: tuple[int, int],
-) -> torch.Tensor:
-    """What ``torch.nn.attention.varlen.varlen_attn`` computes, with one mask over the whole row.
-
-    ``asking`` and ``bounds`` are the cumulated lengths of queries and keys; a window counts places to the left and to
-    the right, and -1 stands for all of them.
-    """
-    assert (asking.dtype, bounds.dtype) == (torch.int32, torch.int32)
-    assert (int(asking.diff().max()), int(bounds.diff().max())) == (most_asking, longest)
-    assert (int(asking[-1]), int(bounds[-1])) == (len(query), len(key))
-    of_query, of_key = (torch.repeat_interleave(torch.arange(len(ends) - 1), ends.diff()) for ends in (asking, bounds))
-    ahead = (torch.arange(len(key)) - bounds[of_key]) - (torch.arange(len(query)) - asking[of_query])[:, None]
-    seen = of_query[:, None] == of_key
-    left, right = window_size
-    if left >= 0:
-        seen &= ahead >= -left
-    if right >= 0:
-        seen &= ahead <= right
-    logits = torch.einsum("qhd,khd->hqk", query, key) * scale
-    return torch.einsum("hqk,khd->qhd", logits.masked_fill(~seen, -torch.inf).softmax(-1), value)
-
-
-@pytest.fixture
-def like_cuda(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
-    """Rows without padding and their kernel, on a CPU; the list fills with the window of each call."""
-    windows: list[tuple[int, int]] = []
-
-    def kernel(*positional: Any, **named: Any) -> torch.Tensor:
-        windows.append(named["window_size"])
-        return varlen(*positional, **named)
-
-    monkeypatch.setattr("sidecar.scoring.layout.VARLEN_ON", ("cpu",))
-    monkeypatch.setattr(attention, "VARLEN", kernel)
-    return windows
-
-
 @pytest.mark.parametrize("family", PACKED)
 def test_rows_as_on_cuda_score_as_padded_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, like_cuda: list[tuple[int, int]], family: str
@@ -257,6 +211,22 @@ def test_rows_as_on_cuda_score_as_padded_ones(
     assert set(like_cuda) == ({(-1, -1), (8, 8)} if family == "modernbert" else {(-1, -1)})
     assert np.ptp(got) > 0.05
     np.testing.assert_allclose(got, want.score(pairs), rtol=1e-5, atol=1e-5)
+
+
+def test_on_cuda_passes_of_growing_size_have_the_kernels_loaded(
+    tmp_path: Path, like_cuda: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = scorer(build(tmp_path))
+    assert not model.launches
+    model.launches = True
+    seen: list[int] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "score", lambda pairs: seen.append(sum(pair.tokens for pair in pairs)))
+        model.prepare(2048)
+    assert seen == row_lengths(2048)
+    like_cuda.clear()
+    model.prepare(64)
+    assert len(like_cuda) >= 2 * len(row_lengths(64)), "two layers each"
 
 
 @pytest.mark.usefixtures("like_cuda")
