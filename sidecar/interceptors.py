@@ -153,10 +153,11 @@ class Guard(grpc.aio.ServerInterceptor):
                 raise
             except Exception as error:  # noqa: BLE001 - the one place where errors become statuses
                 code, message = _translated(error)
-                self._failed(name, code.name, started)
-                details = error_details.encode(code.value[0], message, _details_of(error, code))
+                details = _details_of(error, code)
+                self._failed(name, code.name, started, error=details.reason, **details.metadata)
                 forget_way(error)
-                own = (("x-request-id", request_id.get()), (error_details.KEY, details))
+                encoded = error_details.encode(code.value[0], message, details)
+                own = (("x-request-id", request_id.get()), (error_details.KEY, encoded))
                 await _abort(context, code, message, own)
             finally:
                 self._calls -= not apart
@@ -186,10 +187,10 @@ class Guard(grpc.aio.ServerInterceptor):
         self._metrics.requests.labels(method, "", "OK", "").inc()
         log.info("call", outcome="OK", total_ms=round((time.monotonic() - started) * 1e3, 2))
 
-    def _failed(self, method: str, status: str, started: float) -> None:
+    def _failed(self, method: str, status: str, started: float, **why: str) -> None:
         self._metrics.requests.labels(method, "", "ERROR", status).inc()
         self._spans.failed(status)
-        log.info("call", outcome="ERROR", reason=status, total_ms=round((time.monotonic() - started) * 1e3, 2))
+        log.info("call", outcome="ERROR", reason=status, total_ms=round((time.monotonic() - started) * 1e3, 2), **why)
 
 
 class _Forgets:

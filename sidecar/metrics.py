@@ -115,7 +115,7 @@ class Metrics:
             ("reason",),
         )
         self.connector_requests = counter(
-            "sidecar_connector_requests", "Calls to search engines.", ("engine", "operation", "outcome")
+            "sidecar_connector_requests", "Calls to search engines.", ("connector", "engine", "operation", "outcome")
         )
         self.connector_open = gauge(
             "sidecar_connector_open",

@@ -68,7 +68,7 @@ class ObservedConnector:
 
     async def _ask(self, operation: str, call: Callable[[], Awaitable[Answer]]) -> Answer:
         if self._silence.known:
-            self._metrics.connector_requests.labels(self._engine, operation, "refused").inc()
+            self._metrics.connector_requests.labels(self.name, self._engine, operation, "refused").inc()
             error = EngineUnavailable(
                 f"connector {self.name!r}: the engine gives no answer, and is asked every {ASK_EVERY_S:g} s "
                 "whether it is there again",
@@ -97,7 +97,7 @@ class ObservedConnector:
                 self._silence.heard()
             return answer
         finally:
-            self._metrics.connector_requests.labels(self._engine, operation, outcome).inc()
+            self._metrics.connector_requests.labels(self.name, self._engine, operation, outcome).inc()
 
     def _own(self, error: ConnectorError) -> None:
         error.connector, error.engine = self.name, self._engine

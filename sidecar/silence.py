@@ -31,6 +31,7 @@ class Silence:
         self._in_a_row = 0
         self._asking: asyncio.Task[None] | None = None
         self._closed = False
+        self._last_error = ""
         self.known = False
         """Whether the engine is silent; calls need not wait for it to learn that."""
         self._gauge.set(0)
@@ -57,7 +58,12 @@ class Silence:
         try:
             while await self._is_silent():
                 if not self.known:
-                    log.error("connector_gives_no_answer", connector=self._connector, in_a_row=self._in_a_row)
+                    log.error(
+                        "connector_gives_no_answer",
+                        connector=self._connector,
+                        in_a_row=self._in_a_row,
+                        error=self._last_error,
+                    )
                 self.known = True
                 self._gauge.set(1)
                 await asyncio.sleep(ASK_EVERY_S)
@@ -71,5 +77,6 @@ class Silence:
         try:
             await self._ask()
         except ConnectorError as error:
+            self._last_error = str(error)
             return is_silence(error)
         return False

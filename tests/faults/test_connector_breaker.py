@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from typing import Any
 
 import grpc
 import pytest
@@ -67,7 +68,7 @@ async def test_a_silent_engine_is_asked_now_and_then_until_it_answers(error: Con
     assert await engine.ends(SUSPICIOUS) == [type(error).__name__] * SUSPICIOUS
     await until(engine.is_open)
     assert await engine.ends(3) == ["circuit_open"] * 3
-    refused = {"engine": "memory", "operation": "search", "outcome": "refused"}
+    refused = {"connector": "main", "engine": "memory", "operation": "search", "outcome": "refused"}
     assert engine.metrics.registry.get_sample_value("sidecar_connector_requests_total", refused) == 3
     engine.end_with(None, None)
     started = time.monotonic()
@@ -127,7 +128,9 @@ async def test_one_that_is_closed_says_no_more(gone: Engine) -> None:
     assert not gone.is_open()
 
 
-async def test_callers_of_a_silent_engine_are_told_at_once_and_why(serve: Serve, gone: Engine) -> None:
+async def test_callers_of_a_silent_engine_are_told_at_once_and_why(
+    serve: Serve, gone: Engine, logged: list[Any]
+) -> None:
     async with serve(connector=gone.observed) as (client, _):
         started = time.monotonic()
         with pytest.raises(grpc.aio.AioRpcError, match="the engine gives no answer") as caught:
@@ -138,6 +141,11 @@ async def test_callers_of_a_silent_engine_are_told_at_once_and_why(serve: Serve,
         assert details is not None
         assert (details.reason, details.metadata["connector"]) == ("circuit_open", "main")
         assert details.retry_after_s == ASK_EVERY_S
+        (call,) = [line for line in logged if line["event"] == "call"]
+        assert (call["outcome"], call["reason"], call["error"]) == ("ERROR", "UNAVAILABLE", "circuit_open")
+        assert call["connector"] == "main"
+        (silent,) = [line for line in logged if line["event"] == "connector_gives_no_answer"]
+        assert silent["error"] == str(GONE), "what the log has of the cause"
         gone.end_with(None, None)
         await until(lambda: not gone.is_open())
         assert (await client.search("docs", QUERY, BODY)).outcome == "RERANKED"

@@ -274,7 +274,7 @@ async def test_a_client_deadline_within_the_reserve_is_a_status_before_the_engin
         failed = await status(client.search("docs", QUERY, BODY, timeout_s=0.9))
         assert failed.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         assert_readable(failed, "no time to search")
-        asked = {"engine": "memory", "operation": "search", "outcome": "ok"}
+        asked = {"connector": "main", "engine": "memory", "operation": "search", "outcome": "ok"}
         assert app.metrics.registry.get_sample_value("sidecar_connector_requests_total", asked) is None
 
 

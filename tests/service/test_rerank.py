@@ -39,7 +39,7 @@ async def test_the_engines_hits_as_they_came(serve: Serve) -> None:
     hits = (await engine.search("docs", BODY, timeout_s=5)).hits
     async with serve() as (client, app):
         got = reply(await client.rerank(QUERY, [pb.Candidate(hit=json.dumps(hit.raw)) for hit in hits]))
-        fetches = {"engine": "memory", "operation": "fetch", "outcome": "ok"}
+        fetches = {"connector": "main", "engine": "memory", "operation": "fetch", "outcome": "ok"}
         assert app.metrics.registry.get_sample_value("sidecar_connector_requests_total", fetches) is None
         searched = await client.search("docs", QUERY, BODY)
     assert got.ids == [hit["_id"] for hit in searched.hits]
