@@ -12,7 +12,7 @@ A gRPC error (``grpc.RpcError``) means that there is nothing to show; a degraded
 
 import json
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -126,17 +126,24 @@ def error_details(error: grpc.RpcError) -> ErrorDetails | None:
 @dataclass(frozen=True)
 class Tls:
     """How a client connects to a port with ``server.tls``. ``ca_certs`` is a PEM file of the CAs that are trusted, None
-    for gRPC's own; ``client_cert`` and ``client_key`` are PEM files of what is shown where the port asks for it."""
+    for gRPC's own; ``client_cert`` and ``client_key`` are PEM files of what is shown where the port asks for it;
+    ``server_name`` is the name that the port's certificate has to be for, None for the target's host."""
 
     ca_certs: str | Path | None = None
     client_cert: str | Path | None = None
     client_key: str | Path | None = None
+    server_name: str | None = None
 
     def credentials(self) -> grpc.ChannelCredentials:
         """As gRPC takes them; raises OSError where a file cannot be read."""
-        read = (None if file is None else Path(file).read_bytes() for file in astuple(self))
-        trusted, shown, key = read
+        files = (self.ca_certs, self.client_cert, self.client_key)
+        trusted, shown, key = (None if file is None else Path(file).read_bytes() for file in files)
         return grpc.ssl_channel_credentials(trusted, key, shown)
+
+    @property
+    def options(self) -> list[tuple[str, Any]]:
+        """Options of a channel with these credentials."""
+        return [*_OPTIONS, *([("grpc.ssl_target_name_override", self.server_name)] if self.server_name else [])]
 
 
 def _metadata(authorization: str | None, api_key: str | None) -> tuple[tuple[str, str], ...]:
@@ -161,7 +168,7 @@ class RerankClient:
         """
         self._api_key = api_key
         if tls:
-            self._channel = grpc.aio.secure_channel(target, tls.credentials(), options=_OPTIONS)
+            self._channel = grpc.aio.secure_channel(target, tls.credentials(), options=tls.options)
         else:
             self._channel = grpc.aio.insecure_channel(target, options=_OPTIONS)
         self.stub: pb_grpc.RerankServiceAsyncStub = pb_grpc.RerankServiceStub(self._channel)  # type: ignore[assignment]
@@ -237,7 +244,7 @@ class BlockingRerankClient:
         """
         self._api_key = api_key
         if tls:
-            self._channel = grpc.secure_channel(target, tls.credentials(), options=_OPTIONS)
+            self._channel = grpc.secure_channel(target, tls.credentials(), options=tls.options)
         else:
             self._channel = grpc.insecure_channel(target, options=_OPTIONS)
         self.stub = pb_grpc.RerankServiceStub(self._channel)

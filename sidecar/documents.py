@@ -65,12 +65,10 @@ def passages_of(task: Task, plan: Plan, fetched: Fetched) -> dict[int, list[str]
     """The passages of each candidate that has text, by rank. Pinned candidates are left out: they are not scored.
 
     Raises:
-        TextUnavailable: no candidate has text, or all are pinned.
+        TextUnavailable: no candidate has text.
     """
     candidates, pinned = task.candidates, task.pinned_ids
     wanted = [candidate for candidate in candidates if not task.is_pinned(candidate)] if pinned else candidates
-    if not wanted:
-        raise TextUnavailable("every candidate is pinned, and none is scored")
     there = [candidate for candidate in wanted if candidate.ref not in fetched.gone] if fetched.gone else wanted
     found = {one.rank: text.passages(one, _source(one, fetched.sources), plan.text) for one in there}
     passages = {rank: texts for rank, texts in found.items() if texts}

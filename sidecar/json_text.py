@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from typing import Any
 
 from connectors.hits import Json
@@ -11,18 +12,20 @@ MAX_DEPTH = 200
 """Levels of nesting in a JSON object; what is deeper would outgrow the stack of whoever walks it."""
 MAX_JSON_CHARS = 8 * 2**20
 """Characters of one JSON field; reading it holds up every other call."""
+_SHOWN_CHARS = 60
 
 
 def json_object(text: str, field: str) -> Json:
     """The JSON object in a field.
 
     Raises:
-        InvalidRequest: the text is too long, not JSON, holds NaN or infinity, is nested too deeply, or is no object.
+        InvalidRequest: the text is too long, not JSON, holds NaN or infinity, or a key twice in one object, which the
+            engines refuse and Python would not see; it is nested too deeply, or is no object.
     """
     if len(text) > MAX_JSON_CHARS:
         raise InvalidRequest(f"`{field}` has {len(text)} characters; at most {MAX_JSON_CHARS} are allowed")
     try:
-        value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
+        value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_distinct)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno} column {error.colno}"
         raise InvalidRequest(f"`{field}` is not valid JSON: {error.msg} at {where}") from None
@@ -53,7 +56,15 @@ _KINDS = {list: "array", str: "string", int: "number", float: "number", bool: "b
 
 
 class _NotJson(ValueError):
-    """A number that JSON does not know."""
+    """A number that JSON does not know, or an object that engines would refuse."""
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> Json:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise _NotJson(f"an object has the key {twice[:_SHOWN_CHARS]!r} twice")
+    return found
 
 
 def _refuse_constant(name: str) -> None:

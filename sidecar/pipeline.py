@@ -91,7 +91,7 @@ class Pipeline:
         plan, request = prepared.plan, prepared.request
         carried = carries(prepared.call.body, call.params, plan.text) if plan else Carried.UNKNOWN
         candidates = [candidate_of(hit, rank, carried) for rank, hit in enumerate(hits.hits[: request.window])]
-        skip = prepared.skip or skips.by_hits(candidates)
+        skip = prepared.skip or skips.by_hits(candidates, call.narrowing.pinned_ids)
         task = Task(
             query=call.query,
             candidates=candidates,
@@ -121,7 +121,7 @@ class Pipeline:
         access = await self._retrieval().access(call)
         plan = access.plan
         considered = call.candidates[: plan.rank_window_size] if plan else call.candidates
-        skip = skips.by_policy(plan, access.why) or skips.by_count(considered)
+        skip = skips.by_policy(plan, access.why) or skips.by_count(considered, call.narrowing.pinned_ids)
         task = Task(
             query=call.query,
             candidates=considered,
@@ -137,7 +137,7 @@ class Pipeline:
         )
         ranked = tried(await self._rank(task), task)
         places = [*ranked.order, *(Ranked(rank) for rank in range(len(considered), len(call.candidates)))]
-        kept = [place for place in places if task.keeps(place)][: call.top_n]
+        kept = task.kept(places, call.top_n)
         results = [Result(call.candidates[place.rank], place) for place in kept]
         return Answer(results, ranked, plan, watch.stop())
 

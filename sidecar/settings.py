@@ -1,9 +1,9 @@
 """The one configuration file as a frozen, typed tree. Each field's description is its documentation everywhere."""
 
 from collections.abc import Iterator
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, PrivateAttr, field_validator, model_validator
+from pydantic import Discriminator, Field, PrivateAttr, Tag, field_validator, model_validator
 
 from sidecar import model_files
 from sidecar.connector_settings import AnyConnector
@@ -157,12 +157,30 @@ class Match(Section):
     index: IndexPattern = Field(description="Index name or pattern; `*` is any text.")
     connector: str | None = Field(None, description="Connector name; null: any.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_pattern(cls, match: object) -> object:
+        """A pattern by itself is for any connector."""
+        return {"index": match} if isinstance(match, str) else match
+
+
+def _languages_kind(value: object) -> str:
+    return "auto" if isinstance(value, str) else "codes"
+
+
+Languages = Annotated[
+    Annotated[Literal["auto"], Tag("auto")] | Annotated[tuple[Language, ...], Tag("codes")],
+    Discriminator(_languages_kind),
+]
+
 
 class PolicySettings(Section):
     """How one family of indices is reranked."""
 
     match: tuple[Match, ...] = Field(
-        (), description="What the policy is for; empty: only when named, or as the default."
+        (),
+        description="What the policy is for, each a pattern or `{index: PATTERN, connector: NAME}`; empty: only when "
+        "named, or as the default.",
     )
     enabled: bool = Field(True, description="false answers in the engine's order (SKIPPED, POLICY_DISABLED).")
     mode: Literal["on", "off", "shadow", "interleave"] = Field(
@@ -199,7 +217,7 @@ class PolicySettings(Section):
         Cosine(),
         description="A cheap opinion beside the model's; null: none. With `fusion.method: replace` there is none.",
     )
-    languages: Literal["auto"] | tuple[Language, ...] | None = Field(
+    languages: Languages | None = Field(
         "auto",
         json_schema_extra={"allowed": "auto, null, list of codes (en, de, pt ...)"},
         description="Languages that the model is for; texts that are surely in another one keep the engine's order "

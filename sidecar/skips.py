@@ -1,6 +1,6 @@
 """When reranking does not apply: skipped, not spoilt. Pure; each reason with a sentence for people."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from sidecar.calls import SearchCall
 from sidecar.policy import Plan
@@ -25,7 +25,7 @@ def by_policy(plan: Plan | None, why: str) -> Skip | None:
     if plan.switched_off:
         return Reason.POLICY_DISABLED, f"policy {plan.policy!r} is switched off by hand (PolicyService.Switch)"
     if not plan.enabled:
-        return Reason.POLICY_DISABLED, f"policy {plan.policy!r} is not enabled"
+        return Reason.POLICY_DISABLED, f"policy {plan.policy!r} is not enabled, or the whole configuration is not"
     return (Reason.HELD_OUT, f"policy {plan.policy!r} is not tried for this key") if plan.arm is Arm.HELD_OUT else None
 
 
@@ -41,16 +41,22 @@ def by_refused_window() -> Skip | None:
     return _skip(Reason.WINDOW_REFUSED)
 
 
-def by_hits(candidates: Sequence[Candidate]) -> Skip | None:
+def by_hits(candidates: Sequence[Candidate], pinned_ids: Collection[str]) -> Skip | None:
     """The engine found too little to reorder, or gave no scores."""
     if any(candidate.score is None for candidate in candidates):
         return _skip(Reason.NOT_RELEVANCE_SORTED)
-    return _skip(Reason.NO_CANDIDATES) if len(candidates) < 2 else None
+    return _skip(Reason.NO_CANDIDATES) if len(candidates) < 2 else _all_pinned(candidates, pinned_ids)
 
 
-def by_count(candidates: Sequence[Candidate]) -> Skip | None:
+def by_count(candidates: Sequence[Candidate], pinned_ids: Collection[str]) -> Skip | None:
     """There is nothing to reorder. A single candidate is still scored for a caller who brings it: see ``Rerank``."""
-    return _skip(Reason.NO_CANDIDATES) if not candidates else None
+    return _skip(Reason.NO_CANDIDATES) if not candidates else _all_pinned(candidates, pinned_ids)
+
+
+def _all_pinned(candidates: Sequence[Candidate], pinned_ids: Collection[str]) -> Skip | None:
+    if pinned_ids and all(one.ref is not None and one.ref.id in pinned_ids for one in candidates):
+        return Reason.NO_CANDIDATES, "every candidate is pinned"
+    return None
 
 
 def _skip(reason: Reason | None) -> Skip | None:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from connectors.base import Connector
 from connectors.hits import Hit, Hits
@@ -44,6 +45,18 @@ class Task:
         """Whether a result stays in the answer: only what was scored can fall below ``min_score``."""
         least = self.plan.min_score if self.plan else None
         return place.relevance_score is None or least is None or place.relevance_score >= least
+
+    def kept(self, places: Sequence[Ranked], most: int | None) -> list[Ranked]:
+        """The first ``most`` places (None: all) that stay in the answer.
+
+        What was not scored stays where it is: it does not move up into ``most`` for what fell below ``min_score``.
+        """
+        stay = (
+            place
+            for new, place in enumerate(places)
+            if self.keeps(place) and (place.relevance_score is not None or most is None or new < most)
+        )
+        return list(islice(stay, most))
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from sidecar.cli.target import Target, TlsCa, TlsCert, TlsKey, TlsOn, client_of, engine_authorization, in_words
+from sidecar.cli.target import Target, TlsCa, TlsCert, TlsKey, TlsName, TlsOn, client_of, engine_authorization, in_words
 from sidecar.cli.terminal import multi_match, stop
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def doctor(
     tls_ca: TlsCa = None,
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
+    tls_name: TlsName = None,
     connector: Annotated[str, typer.Option(help="Connector; not needed when there is only one.")] = "",
     policy: Annotated[str, typer.Option(help="Policy; default: the one that the index matches.")] = "",
     field: Annotated[list[str] | None, typer.Option(help="Field to match, repeatable; default: all.")] = None,
@@ -46,7 +47,7 @@ def doctor(
     from sidecar.v1 import rerank_pb2 as pb
 
     console = Console(highlight=False, markup=False, emoji=False)
-    with client_of(target, tls=tls, ca=tls_ca, cert=tls_cert, key=tls_key) as client:
+    with client_of(target, tls=tls, ca=tls_ca, cert=tls_cert, key=tls_key, name=tls_name) as client:
         try:
             explained = client.policies.Explain(
                 pb.ExplainRequest(connector=connector, index=index, options=pb.Options(policy=policy)),

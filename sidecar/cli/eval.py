@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from sidecar.cli.target import TlsCa, TlsCert, TlsKey, TlsOn, client_of, engine_authorization
+from sidecar.cli.target import TlsCa, TlsCert, TlsKey, TlsName, TlsOn, client_of, engine_authorization
 from sidecar.cli.terminal import connector_of, multi_match, progress_bar, settings_of, stop
 from sidecar.errors import InvalidRequest
 from sidecar.evaluation.judgments import JudgmentError, Judgments, read
@@ -36,6 +36,7 @@ def evaluate(
     tls_ca: TlsCa = None,
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
+    tls_name: TlsName = None,
     policy: Annotated[str, typer.Option(help="Policy; default: the only one, or the one that the index gets.")] = "",
     connector: Annotated[str, typer.Option(help="Connector; not needed when there is only one.")] = "",
     field: Annotated[list[str] | None, typer.Option(help="Field to match, repeatable; default: all.")] = None,
@@ -82,7 +83,7 @@ def evaluate(
             judged = judged.noting(variants.rollout_note(settings, policy))
             asked = _of_own(settings, policy, swept, question, judged, timed)
         else:
-            with client_of(target, tls=tls, ca=tls_ca, cert=tls_cert, key=tls_key) as client:
+            with client_of(target, tls=tls, ca=tls_ca, cert=tls_cert, key=tls_key, name=tls_name) as client:
                 asked = _of_running(client, policy, window or [], question, judged)
     split = study.Split.of(sorted(judged.queries), tuning, seed)
     found = study.Study.of(judged.noting(asked.note), cutoff, split, asked.asked, seed)

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sidecar.cli.target import Target, TlsCa, TlsCert, TlsKey, TlsOn, client_of, engine_authorization, in_words
+from sidecar.cli.target import Target, TlsCa, TlsCert, TlsKey, TlsName, TlsOn, client_of, engine_authorization, in_words
 from sidecar.cli.terminal import multi_match, stop
 
 
@@ -17,6 +17,7 @@ def search(
     tls_ca: TlsCa = None,
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
+    tls_name: TlsName = None,
     connector: Annotated[str, typer.Option(help="Connector; not needed when there is only one.")] = "",
     policy: Annotated[str, typer.Option(help="Policy; default: the one that the index matches.")] = "",
     field: Annotated[list[str] | None, typer.Option(help="Field to match, repeatable; default: all.")] = None,
@@ -35,7 +36,7 @@ def search(
 
     request = {"size": size, **(_body(body) if body else multi_match(query, field or ["*"]))}
     options = pb.Options(policy=policy, budget_ms=budget_ms)
-    with client_of(target, tls=tls, ca=tls_ca, cert=tls_cert, key=tls_key) as client:
+    with client_of(target, tls=tls, ca=tls_ca, cert=tls_cert, key=tls_key, name=tls_name) as client:
         try:
             found = client.search_progressive(
                 index, query, request, connector=connector, options=options, authorization=engine_authorization()

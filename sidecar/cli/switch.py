@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from sidecar.cli.target import Target, TlsCa, TlsCert, TlsKey, TlsOn, client_of, in_words
+from sidecar.cli.target import Target, TlsCa, TlsCert, TlsKey, TlsName, TlsOn, client_of, in_words
 from sidecar.cli.terminal import stop
 
 _TIMEOUT_S = 10.0
@@ -26,13 +26,14 @@ def switch(
     tls_ca: TlsCa = None,
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
+    tls_name: TlsName = None,
 ) -> None:
     """Switch reranking off or on in a running sidecar, at once and until it ends; by a key whose role is `admin`."""
     import grpc
 
     from sidecar.v1 import rerank_pb2 as pb
 
-    with client_of(target, tls=tls, ca=tls_ca, cert=tls_cert, key=tls_key) as client:
+    with client_of(target, tls=tls, ca=tls_ca, cert=tls_cert, key=tls_key, name=tls_name) as client:
         try:
             now = client.policies.Switch(
                 pb.SwitchRequest(policy=policy, on=to is To.ON), timeout=_TIMEOUT_S, metadata=client.metadata()

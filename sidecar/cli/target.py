@@ -30,13 +30,16 @@ ENGINE_VARIABLE = "RERANK_SIDECAR_ENGINE_AUTHORIZATION"
 
 
 def client_of(
-    target: str, *, tls: bool, ca: Path | None, cert: Path | None, key: Path | None
+    target: str, *, tls: bool, ca: Path | None, cert: Path | None, key: Path | None, name: str | None
 ) -> "BlockingRerankClient":
-    """A client, with the key of :data:`KEY_VARIABLE` if it is set; ends the command where a file cannot be read."""
+    """A client, with the key of :data:`KEY_VARIABLE` if it is set; ends the command where a file cannot be read.
+
+    ``name`` is the one that the sidecar's certificate has to be for, None for the target's host.
+    """
     from sidecar.client import BlockingRerankClient
 
     try:
-        return BlockingRerankClient(target, _tls(tls, ca, cert, key), os.environ.get(KEY_VARIABLE))
+        return BlockingRerankClient(target, _tls(tls, ca, cert, key, name), os.environ.get(KEY_VARIABLE))
     except OSError as error:
         stop(f"{error.filename} cannot be read: {error.strerror}")
 
@@ -47,18 +50,16 @@ def engine_authorization() -> str | None:
 
 
 def channel_of(
-    target: str, *, tls: bool, ca: Path | None, cert: Path | None, key: Path | None, name: str | None = None
+    target: str, *, tls: bool, ca: Path | None, cert: Path | None, key: Path | None, name: str | None
 ) -> "grpc.Channel":
-    """A bare channel; ends the command where a file cannot be read, or a key is missing.
-
-    ``name`` is the one that the sidecar's certificate has to be for, None for the target's host.
-    """
+    """A bare channel; ends the command where a file cannot be read, or a key is missing. ``name`` as above."""
     import grpc
 
     try:
-        secure = _tls(tls or name is not None, ca, cert, key)
-        options = [] if name is None else [("grpc.ssl_target_name_override", name)]
-        return grpc.secure_channel(target, secure.credentials(), options) if secure else grpc.insecure_channel(target)
+        secure = _tls(tls, ca, cert, key, name)
+        if secure is None:
+            return grpc.insecure_channel(target)
+        return grpc.secure_channel(target, secure.credentials(), secure.options)
     except OSError as error:
         stop(f"{error.filename} cannot be read: {error.strerror}")
 
@@ -70,9 +71,9 @@ def in_words(error: "grpc.RpcError") -> str:
     return f"{said} (the environment variable {KEY_VARIABLE} is not set)" if missing else said
 
 
-def _tls(tls: bool, ca: Path | None, cert: Path | None, key: Path | None) -> "Tls | None":
+def _tls(tls: bool, ca: Path | None, cert: Path | None, key: Path | None, name: str | None) -> "Tls | None":
     from sidecar.client import Tls
 
     if (cert is None) != (key is None):
         stop("--tls-cert and --tls-key go together")
-    return Tls(ca, cert, key) if tls or ca is not None or cert is not None else None
+    return Tls(ca, cert, key, name) if tls or any(one is not None for one in (ca, cert, name)) else None

@@ -108,7 +108,7 @@ class _ReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTyp
     REASON_NOT_RELEVANCE_SORTED: _Reason.ValueType  # 8
     """The app asked for another order than relevance (`sort`, scroll, `search_after`), or hits have no score."""
     REASON_NO_CANDIDATES: _Reason.ValueType  # 9
-    """Search: fewer than two hits, or `size: 0`. Rerank: no candidates."""
+    """Search: fewer than two hits, or `size: 0`. Rerank: no candidates. Both: every candidate is pinned."""
     REASON_NO_POLICY: _Reason.ValueType  # 10
     """No policy matches the index and there is no default policy."""
     REASON_BEYOND_WINDOW: _Reason.ValueType  # 11
@@ -151,7 +151,7 @@ REASON_POLICY_DISABLED: Reason.ValueType  # 7
 REASON_NOT_RELEVANCE_SORTED: Reason.ValueType  # 8
 """The app asked for another order than relevance (`sort`, scroll, `search_after`), or hits have no score."""
 REASON_NO_CANDIDATES: Reason.ValueType  # 9
-"""Search: fewer than two hits, or `size: 0`. Rerank: no candidates."""
+"""Search: fewer than two hits, or `size: 0`. Rerank: no candidates. Both: every candidate is pinned."""
 REASON_NO_POLICY: Reason.ValueType  # 10
 """No policy matches the index and there is no default policy."""
 REASON_BEYOND_WINDOW: Reason.ValueType  # 11
@@ -218,7 +218,8 @@ class Options(google.protobuf.message.Message):
     """Whole time in the sidecar in ms, 1 to `limits.budget_ms`. Default: the policy's. The client's own deadline counts too."""
     min_score: builtins.float
     """Scored results with a lower relevance_score are left out of the reply, finite. Default: the policy's.
-    Never applied when the outcome is ORIGINAL_ORDER or SKIPPED, nor to candidates that were not scored.
+    Never applied when the outcome is ORIGINAL_ORDER or SKIPPED, nor to candidates that were not scored: these keep their
+    places, and do not move up into Rerank's `top_n` for what is left out.
     """
     return_passages: builtins.bool
     """Whether each result carries the passage that was scored. Default: false."""

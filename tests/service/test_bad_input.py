@@ -81,6 +81,9 @@ TABLE = [
     *bodies("`body` is a JSON boolean", "an object is needed", body="true"),
     *bodies("`body` is not valid JSON", "NaN", body='{"min_score": NaN}'),
     *bodies("`body` is not valid JSON", "-Infinity", body='{"min_score": -Infinity}'),
+    *bodies(
+        "an object has the key 'filter' twice", body='{"query": {"bool": {"filter": {}, "must": {}, "filter": {}}}}'
+    ),
     *bodies("`body`", "a number is too large", body='{"min_score": 1e999}'),
     *bodies("`body`", "too many digits", body='{"size": ' + "9" * 5000 + "}"),
     *bodies("`body` is nested too deeply", "at most 200", body='{"a":' * 100_000),

@@ -35,6 +35,10 @@ async def test_with_tls_it_trusts_a_ca_and_the_certificates_own_name(serve: Serv
         assert (await health(sidecar.port, *options)).exit_code == 1
         assert (await health(sidecar.port, *options, "--tls-name", "another.svc")).exit_code == 1
         found = await health(sidecar.port, *options, "--tls-name", "rerank.search.svc")
+        for name, code in (("rerank.search.svc", 0), ("another.svc", 2)):
+            asked = ["search", "apple", "--index", "docs", "--target", f"127.0.0.1:{sidecar.port}"]
+            searched = await asyncio.to_thread(CliRunner().invoke, app, [*asked, *options, "--tls-name", name])
+            assert searched.exit_code == code, searched.output
     assert (found.exit_code, found.output.strip()) == (0, "SERVING")
 
 

@@ -117,6 +117,15 @@ async def test_min_score_leaves_out_what_was_scored_lower_and_nothing_else(serve
     assert [result.original_rank for result in got.results] == [2, 1, 4]
 
 
+async def test_what_was_not_scored_does_not_move_up_for_what_min_score_left_out(serve: Serve) -> None:
+    candidates = [pb.Candidate(text=text) for text in [*TEXTS, "", *["apple"] * 3]]
+    options = pb.Options(min_score=0.3, rank_window_size=5)
+    async with serve() as (client, _):
+        got = [reply(await client.rerank(QUERY, candidates, top_n=most, options=options)) for most in (3, 5, 7)]
+    assert [one.outcome for one in got] == ["RERANKED"] * 3
+    assert [[result.original_rank for result in one.results] for one in got] == [[2, 1], [2, 1, 4], [2, 1, 4, 5, 6]]
+
+
 async def test_a_lone_candidate_is_scored(serve: Serve) -> None:
     """Its score is what the caller came for, though there is nothing to reorder."""
     async with serve() as (client, _):
@@ -133,7 +142,7 @@ async def test_pinned_candidates_keep_their_places(serve: Serve) -> None:
         all_pinned = pb.Options(pinned_ids=["c0", "c1", "c2", "c3"])
         got = reply(await client.rerank(QUERY, candidates, options=all_pinned))
         assert got.ids == ["c0", "c1", "c2", "c3"]
-        assert got.outcome == "ORIGINAL_ORDER"
+        assert (got.outcome, got.reason) == ("SKIPPED", "NO_CANDIDATES"), "as asked for: no alert counts it"
         assert "pinned" in got.meta.detail
 
 

@@ -127,6 +127,9 @@ MISTAKES = [
     ("hosts: [", 'hosts: "http://a:1" # [', "connectors.es.hosts", "'http://a:1' is not a list"),
     ("server:\n  address: 127.0.0.1:0\n  metrics_address: null\n  max_message_mib: 64", "server: 5", "server", "5 is not a mapping"),
     ("  articles:\n    match", "  empty:\n  articles:\n    match", "policies.empty", "null is not a mapping"),
+    ("budget_ms: 300", "languages: english", "policies.articles.languages", "'english' is not allowed; allowed: auto, null, list"),
+    ("budget_ms: 300", "languages: 3", "policies.articles.languages", "3 is not a list"),
+    ("budget_ms: 300", "languages: [en, xx]", "policies.articles.languages.1", "'xx' is "),
     # Missing.
     ("password: hunter2", "", "connectors.es.basic_auth", "the key 'password' is missing"),
     ("- index: articles-*\n        connector: es", "- connector: es", "policies.articles.match.0", "the key 'index' is missing"),
@@ -398,3 +401,9 @@ def test_the_bundled_bi_encoder_is_there_and_loaded_where_a_policy_uses_it() -> 
     assert loaded() == {"default", "near"}
     assert loaded(cosine=None) == loaded(fusion={"method": "replace"}) == loaded(cosine={"share": 0}) == {"default"}
     assert loaded(cosine={"share": 0, "order_rest": True}) == {"default", "near"}
+
+
+def test_a_pattern_by_itself_matches_on_any_connector(tmp_path: Path) -> None:
+    file = tmp_path / "sidecar.yaml"
+    file.write_text("policies:\n  all:\n    match: [a-*, {index: b}]\n    text: {fields: [body]}\n")
+    assert [(one.index, one.connector) for one in load(file).policies["all"].match] == [("a-*", None), ("b", None)]
