@@ -1,7 +1,7 @@
-"""An engine's answer as text: where each hit stands in it, so that hits are moved without being written anew. Pure.
+"""An engine's answer as text, with the position of each hit, so that hits are moved without re-encoding. Pure.
 
-JSON read and written again is not the same text: 1.0E10 becomes 10000000000.0, and a number beyond a double is lost.
-What the engine said of a hit is for the app to read, so it is cut out of the answer and put elsewhere as it is.
+JSON decoded and encoded again is not the same text: 1.0E10 becomes 10000000000.0, and a number beyond a double is lost.
+The app is to read hits as the engine wrote them, so their text is moved unchanged.
 """
 
 import json
@@ -19,9 +19,9 @@ _text_or_comment = re.compile(r'"(?:[^"\\]|\\.)*+"|/\*.*?\*/|//[^\n]*|\ufeff', r
 
 
 class AnswerText:
-    """A search answer: ``value`` is what it says, ``hits`` where in ``text`` each element of ``hits.hits`` stands.
+    """A search answer: ``value`` is the decoded ``text``, ``hits`` the span of each element of ``hits.hits`` in it.
 
-    Of a key that is there twice the last one counts, as everywhere in Python.
+    Of a duplicate key the last one counts, as in Python's ``json``.
 
     >>> answer = AnswerText('{"took": 3, "hits": {"total": 1.0E2, "hits": [{"_id": "a"}, {"_id": "b"}]}}')
     >>> answer.with_hits([1, 0])
@@ -31,7 +31,7 @@ class AnswerText:
     __slots__ = ("_list", "hits", "text", "value")
 
     def __init__(self, text: str) -> None:
-        """Read the text, which may be a little more than JSON: see :func:`strict`.
+        """Decode the text; what is not JSON only for comments or byte order marks is accepted, see :func:`strict`.
 
         Raises:
             ValueError: it is not JSON.
@@ -54,7 +54,11 @@ class AnswerText:
             raise ValueError("something follows the answer")
 
     def with_hits(self, places: Sequence[int]) -> str:
-        """The answer with the hits at these places, in this order, instead of all of them."""
+        """Return the text with only the hits at these places, in this order.
+
+        Raises:
+            ValueError: the answer has no ``hits.hits`` list.
+        """
         start, end = self._list
         if not start:
             raise ValueError("the answer has no `hits.hits` list")
@@ -86,7 +90,7 @@ class AnswerText:
 
 
 def strict(text: str) -> str:
-    """JSON without comments and byte order marks, which engines take in a document and give back; blanks instead.
+    """Replace comments and byte order marks, which engines accept in documents and return, by blanks.
 
     >>> strict('{"a": "/* kept */" /* gone */}')
     '{"a": "/* kept */"           }'
@@ -98,7 +102,7 @@ Read = Callable[[str, int], tuple[Any, int]]
 
 
 def _object(text: str, start: int, reader: Callable[[str], Read]) -> tuple[Any, int]:
-    """The object at ``start``, each value read by its key's reader, and where it ends; another value as it is."""
+    """Decode the object at ``start``, each value by its key's reader, or any other value; return it and its end."""
     if text[start : start + 1] != "{":
         return _read_value(text, start)
     found: dict[str, Any] = {}
@@ -114,7 +118,7 @@ def _object(text: str, start: int, reader: Callable[[str], Read]) -> tuple[Any, 
 
 
 def _next(text: str, end: int, closing: str) -> int:
-    """Where the next element begins, or the closing bracket stands."""
+    """Return the position of the next element or of the closing bracket."""
     comma = _comma.match(text, end)
     at = comma.end() if comma else _skip(text, end)
     if (text[at : at + 1] == closing) == bool(comma):
@@ -123,6 +127,6 @@ def _next(text: str, end: int, closing: str) -> int:
 
 
 def _skip(text: str, at: int) -> int:
-    """The place after white space."""
+    """Return the position after white space."""
     match = _blank.match(text, at)
     return match.end() if match else at

@@ -1,4 +1,4 @@
-"""Trying a read again, inside the time that the call has."""
+"""Retries of a read within the time limit of its call."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -25,13 +25,13 @@ LEAST_LEFT_S = 0.001
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """Who is trying what, for messages. It never holds a body or a document."""
+    """The connector and what it tries, for error messages. It never holds a body or a document."""
 
     connector: str
     what: str
 
     def sentence(self, cause: str) -> str:
-        """The message of an error of this call."""
+        """Return the message for an error of this call."""
         return f"connector {self.connector!r}: {self.what}: {cause}"
 
 
@@ -39,11 +39,11 @@ async def attempt(call: Call, once: Callable[[float], Awaitable[T]], *, timeout_
     """Await ``once(seconds left)`` until it returns, at most ``max_attempts`` times and never past ``timeout_s``.
 
     Only a transient :class:`EngineUnavailable` is tried again, after a random wait of up to 50 ms, then 100 ms and so
-    on, and not before the time that the engine asks for (``retry_after_s``); a wait that would pass the time limit is
-    not begun, and the last error is raised at once.
+    on (at most 500 ms), or longer if the engine asks for it (``retry_after_s``). If a wait would pass the time limit,
+    the last error is raised at once.
 
     Raises:
-        EngineTimeout: ``timeout_s`` is over, or was not positive to begin with.
+        EngineTimeout: ``timeout_s`` is over, or was not positive.
         ConnectorError: whatever ``once`` raised last.
     """
     if not timeout_s > 0:

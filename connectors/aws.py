@@ -11,18 +11,18 @@ MISSING = "`aws` needs the library botocore: install `rerank-sidecar[aws]`"
 
 
 class NoCredentials(Exception):
-    """The standard chain holds no AWS credentials, or whoever hands them out said no."""
+    """The standard chain holds no AWS credentials, or their provider refused."""
 
 
 class Unreachable(NoCredentials):
-    """Whoever hands out the credentials did not answer, failed, or is asked too often: later there may be some."""
+    """The provider of the credentials did not answer, failed, or is throttling: trying again later may help."""
 
 
 class Signer:
-    """Signs requests with the credentials of the standard chain, which are looked up once and refreshed in time."""
+    """Signs requests with the standard chain's credentials, looked up once and refreshed before they expire."""
 
     def __init__(self, aws: Aws, session: Any = None) -> None:
-        """``session`` is a botocore session of your own.
+        """Use ``session``, a botocore session; None: a new one.
 
         Raises:
             BadOption: botocore is not installed.
@@ -37,12 +37,12 @@ class Signer:
         self._looking_up: asyncio.Task[Any] | None = None
 
     async def sign(self, method: str, url: str, body: bytes | None, headers: Mapping[str, str]) -> dict[str, str]:
-        """The headers to send: those given, and the signature over method, URL, body and them.
+        """Return the headers to send: those given, and the signature over method, URL, body and them.
 
-        ``url`` and ``body`` are exactly what is sent: the path and the query percent-encoded, the body compressed.
+        ``url`` and ``body`` must be exactly what is sent: path and query percent-encoded, the body compressed.
 
         Raises:
-            NoCredentials: there are none.
+            NoCredentials: there are none; :class:`Unreachable` if their provider fails.
         """
         from botocore.auth import SigV4Auth
         from botocore.awsrequest import AWSRequest
@@ -54,10 +54,10 @@ class Signer:
         return dict(request.headers.items())
 
     async def _current(self) -> Any:
-        """Credentials that do not change while they are used.
+        """Return a frozen copy of the credentials.
 
-        Looking them up and refreshing them may ask the network: in one thread for all calls that wait for it, which
-        goes on when a call runs out of time.
+        Looking them up and refreshing them may use the network: one thread does so for all waiting calls, and
+        continues when a call runs out of time.
         """
         if self._credentials is not None and not hasattr(self._credentials, "refresh_needed"):
             return self._credentials.get_frozen_credentials()
@@ -80,7 +80,7 @@ class Signer:
 
 
 def _meaning_of(error: Exception) -> NoCredentials:
-    """What a failure of botocore means; its own words hold names of roles and accounts, and are left out."""
+    """Return the error for a failure of botocore, without its message, which names roles and accounts."""
     from botocore.exceptions import ConnectionError as NotConnected
     from botocore.exceptions import HTTPClientError
 
@@ -93,6 +93,6 @@ def _meaning_of(error: Exception) -> NoCredentials:
 
 
 def _seen(task: "asyncio.Task[Any]") -> None:
-    """Every call that waited may have run out of time; a failure is then nobody's, and not worth a warning."""
+    """Retrieve a failure, or asyncio would warn of it if every waiting call has run out of time."""
     if not task.cancelled():
         task.exception()

@@ -2,7 +2,7 @@
 
 
 class BadOption(ValueError):
-    """One sentence about an option, and its name in ``key``, for whoever wants to point at it."""
+    """An option cannot be used: the message is one sentence, ``key`` the name of the option."""
 
     def __init__(self, key: str, sentence: str) -> None:
         super().__init__(sentence)

@@ -1,4 +1,4 @@
-"""Who is asking: the ``Authorization`` header of a connector, or of the user it acts for. Pure, no I/O."""
+"""The ``Authorization`` header of a connector, or of the user it acts for. Pure, no I/O."""
 
 import hashlib
 import re
@@ -7,23 +7,23 @@ from base64 import b64encode
 from connectors.bad_option import BadOption
 
 LONGEST_AUTHORIZATION = 16 * 1024
-"""Bytes of a forwarded header at most."""
+"""Most bytes of a forwarded header."""
 
 
 def basic(user: str, password: str) -> str:
-    """User name and password in UTF-8, as both engines read it (their clients know ASCII or Latin-1 only)."""
+    """The header for a user name and password, in UTF-8 as both engines read it (their clients: ASCII or Latin-1)."""
     if ":" in user:
         raise BadOption("basic_auth", "the user name of `basic_auth` holds a colon, which HTTP does not allow")
     return f"Basic {b64encode(f'{user}:{password}'.encode()).decode()}"
 
 
 def api_key(encoded: str) -> str:
-    """An API key in its encoded form."""
+    """The header for an API key in its encoded form."""
     return f"ApiKey {_word('api_key', encoded)}"
 
 
 def bearer(token: str) -> str:
-    """A bearer token."""
+    """The header for a bearer token."""
     return f"Bearer {_word('bearer_token', token)}"
 
 
@@ -37,7 +37,7 @@ def check_forwarded(authorization: str) -> None:
     """Refuse what cannot be sent as an ``Authorization`` header, without showing it.
 
     Raises:
-        ValueError: it is empty, longer than 16 KiB, or holds a character that is not printable ASCII.
+        ValueError: it is blank, longer than 16 KiB, or holds a character that is not printable ASCII.
     """
     if not authorization.strip():
         raise ValueError("the authorization to forward is empty")
@@ -48,5 +48,5 @@ def check_forwarded(authorization: str) -> None:
 
 
 def identity_of(authorization: str) -> str:
-    """A digest that tells users apart and says nothing of their credentials."""
+    """Return a digest that tells users apart without revealing their credentials."""
     return hashlib.sha256(authorization.encode()).hexdigest()

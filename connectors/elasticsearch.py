@@ -20,7 +20,7 @@ from connectors.silence import no_answer, too_large, too_late
 
 log = logging.getLogger(__name__)
 
-UNKNOWN_MEDIA_TYPE = 406  # what a server says that does not know the client's content type
+UNKNOWN_MEDIA_TYPE = 406  # from a server that does not know the client's content type
 MEDIA_TYPES = ("application/json", "application/vnd.elasticsearch+json", "application/*", "text/*")
 
 
@@ -77,7 +77,7 @@ class ElasticsearchConnector(HttpConnector):
 
 
 class _AsBytes(Serializer):
-    """Leaves bodies as they are: they are read once their status is known, whatever their content type."""
+    """Passes bodies through as bytes: they are decoded once the status is known, whatever their content type."""
 
     def loads(self, data: bytes) -> bytes:
         return data
@@ -87,7 +87,7 @@ class _AsBytes(Serializer):
 
 
 class _Node(AiohttpHttpNode):
-    """Logs ``Warning`` headers, which the client would make Python warnings on every call."""
+    """Logs ``Warning`` headers, which the client would raise as Python warnings on every call."""
 
     async def perform_request(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         response = await super().perform_request(*args, **kwargs)
@@ -97,7 +97,7 @@ class _Node(AiohttpHttpNode):
 
 
 def _node_class(options: HttpOptions, context: ssl.SSLContext | None) -> type[_Node]:
-    """The client makes its nodes by itself, and lets their class be chosen only."""
+    """Return the class of node for the client, which creates its nodes itself and lets only the class be chosen."""
 
     class Node(_Node):
         def _create_aiohttp_session(self) -> None:
@@ -114,11 +114,12 @@ def _answer(response: Any) -> Answer:
 
 
 def _from_another_product(call: Call, request: Request, answer: Answer) -> Answer:
-    """An answer that the client does not take for Elasticsearch's; asked who it is, a server may say so itself.
+    """Return an answer that the client does not accept as Elasticsearch's, if it is to ``GET /`` and names its sender.
 
     Raises:
-        EngineRefused: it did not say so.
-        MalformedAnswer: a good answer is not even JSON.
+        EngineRefused: it is to another call, or the content type is not known (406).
+        MalformedAnswer: the answer is not JSON.
+        ConnectorError: the status is neither 2xx nor 406, see :func:`connectors.refusals.refusal`.
     """
     if answer.status != UNKNOWN_MEDIA_TYPE:
         json_of(call, answer)

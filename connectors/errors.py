@@ -1,29 +1,29 @@
 """What can go wrong between the sidecar and a search engine.
 
     ConnectorError
-    ├── NoAnswer                 the engine said nothing we could use
+    ├── NoAnswer                 the engine gave no usable answer
     │   ├── EngineUnavailable    refused, reset, 502/503/504, overloaded (429): trying again later may help
     │   ├── EngineTimeout        no complete answer within ``timeout_s``
     │   ├── MalformedAnswer      an answer that is not what the API promises (not JSON, no ``hits``)
     │   └── AnswerTooLarge       more than ``max_answer_mib``, left unread
-    └── EngineRefused            an answer that says no (a closed index, another product); has the engine's own reason
+    └── EngineRefused            the engine refused the call (closed index, other product); has its own reason
         ├── IndexNotFound        404, no such index or alias
         ├── InvalidQuery         400, the engine could not parse or run the body
         ├── NotAuthenticated     401
         └── NotPermitted         403
 
 Every error's message names the connector, what was tried, and the cause, never the query or a document's text, so
-it is fit for a log. The engine's own sentence may quote the query: it is in ``reason``, for the one who asked.
+it may be logged. The engine's own sentence may quote the query: it is only in ``reason``, for the caller.
 """
 
 
 class ConnectorError(Exception):
     """The base of every error a connector raises.
 
-    ``connector`` and ``engine`` say whose it is, where a call was observed; ``error_type`` is the engine's own name of
-    the error (such as ``parsing_exception``), ``status`` the HTTP status, ``index`` the index that the engine blames,
-    ``position`` line and column, counted from 1, in the body as it was sent: on one line, without blanks, and
-    ``reason`` the engine's own sentence. What is not known is empty, 0 or None.
+    ``connector`` and ``engine`` name its origin, if an observer of the call has set them; ``error_type`` is the
+    engine's own name of the error (such as ``parsing_exception``), ``status`` the HTTP status, ``index`` the index
+    that the engine blames, ``position`` line and column, from 1, in the body as sent (on one line, without blanks),
+    and ``reason`` the engine's own sentence. Unknown values are empty, 0 or None.
     """
 
     connector: str = ""
@@ -42,9 +42,9 @@ class NoAnswer(ConnectorError):
 class EngineUnavailable(NoAnswer):
     """The engine could not be reached, or said that it cannot serve now.
 
-    ``status`` is 0 when no answer came. ``transient`` is false where trying again at once is pointless: a certificate
-    that is not accepted, an internal error of the engine. ``retry_after_s`` is how long the engine asks to be left
-    alone, None when it does not say.
+    ``status`` is 0 when no answer came. ``transient`` is false if an immediate retry is pointless: the certificate is
+    not accepted, or the engine had an internal error. ``retry_after_s`` is how long the engine asks to wait, None if it
+    does not say.
     """
 
     def __init__(
@@ -70,15 +70,15 @@ class EngineTimeout(NoAnswer):
 
 
 class MalformedAnswer(NoAnswer):
-    """The engine answered something that its API does not promise."""
+    """The engine's answer is not what its API promises."""
 
 
 class AnswerTooLarge(NoAnswer):
-    """The engine's answer is larger than the connector reads; the same call would be answered the same."""
+    """The engine's answer is larger than the connector reads; repeating the call would not help."""
 
 
 class EngineRefused(ConnectorError):
-    """The engine understood the call and said no."""
+    """The engine answered the call and refused it."""
 
     def __init__(
         self,
@@ -107,7 +107,7 @@ class InvalidQuery(EngineRefused):
 
 
 class NotAuthenticated(EngineRefused):
-    """The engine asks for other credentials."""
+    """The engine does not accept the credentials, or there are none."""
 
 
 class NotPermitted(EngineRefused):

@@ -1,4 +1,4 @@
-"""Scripted misbehaviour of the memory connector, for trying out how an application takes it."""
+"""Scripted misbehaviour of the memory connector, to test how an application copes with it."""
 
 from collections import deque
 from collections.abc import Iterable
@@ -13,11 +13,11 @@ Operation = Literal["search", "fetch", "resolve", "info"]
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One way to misbehave: late, failing, malformed or forgetful, and any of these together.
+    """One fault of a call: a delay, and then an error, another answer, or missing documents.
 
-    ``delay_s`` is waited first, within the call's own time limit. Then ``error`` is raised, or ``answer`` stands for
-    the engine's whole JSON answer, or the share ``missing`` (0 to 1) of the documents of a fetch is left out, spread
-    evenly. ``on`` limits the fault to one operation. It happens once, or with ``always`` at every call.
+    ``delay_s`` is waited first, within the call's own time limit. Then ``error`` is raised, or ``answer`` replaces the
+    engine's whole JSON answer, or the share ``missing`` (0 to 1) of the documents of a fetch is left out, spread
+    evenly. ``on`` limits the fault to one operation. It applies to one call, or with ``always`` to every call.
 
     Example:
         >>> Fault(delay_s=0.5, on="search")
@@ -45,7 +45,7 @@ class Fault:
 
 
 class Script:
-    """The faults still to come. Each call takes the first one that is for its operation; without one it goes well."""
+    """The faults to come. Each call takes the first one for its operation; without one it succeeds."""
 
     def __init__(self, faults: Iterable[Fault] = ()) -> None:
         self._faults = deque(faults)
@@ -54,15 +54,15 @@ class Script:
         return len(self._faults)
 
     def append(self, fault: Fault) -> None:
-        """Add one at the end."""
+        """Add a fault at the end."""
         self._faults.append(fault)
 
     def clear(self) -> None:
-        """Behave from now on."""
+        """Remove all faults."""
         self._faults.clear()
 
     def take(self, operation: Operation) -> Fault:
-        """The fault of this call, removed unless it is for always; ``Fault()`` when there is none."""
+        """Return the fault of this call, and remove it unless it is ``always``; ``Fault()`` if there is none."""
         for fault in self._faults:
             if fault.on in (None, operation):
                 if not fault.always:

@@ -21,7 +21,7 @@ class DocumentRef:
 
 
 class Hit(NamedTuple):
-    """One hit. ``raw`` is the engine's own JSON object, never changed; ``score`` is None when the engine gave none."""
+    """One hit. ``raw`` is the engine's own JSON object, never to be changed; ``score`` is None if it gave none."""
 
     ref: DocumentRef
     score: float | None
@@ -29,7 +29,7 @@ class Hit(NamedTuple):
 
     @property
     def source(self) -> Json | None:
-        """The stored document as far as the hit carries it; None when ``_source`` was filtered away or disabled."""
+        """What the hit holds of the stored document; None if ``_source`` was filtered out or is disabled."""
         source = self.raw.get("_source")
         return source if isinstance(source, dict) else None
 
@@ -47,8 +47,8 @@ class Hits:
         """Read a search response as the engine wrote it.
 
         Raises:
-            MalformedAnswer: it is not JSON, there is no ``hits.hits`` list, or a hit has no ``_index`` or a score that
-                is no number.
+            MalformedAnswer: it is not a JSON object, there is no ``hits.hits`` list, or a hit is malformed, see
+                :func:`hit_of`.
         """
         try:
             answer = AnswerText(text)
@@ -66,19 +66,20 @@ class Hits:
 
     @property
     def chars(self) -> int:
-        """Length of the whole response as JSON."""
+        """Length of the whole response as JSON, in characters."""
         return len(self._answer.text)
 
     def with_page(self, places: Sequence[int]) -> str:
-        """The response as JSON with the hits at these places, in this order; no character of them is changed."""
+        """Return the response as JSON with only the hits at these places, in this order, as the engine wrote them."""
         return self._answer.with_hits(places)
 
 
 def hit_of(row: object, place: int) -> Hit:
-    """Read one hit; one without an ``_id`` (``stored_fields: _none_``) has the empty one, and cannot be fetched.
+    """Read one hit; without an ``_id`` (``stored_fields: _none_``) its id is empty, and it cannot be fetched.
 
     Raises:
-        MalformedAnswer: it has no ``_index``, or an ``_id`` or ``_score`` of another type.
+        MalformedAnswer: it has no ``_index``, an ``_id`` that is not a string, or a ``_score`` that is not a finite
+            number or null.
     """
     if not isinstance(row, dict) or not isinstance(row.get("_index"), str):
         raise MalformedAnswer(f"hit {place} of the engine's answer has no `_index`")

@@ -1,4 +1,4 @@
-"""Where the nodes of a cluster are: URLs and Elastic Cloud ids, read. Pure, no I/O."""
+"""Addresses of a cluster's nodes, from URLs and Elastic Cloud ids. Pure, no I/O."""
 
 import re
 from base64 import b64decode
@@ -25,10 +25,10 @@ class Host:
 
 
 def host_of(url: str) -> Host:
-    """The node that a URL names; a port left out is that of the scheme, 80 or 443.
+    """Parse the URL of a node; the default port is that of the scheme, 80 or 443.
 
     Raises:
-        ValueError: it is no such URL, or holds a user name, a password, a query or a fragment.
+        ValueError: it is not an http or https URL, or holds a user name, a password, a query or a fragment.
     """
     try:
         parts = urlsplit(url)
@@ -45,13 +45,13 @@ def host_of(url: str) -> Host:
 
 
 def cloud_url(cloud_id: str) -> str:
-    """The URL of the Elasticsearch that an Elastic Cloud id names.
+    """Return the URL of the Elasticsearch that an Elastic Cloud id names.
 
-    The id is a label, a colon, and in base64 the domain (with a port, or 443), the name of Elasticsearch and that of
-    Kibana, with ``$`` between them. The label is of no account.
+    The id is a label, which is ignored, a colon, and in base64 the domain, the name of Elasticsearch and that of
+    Kibana, with ``$`` between them. The port is that of the name, else of the domain, else 443.
 
     Raises:
-        ValueError: it is no such id.
+        ValueError: it is not such an id.
 
     >>> cloud_url("shop:" + __import__("base64").b64encode(b"eu.cloud.example$abc$def").decode())
     'https://abc.eu.cloud.example:443'

@@ -1,4 +1,4 @@
-"""What the connectors over HTTP share: one search, one ``_mget``, one time limit, one reading of failures."""
+"""The base of the HTTP connectors, which builds requests, keeps the time limit and reads failures for both engines."""
 
 import asyncio
 import copy
@@ -43,10 +43,10 @@ _LARGE_BYTES = 64 * 2**10
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One HTTP request: method, path with query string, body, and who is asking.
+    """One HTTP request: method, path with query string, body, and authorization.
 
-    ``compressed`` says that the body is gzip, and that the answer may be; ``trace`` are the headers of the trace
-    that it is made in.
+    ``compressed`` says that the body is gzip, and that the answer may be; ``trace`` holds the headers of the trace
+    that the request belongs to.
     """
 
     method: str
@@ -58,7 +58,7 @@ class Request:
 
     @property
     def headers(self) -> dict[str, str]:
-        """What the client is to send beside its own headers."""
+        """The headers to send beside the client's own."""
         named = {
             "accept": JSON,
             "accept-encoding": "gzip" if self.compressed else None,
@@ -71,9 +71,9 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One HTTP answer, whatever its status; ``media_type`` has no parameters and is empty when there was none.
+    """One HTTP answer of any status.
 
-    ``retry_after`` is the header as it came, empty when there was none.
+    ``media_type`` has no parameters, ``retry_after`` is the header as sent; each is empty if there was none.
     """
 
     status: int
@@ -84,24 +84,24 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class _Credential:
-    """The header of every call, kept out of everything that shows an object."""
+    """The ``Authorization`` header of every call, hidden from every ``repr``."""
 
     header: str | None = field(repr=False)
 
 
 @dataclass(slots=True)
 class _State:
-    """What a connector and its views have in common: whether it is closed, and why every call is refused, if so."""
+    """State that a connector and its views share: whether it is closed, and why all calls are refused, if they are."""
 
     closed: bool = False
     refused: str = ""
 
 
 class HttpConnector(ABC):
-    """A search engine asked through its official client; a subclass sends a request and closes connections."""
+    """A search engine reached through its official client; subclasses send requests and close connections."""
 
     product: ClassVar[str]
-    """What ``GET /`` of the right engine says, see :mod:`connectors.products`."""
+    """The engine that ``GET /`` must name, see :mod:`connectors.products`."""
 
     def __init__(self, name: str, options: HttpOptions) -> None:
         self.name = name
@@ -113,12 +113,12 @@ class HttpConnector(ABC):
     def acting_as(self, authorization: str) -> Self:
         """See :meth:`connectors.base.Connector.acting_as`.
 
-        The view shares client and connections, which hold no credential of their own (but a client certificate, which
-        belongs to the connection). Closing it closes nothing. A view of a view has the last authorization.
+        The view shares the client and its connections, which hold no credential except a client certificate. Closing
+        a view closes nothing. A view of a view has the last authorization.
 
         Raises:
             ValueError: the header cannot be sent (empty, over 16 KiB, not printable ASCII), or this connector signs
-                its requests, so that no other credential can go with them.
+                its requests, which excludes other credentials.
         """
         if self._options.aws is not None:
             raise ValueError(f"connector {self.name!r} signs its requests (`aws`), and cannot act for a user")
@@ -129,7 +129,7 @@ class HttpConnector(ABC):
 
     @abstractmethod
     async def _send(self, call: Call, request: Request, timeout_s: float) -> Answer:
-        """Send once and return the answer of any status; raise only ``ConnectorError``."""
+        """Send once and return the answer, whatever its status; raise only ``ConnectorError``."""
 
     @abstractmethod
     async def _disconnect(self) -> None:
@@ -160,9 +160,9 @@ class HttpConnector(ABC):
     async def fetch(
         self, refs: Sequence[DocumentRef], fields: Sequence[str], *, timeout_s: float
     ) -> dict[DocumentRef, Json]:
-        """See :meth:`connectors.base.Connector.fetch`; no refs or no fields need no call and find nothing.
+        """See :meth:`connectors.base.Connector.fetch`; without refs or fields the engine is not asked.
 
-        References that no ``_mget`` takes, see :func:`connectors.wire.can_be_fetched`, are not found either.
+        References that an ``_mget`` cannot take, see :func:`connectors.wire.can_be_fetched`, count as not found.
         """
         wanted = list(filter(can_be_fetched, dict.fromkeys(refs)))
         if not wanted or not fields:
@@ -175,8 +175,8 @@ class HttpConnector(ABC):
         """See :meth:`connectors.base.Connector.info`.
 
         Raises:
-            EngineRefused: this is another product. Every other call is refused likewise from then on, until an answer
-                to this one comes from the right product.
+            EngineRefused: another product answered. From then on every other call is refused too, until this one
+                finds the right product.
         """
         call = Call(self.name, "asking for the version")
         found = read_info(call, await self._ask(call, Request("GET", "/"), timeout_s, check=False))
@@ -199,7 +199,7 @@ class HttpConnector(ABC):
         return decode(call, await self._answer(call, request, timeout_s, check=check))
 
     async def _answer(self, call: Call, request: Request, timeout_s: float, *, check: bool = True) -> bytes:
-        """The JSON of a good answer, not read yet; without ``check`` even where the product is known to be wrong."""
+        """Return a successful answer's JSON undecoded; without ``check`` even if the product is known to be wrong."""
         if check:
             self._check_product(call)
         authorized = replace(request, authorization=self._credential.header)
@@ -214,7 +214,7 @@ class HttpConnector(ABC):
 
 
 async def compressed(request: Request) -> Request:
-    """The same with a body in gzip; a large one is compressed in a thread, for it would hold up every other call."""
+    """Return the request with its body in gzip; over 64 KiB in a thread, as it would block every other call."""
     body = request.body
     if body is not None:
         body = await asyncio.to_thread(gzip.compress, body) if len(body) > _LARGE_BYTES else gzip.compress(body)
@@ -222,7 +222,12 @@ async def compressed(request: Request) -> Request:
 
 
 def json_of(call: Call, answer: Answer) -> bytes:
-    """The body of a good answer; any other is raised as what it means."""
+    """Return the body of a successful JSON answer.
+
+    Raises:
+        MalformedAnswer: the content type is not JSON.
+        ConnectorError: the status is not 2xx, see :func:`connectors.refusals.refusal`.
+    """
     if not 200 <= answer.status < 300:
         wait_s = retry_after(answer.retry_after, datetime.now(UTC)) if answer.retry_after else None
         raise refusal(call, answer.status, answer.body, wait_s)

@@ -9,12 +9,12 @@ from connectors.hits import Json
 
 
 def read_documents(path: Path | str) -> dict[str, Json]:
-    """The documents of a file by id. Each line is an object with a string ``_id`` and the document's fields.
+    """Read the documents of a file by id. Each line is an object with a string ``_id`` and the document's fields.
 
     Empty lines are skipped.
 
     Raises:
-        ValueError: a line is anything else, or an id comes twice, or the file cannot be read; names file and line.
+        ValueError: a line is not such an object, an id is repeated, or the file cannot be read; names file and line.
     """
     documents: dict[str, Json] = {}
     for place, line in _lines(Path(path)):

@@ -27,13 +27,13 @@ __all__ = ["Fault", "MemoryConnector", "Script"]
 class MemoryConnector:
     """Indices held in memory, answering in the engines' own JSON.
 
-    It knows the queries ``match_all``, ``match``, ``multi_match``, ``query_string`` and ``simple_query_string`` (both
-    as plain words) and ``ids``, and in the body beside ``query``: ``from``, ``size``, ``_source``,
-    ``track_total_hits`` and a ``sort`` by ``_score``. Anything else is an ``InvalidQuery`` whose reason names what is
-    allowed. ``from`` + ``size`` is 10,000 at most. An index expression is names and patterns with ``*``, separated by
-    commas, or ``_all``.
+    It supports the queries ``match_all``, ``match``, ``multi_match``, ``query_string`` and ``simple_query_string``
+    (both as plain words) and ``ids``, and in the body beside ``query``: ``from``, ``size``, ``_source``,
+    ``track_total_hits`` and a ``sort`` by ``_score``. The URL parameters ``preference``, ``request_cache`` and
+    ``routing`` are ignored. Anything else raises ``InvalidQuery``, whose reason names what is allowed. ``from`` +
+    ``size`` is 10,000 at most. An index expression is names and patterns with ``*``, separated by commas, or ``_all``.
 
-    ``script`` makes calls late or wrong, see :class:`connectors.faults.Fault`:
+    ``script`` delays calls or makes them fail, see :class:`connectors.faults.Fault`:
 
         >>> import asyncio
         >>> books = MemoryConnector("demo", {"books": {"1": {"title": "Car repair"}}})
@@ -44,7 +44,7 @@ class MemoryConnector:
     """
 
     def __init__(self, name: str, indices: Mapping[str, Mapping[str, Json]], *, faults: Iterable[Fault] = ()) -> None:
-        """Index the documents, given by index and id; takes about a second for 10,000 short ones."""
+        """Index the documents, given by index and id; 10,000 short ones take about a second."""
         self.name = name
         self.identity = ""
         self.script = Script(faults)
@@ -58,15 +58,15 @@ class MemoryConnector:
         """Read each index from a file of JSON lines, see :func:`connectors.json_lines.read_documents`.
 
         Raises:
-            ValueError: a file cannot be read, or a line is no document; names file and line.
+            ValueError: a file cannot be read, or a line is not a document; names file and line.
         """
         return cls(name, {index: read_documents(path) for index, path in files.items()}, faults=faults)
 
     def acting_as(self, authorization: str) -> "MemoryConnector":
-        """See :meth:`connectors.base.Connector.acting_as`; everybody may read everything here.
+        """See :meth:`connectors.base.Connector.acting_as`; every user may read everything here.
 
         Raises:
-            ValueError: no engine could be sent this header, see :func:`connectors.credentials.check_forwarded`.
+            ValueError: the header cannot be sent, see :func:`connectors.credentials.check_forwarded`.
         """
         check_forwarded(authorization)
         view = copy.copy(self)
@@ -79,7 +79,7 @@ class MemoryConnector:
         """See :meth:`connectors.base.Connector.search`."""
         call = Call(self.name, f"search on {index[:LONGEST_NAME]!r}")
         check_index(call, index)
-        wanted = encode(call, body)  # as it would travel, so that the same bodies are refused here as elsewhere
+        wanted = encode(call, body)  # as for an engine, so that the same bodies are refused
 
         def answer(_: Fault) -> Json:
             try:
@@ -102,14 +102,14 @@ class MemoryConnector:
         return read_members(call, expression, await self._play(call, "resolve", answer, timeout_s))
 
     async def render(self, template: Json, *, timeout_s: float) -> Json:  # noqa: ARG002
-        """There are no search templates here: always ``InvalidQuery``."""
+        """Raise ``InvalidQuery``: there are no search templates here."""
         call = Call(self.name, "rendering a search template")
         raise invalid_query(call, "illegal_argument_exception", "this engine knows no search templates")
 
     async def fetch(
         self, refs: Sequence[DocumentRef], fields: Sequence[str], *, timeout_s: float
     ) -> dict[DocumentRef, Json]:
-        """See :meth:`connectors.base.Connector.fetch`; routing is of no account here."""
+        """See :meth:`connectors.base.Connector.fetch`; routing is ignored here."""
         wanted = list(dict.fromkeys(refs))
         if not wanted or not fields:
             return {}
@@ -146,7 +146,7 @@ class MemoryConnector:
         return await attempt(call, once, timeout_s=timeout_s)
 
     def _resolve(self, call: Call, expression: str) -> list[str]:
-        """Names of the indices meant, in the order in which they were given; a plain name must exist."""
+        """Return the names of the indices meant, in the order given; a plain name must exist."""
         found: dict[str, None] = {}
         for part in expression.split(","):
             pattern = "*" if part == ALL_INDICES else part

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from connectors.hits import Json
 from connectors.memory_query import Clause
 
-logging.getLogger("bm25s").setLevel(logging.NOTSET)  # it sets DEBUG by itself, whatever the application wants
+logging.getLogger("bm25s").setLevel(logging.NOTSET)  # its import sets DEBUG, whatever the application wants
 
 Scores = NDArray[np.float32]
 
@@ -22,7 +22,7 @@ STOP_WORDS = frozenset(STOPWORDS_EN)
 
 
 class MemoryIndex:
-    """Documents by id, searchable at once; they are not to be changed afterwards.
+    """Documents by id, indexed on construction; they must not be changed afterwards.
 
     Each field has its own BM25 (Lucene's variant, k1 1.2, b 0.75) over the documents that hold it; the best field's
     score counts. Words are runs of letters and digits in lower case, without English stop words and without stemming.
@@ -34,7 +34,7 @@ class MemoryIndex:
         self._fields = {name: _Field(texts) for name, texts in _texts_by_field(self.documents.values()).items()}
 
     def matches(self, clause: Clause) -> list[tuple[float, str]]:
-        """Score and id of every document that matches, best first, ties in the order of the documents."""
+        """Return score and id of every document that matches, best first, ties in the order of the documents."""
         if clause.words is None:
             return [(1.0, key) for key in self.ids if clause.ids is None or key in clause.ids]
         scores = self._scores(clause.words, clause.fields or tuple((name, 1.0) for name in self._fields))
@@ -51,7 +51,7 @@ class MemoryIndex:
 
 
 class _Field:
-    """One field's BM25; ``texts`` is by place of the document."""
+    """BM25 of one field; ``texts`` maps the place of a document to its text."""
 
     def __init__(self, texts: Mapping[int, str]) -> None:
         self._places = np.fromiter(texts, dtype=np.int64)
@@ -59,7 +59,7 @@ class _Field:
         self._bm25.index([_terms(text) for text in texts.values()], show_progress=False)
 
     def raise_scores(self, scores: Scores, terms: Sequence[str], boost: float) -> None:
-        """Lift each document's score to this field's, where that is higher."""
+        """Raise each document's score to this field's if that is higher."""
         known = [term for term in terms if term in self._bm25.vocab_dict]
         if known:
             scores[self._places] = np.maximum(scores[self._places], self._bm25.get_scores(known) * boost)

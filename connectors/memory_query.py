@@ -1,4 +1,4 @@
-"""The part of the engines' query language that the memory connector speaks. Pure, no I/O."""
+"""The part of the engines' query language that the memory connector supports. Pure, no I/O."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -18,7 +18,7 @@ SORTS_BY_SCORE = ("_score", {"_score": "desc"}, {"_score": {"order": "desc"}})
 
 
 class Refused(ValueError):
-    """The body or a URL parameter asks for something else; carries an engine's name for that and a sentence."""
+    """The search asks for something unsupported; ``error_type`` is an engine's name for that, ``reason`` a sentence."""
 
     def __init__(self, error_type: str, reason: str) -> None:
         super().__init__(reason)
@@ -28,7 +28,7 @@ class Refused(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Clause:
-    """Which documents match: by ``words`` in ``fields`` (name and boost; none are all), or by id, or every one."""
+    """Which documents match: by ``words`` in ``fields`` (name and boost; empty: all fields), or by id, or all."""
 
     words: str | None = None
     fields: tuple[tuple[str, float], ...] = ()
@@ -37,21 +37,21 @@ class Clause:
 
 @dataclass(frozen=True, slots=True)
 class SourceFilter:
-    """Which part of a document is returned; ``shown`` false is none of it, no ``includes`` is all."""
+    """Which part of a document is returned; ``shown`` false: nothing, ``includes`` empty: all but ``excludes``."""
 
     includes: tuple[str, ...] = ()
     excludes: tuple[str, ...] = ()
     shown: bool = True
 
     def cut(self, document: Json) -> Json:
-        """The part of the document that passes; the document itself when all does."""
+        """Return the part of the document that passes; the document itself if nothing is filtered."""
         if not self.includes and not self.excludes:
             return document
         kept = self._cut(document, "", inside=not self.includes)
         return {} if kept is NOTHING else kept
 
     def _cut(self, value: Any, path: str, *, inside: bool) -> Any:
-        """What is left of a value, or ``NOTHING``; ``inside`` says that the value around it is included."""
+        """Return what is left of a value, or ``NOTHING``; ``inside`` says that the value around it is included."""
         if path and _matches(path, self.excludes):
             return NOTHING
         inside = inside or (path != "" and _matches(path, self.includes))
@@ -71,7 +71,7 @@ class SourceFilter:
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """A search body, understood. ``total_limit`` is where counting stops; None is not counting at all."""
+    """A parsed search body. ``total_limit`` is where counting hits stops; None: they are not counted."""
 
     clause: Clause
     start: int
@@ -81,10 +81,10 @@ class Search:
 
 
 def parse_search(body: Json, params: Mapping[str, str] | None = None) -> Search:
-    """Understand a search body.
+    """Parse a search body and its URL parameters.
 
     Raises:
-        Refused: it asks for more than :class:`connectors.memory.MemoryConnector` says it can.
+        Refused: it asks for more than :class:`connectors.memory.MemoryConnector` supports.
     """
     _only(params or {}, URL_PARAMETERS, "URL parameter", "illegal_argument_exception")
     _only(body, BODY_KEYS, "key")
@@ -226,5 +226,5 @@ def _matches(path: str, patterns: tuple[str, ...]) -> bool:
 
 @lru_cache(maxsize=1024)
 def wildcard(pattern: str) -> re.Pattern[str]:
-    """A pattern in which ``*`` is any text, as a regular expression."""
+    """Compile a pattern in which ``*`` stands for any text to a regular expression."""
     return re.compile(".*".join(map(re.escape, pattern.split("*"))), re.DOTALL)

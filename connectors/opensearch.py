@@ -25,7 +25,7 @@ from connectors.silence import no_answer, too_large, too_late
 log = logging.getLogger(__name__)
 
 SERVERLESS = json.dumps({"version": {"distribution": "opensearch", "number": "serverless"}}).encode()
-"""What stands for the answer to ``GET /``, which OpenSearch Serverless does not know."""
+"""Stands in for the answer to ``GET /``, which OpenSearch Serverless does not support."""
 
 
 class OpenSearchConnector(HttpConnector):
@@ -91,17 +91,17 @@ class OpenSearchConnector(HttpConnector):
 
 
 class _NotConnected(opensearchpy.ConnectionError):
-    """No connection in time. Unlike its own time-out, the client takes this for the failure of a node."""
+    """No connection in time. Unlike its own ``ConnectionTimeout``, this makes the client mark the node as dead."""
 
 
 class _Body(bytes):
-    """The body of an answer, and the one header of it that the client would not let through."""
+    """The body of an answer, and its ``Retry-After`` header, which the client would drop."""
 
     retry_after: str
 
 
 class _Response(Response):
-    """An answer whose body stays as it came."""
+    """An answer whose body stays bytes."""
 
     async def text(self, *_: Any, **__: Any) -> Any:
         body = _Body(await self.read())
@@ -110,7 +110,7 @@ class _Response(Response):
 
 
 class _AsBytes(Serializer):
-    """Leaves bodies as they are, in and out."""
+    """Passes bodies through as bytes, both ways."""
 
     mimetype = JSON
 
@@ -122,11 +122,11 @@ class _AsBytes(Serializer):
 
 
 class _Connection(AIOHttpConnection):
-    """The client's connection, which reports by exceptions alone and leaves an error's body unread.
+    """The client's connection, changed to report only by exceptions and to leave an error's body undecoded.
 
-    By itself it logs each failure with a traceback and the URL, raises ``Warning`` headers as Python warnings on every
-    call, fails on an error body that is JSON but no object, goes on asking a node that takes no connections,
-    and leaves one alone whose answer was too large.
+    The original logs each failure with a traceback and the URL, raises ``Warning`` headers as Python warnings on every
+    call, fails on an error body that is JSON but not an object, keeps using a node that accepts no connections, and
+    marks a node as dead whose answer was too large.
     """
 
     def _raise_error(self, status_code: int, raw_data: str | bytes, *_: Any, **__: Any) -> None:
@@ -137,7 +137,7 @@ class _Connection(AIOHttpConnection):
             log.debug("the engine warns: %s", header)
 
     def log_request_fail(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the caller gets the exception."""
+        """Log nothing: the caller gets the exception."""
 
     async def perform_request(self, *args: Any, **kwargs: Any) -> Any:
         try:
@@ -153,7 +153,7 @@ class _Connection(AIOHttpConnection):
 
 
 def _connection_class(options: HttpOptions) -> type[_Connection]:
-    """The client makes its connections by itself, and lets their class be chosen only."""
+    """Return the class of connection for the client, which creates them itself and lets only the class be chosen."""
     context = options.tls.context() if options.tls else None
 
     class Connection(_Connection):
@@ -168,7 +168,7 @@ def _connection_class(options: HttpOptions) -> type[_Connection]:
 
 
 def _signing(connection: type[_Connection], signer: Signer) -> type[_Connection]:
-    """Connections that sign what they send."""
+    """Return a class of connections that sign their requests."""
 
     class Signing(connection):  # type: ignore[valid-type,misc]
         async def perform_request(

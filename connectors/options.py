@@ -16,7 +16,7 @@ AWS_SERVICES = ("es", "aoss")
 class Aws:
     """Sign each request with AWS SigV4: ``service`` is `es` (OpenSearch Service) or `aoss` (OpenSearch Serverless).
 
-    The credentials are those of the standard chain: environment, shared files, container, instance.
+    The credentials come from the standard chain: environment, shared files, container, instance.
     """
 
     region: str
@@ -32,15 +32,15 @@ class Aws:
 
 @dataclass(frozen=True, slots=True)
 class HttpOptions:
-    """Addresses, credentials and limits of one engine; a combination that makes no sense is a ``BadOption``.
+    """Addresses, credentials and limits of one engine; a bad value or contradictory combination raises ``BadOption``.
 
-    ``hosts`` are URLs of nodes of one cluster, all http or all https; a port left out is that of the scheme (80, 443),
-    and a path is put before every call's. At most one of ``basic_auth`` (a user name and a password), ``api_key`` (in
-    its encoded form), ``bearer_token`` and ``aws`` says who is asking. ``ca_certs`` to ``client_key_password`` are
-    those of :class:`connectors.tls.Tls`. ``max_attempts`` (1 to 5) counts the first try. ``connections`` (1 to 1024) is
-    the most kept open to one node. ``connect_timeout_s`` is how long a connection may be in the making before
-    another node is tried, and never more than half of the time that the call has left. ``compress`` is for both ways.
-    ``max_answer_mib`` (1 to 1024) is the most that is read of an answer, counted after it is decompressed.
+    ``hosts`` are URLs of nodes of one cluster, all http or all https; the default port is that of the scheme (80, 443),
+    and a path is prepended to every call's. At most one of ``basic_auth`` (a user name and a password), ``api_key`` (in
+    its encoded form), ``bearer_token`` and ``aws`` may be given. ``ca_certs`` to ``client_key_password`` are those of
+    :class:`connectors.tls.Tls`. ``max_attempts`` (1 to 5) includes the first try. ``connections`` (1 to 1024) is the
+    most open to one node. ``connect_timeout_s`` (over 0, at most 60) is how long connecting may take before another
+    node is tried, never more than half of the call's remaining time. ``compress`` applies to requests and answers.
+    ``max_answer_mib`` (1 to 1024) is the largest answer that is read, after decompression.
 
     Example:
         >>> HttpOptions(("http://localhost:9200",)).nodes
@@ -98,7 +98,7 @@ class HttpOptions:
         return None
 
     def _authorization(self) -> str | None:
-        """The header of every call; None for calls without one, and for those that are signed instead."""
+        """The ``Authorization`` header of every call; None without credentials, or if calls are signed instead."""
         ways = {
             "basic_auth": self.basic_auth,
             "api_key": self.api_key,

@@ -5,7 +5,7 @@ import re
 from connectors.base import EngineInfo
 
 WRONG_PRODUCT = "unsupported_product"
-"""The type of the error where another product answers."""
+"""The ``error_type`` if another product answers."""
 NAMES = {"elasticsearch": "Elasticsearch", "opensearch": "OpenSearch"}
 TESTED_MAJORS = {"elasticsearch": (8, 9), "opensearch": (2, 3)}
 
@@ -24,7 +24,7 @@ def wrong_product(expected: str, info: EngineInfo) -> str:
 
 
 def untested_version(info: EngineInfo) -> str:
-    """One sentence if nobody has tried this version of a known engine; empty otherwise."""
+    """One sentence if a known engine's version is not among :data:`TESTED_MAJORS`; empty otherwise."""
     tested = TESTED_MAJORS.get(info.engine)
     major = re.match(r"\d+(?=\.)", info.version)
     if tested is None or (major and int(major[0]) in tested):

@@ -1,4 +1,4 @@
-"""From an engine's "no" to a typed error: HTTP status and error body in, exception out. Pure, no I/O."""
+"""Typed errors for an engine's refusals: HTTP status and error body in, exception out. Pure, no I/O."""
 
 import json
 import re
@@ -38,7 +38,7 @@ BLAMED_ON_THE_QUERY = frozenset(
         "x_content_parse_exception",
     }
 )
-"""Errors that are the query's fault even where the engine answers 500, as it does when all shards fail of them."""
+"""Errors that are the query's fault even if the engine answers 500, as it does when all shards fail with them."""
 
 OF_ITS_OWN: dict[str, tuple[type[EngineRefused], str]] = {
     "index_not_found_exception": (IndexNotFound, "there is no such index"),
@@ -49,7 +49,7 @@ OF_ITS_OWN: dict[str, tuple[type[EngineRefused], str]] = {
         "the engine is too old for the installed client; install one of its major version",
     ),
 }
-"""Errors whose type says more than their HTTP status."""
+"""Exception and cause for error types that say more than their HTTP status."""
 
 
 def invalid_query(call: Call, error_type: str, reason: str) -> InvalidQuery:
@@ -59,14 +59,14 @@ def invalid_query(call: Call, error_type: str, reason: str) -> InvalidQuery:
 
 
 def no_such_index(call: Call, name: str) -> IndexNotFound:
-    """The error for a name that stands for nothing, shaped like an engine's own."""
+    """The error for an unknown index name, shaped like an engine's own."""
     error_type = "index_not_found_exception"
     message = call.sentence(f"there is no such index (404 {error_type})")
     return IndexNotFound(message, status=404, error_type=error_type, reason=f"no such index [{name}]")
 
 
 def refusal(call: Call, status: int, body: bytes, retry_after_s: float | None = None) -> ConnectorError:
-    """The error that an answer with a status outside of 2xx means."""
+    """Return the error for an answer with a status outside of 2xx."""
     error = _read_error(body)
     said = f"{status} {error.type}".rstrip()
     if status in TRY_AGAIN_STATUSES or error.type == CIRCUIT_BROKEN:
@@ -106,7 +106,7 @@ def _kind(status: int, error_type: str) -> tuple[type[EngineRefused], str]:
 
 @dataclass(frozen=True, slots=True)
 class _Error:
-    """What an error body says; empty where it is not an engine's."""
+    """The contents of an error body; empty if it is not an engine's."""
 
     type: str = ""
     reason: str = ""
@@ -115,7 +115,7 @@ class _Error:
 
 
 def _read_error(body: bytes) -> _Error:
-    """The root cause decides: all shards failed, or a wrapper of another kind, only says where."""
+    """Read an error body by its first root cause; the error around it (such as all shards failed) only says where."""
     error = _error_object(body)
     root = next(iter(_roots(error)), error)
     deepest = next(reversed(list(_causes(root) if root.get("caused_by") else _causes(error))), root)
@@ -129,7 +129,7 @@ def _read_error(body: bytes) -> _Error:
 
 
 def retry_after(value: str, now: datetime) -> float | None:
-    """Seconds that a ``Retry-After`` header asks to wait, given as a number or as a date; None if it cannot be read.
+    """Seconds to wait by a ``Retry-After`` header, a number or a date; at most 3600, None if it cannot be read.
 
     >>> retry_after("120", datetime.now(UTC))
     120.0
@@ -168,7 +168,7 @@ def _causes(error: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _position(error: dict[str, Any], reason: str) -> tuple[int, int] | None:
-    """Line and column, as keys of their own or in brackets before the reason."""
+    """Return line and column from their own keys or from ``[line:column]`` in the reason; None if neither."""
     line, column = error.get("line"), error.get("col")
     if isinstance(line, int) and isinstance(column, int):
         return line, column

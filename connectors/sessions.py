@@ -15,19 +15,19 @@ _LARGE_BYTES = 2**20
 
 
 class TooLarge(ValueError):
-    """An answer is larger than what is read of one. A ``ValueError``, since the clients blame no node for that."""
+    """An answer is over the size limit. A ``ValueError``, for which the clients do not blame the node."""
 
 
 class Response(aiohttp.ClientResponse):
-    """An answer that is read as far as it may be; with more than that to come, its connection is closed."""
+    """An answer of at most ``most_bytes``; the connection of a larger one is closed."""
 
     most_bytes: int
 
     async def read(self) -> bytes:
-        """The whole body, decompressed.
+        """Read the whole body, decompressed.
 
         Raises:
-            TooLarge: it has more than ``most_bytes``.
+            TooLarge: the body has more than ``most_bytes``.
         """
         try:
             return b"".join([part async for part in self._parts()])
@@ -50,13 +50,13 @@ def open_session(
     *,
     response_class: type[Response] = Response,
 ) -> aiohttp.ClientSession:
-    """A session that keeps connections alive and holds no cookie, no credential and no proxy of the environment.
+    """Open a session that keeps connections alive and holds no cookie, no credential and no proxy of the environment.
 
-    It follows no redirect, since no answer names the host of the next call, and a 3xx is no engine's. Making a
-    connection has a time limit of its own where there are other nodes.
+    It follows no redirect: an answer must not choose the host of the next call, and engines send no 3xx. Connecting
+    has its own time limit if another node can be tried.
 
-    Requests queue for a connection here, not in aiohttp (3.14): there, one who is cancelled in the moment when a
-    connection is given to him takes his turn with him, and those behind him wait although the connection is free.
+    Requests queue for a connection here, not in aiohttp (3.14): there, a request cancelled at the moment it is given a
+    connection takes its slot with it, and those behind it wait although the connection is free.
     """
     pins = options.tls.pins() if options.tls else None
     bounded = type(response_class.__name__, (response_class,), {"most_bytes": options.max_answer_mib * 2**20})
@@ -84,12 +84,12 @@ def open_session(
 
 
 def _streamed(body: Any) -> Any:
-    """A large body as a file, since aiohttp warns of one given as bytes."""
+    """Return a large body as a file, since aiohttp warns about large bodies given as bytes."""
     return BytesIO(body) if isinstance(body, bytes) and len(body) > _LARGE_BYTES else body
 
 
 def connect_timeout_s(options: HttpOptions, left_s: float | None) -> float | None:
-    """How long a connection may be in the making while another node could be tried in what is left of the time."""
+    """Seconds that connecting may take: ``left_s`` (None: no limit), or less if another node can be tried after it."""
     if left_s is None or len(options.nodes) == 1 or options.max_attempts == 1:
         return left_s
     return min(options.connect_timeout_s, left_s / 2)

@@ -1,4 +1,4 @@
-"""What it means that no answer came, told by the failure of aiohttp or of the system behind a client's own error."""
+"""The error for a missing answer, by the aiohttp or system error that caused the client's own."""
 
 import os
 import ssl
@@ -13,7 +13,7 @@ from connectors.sessions import connect_timeout_s
 
 
 def no_answer(call: Call, error: Exception) -> NoAnswer:
-    """What a client's failure to get an answer means."""
+    """Return the error for a client's failure to get an answer."""
     cause = next(
         (link for link in _chain(error) if isinstance(link, (aiohttp.ClientError, OSError, UnicodeError))), error
     )
@@ -35,7 +35,7 @@ def no_answer(call: Call, error: Exception) -> NoAnswer:
 
 
 def too_late(call: Call, error: Exception, timeout_s: float, options: HttpOptions) -> NoAnswer:
-    """What a client's time-out means: a connection that could not be made in its own time is worth another node."""
+    """Return the error for a client's time-out; one of connecting alone is transient: another node may answer."""
     connecting = any(isinstance(link, aiohttp.ConnectionTimeoutError) for link in _chain(error))
     limit_s = connect_timeout_s(options, timeout_s)
     if connecting and limit_s is not None and limit_s < timeout_s:
@@ -44,7 +44,7 @@ def too_late(call: Call, error: Exception, timeout_s: float, options: HttpOption
 
 
 def too_large(call: Call, options: HttpOptions) -> NoAnswer:
-    """What it means that an answer was left unread for its size."""
+    """Return the error for an answer left unread for its size."""
     return AnswerTooLarge(
         call.sentence(f"the engine's answer is larger than {options.max_answer_mib} MiB (`max_answer_mib`)")
     )

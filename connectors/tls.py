@@ -1,4 +1,4 @@
-"""How the nodes' certificates are checked, and which one is shown to them."""
+"""How the nodes' certificates are checked, and which client certificate is presented."""
 
 import asyncio
 import re
@@ -17,12 +17,12 @@ from connectors.bad_option import BadOption
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """What is trusted, and what is shown; a combination that makes no sense is a ``BadOption``.
+    """The certificates to trust and to present; a contradictory combination raises ``BadOption``.
 
-    ``ca_certs`` is a file or folder of CA certificates: these and no others are trusted. Without it those of the
-    system and of certifi are. ``fingerprints`` are SHA-256 of the nodes' own certificates (not of their CA's) in hex:
-    a node whose certificate has one of them is trusted whatever its name, its issuer and its dates, and no other is.
-    ``client_cert`` is a PEM file of the certificate to show; its key is in ``client_key`` or in the same file.
+    ``ca_certs`` is a file or folder of CA certificates, the only ones trusted; without it those of the system and of
+    certifi are. ``fingerprints`` are SHA-256 of the nodes' own certificates (not of their CA's) in hex: a node whose
+    certificate has one of them is trusted whatever its name, its issuer and its dates, and no other is.
+    ``client_cert`` is a PEM file of the certificate to present; its key is in ``client_key`` or in the same file.
     """
 
     ca_certs: str | Path | None = None
@@ -55,7 +55,7 @@ class Tls:
                 raise BadOption(name, sentence)
 
     def context(self) -> ssl.SSLContext:
-        """The context of the connections to make.
+        """Return the TLS context for new connections.
 
         Raises:
             BadOption: a file holds no certificate or no key, or the password does not fit.
@@ -86,25 +86,25 @@ class Tls:
     def _show(self, context: ssl.SSLContext, cert: str | Path) -> None:
         password = self.client_key_password or ""
         try:
-            context.load_cert_chain(cert, self.client_key, lambda: password)  # a callable, or openssl would ask for it
+            context.load_cert_chain(cert, self.client_key, lambda: password)  # callable, or OpenSSL would prompt for it
         except OSError as error:
             cause = "hold no certificate and key in PEM that belong together, or `client_key_password` is not the key's"
             raise BadOption("client_cert", f"`client_cert` and `client_key` {cause}") from error
 
     def pins(self) -> "Pins | None":
-        """What aiohttp compares each new connection with, before anything is sent over it."""
+        """Return what aiohttp checks new connections against before it sends anything; None without fingerprints."""
         return Pins(self.fingerprints) if self.fingerprints else None
 
 
 class Pins(aiohttp.Fingerprint):
-    """Any of several fingerprints."""
+    """A check that the certificate has any of several fingerprints."""
 
     def __init__(self, fingerprints: Sequence[str]) -> None:
         self._each = [aiohttp.Fingerprint(_digest(fingerprint)) for fingerprint in fingerprints]
         super().__init__(self._each[0].fingerprint)
 
     def check(self, transport: Any) -> None:
-        """Raises ``aiohttp.ServerFingerprintMismatch`` where none fits."""
+        """Raise ``aiohttp.ServerFingerprintMismatch``, and abort the connection, if none fits."""
         mismatch = None
         for each in self._each:
             try:
@@ -112,7 +112,7 @@ class Pins(aiohttp.Fingerprint):
             except aiohttp.ServerFingerprintMismatch as error:
                 mismatch = error
         assert mismatch is not None
-        asyncio.get_running_loop().call_soon(transport.abort)  # closing in good order waits for a stranger's goodbye
+        asyncio.get_running_loop().call_soon(transport.abort)  # a graceful close would wait for an untrusted peer
         raise mismatch
 
 

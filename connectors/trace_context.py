@@ -1,4 +1,4 @@
-"""The trace that requests to an engine belong to. Whoever asks sets it; each request carries it."""
+"""The trace that requests to an engine belong to: set by the caller, sent with each request."""
 
 from collections.abc import Mapping
 from contextvars import ContextVar

@@ -1,4 +1,4 @@
-"""What both engines understand: targets, JSON bodies and answers. Pure, no I/O."""
+"""Request targets, JSON bodies and answers, the same for both engines. Pure, no I/O."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -14,17 +14,17 @@ from connectors.refusals import invalid_query, no_such_index
 MGET = "/_mget"
 RENDER = "/_render/template"
 ALL_INDICES = "_all"
-LONGEST_NAME = 200  # of an index in a message
+LONGEST_NAME = 200  # characters of an index in a message
 
 
 def check_index(call: Call, index: str) -> None:
     """Refuse what cannot be an index expression, before any engine sees it.
 
-    None may begin with ``_`` (but for ``_all``): ``POST /_scripts/_search`` would store a script, not search. ``.`` and
-    ``..`` vanish from a URL, which would make it a search on all indices, as would an empty one.
+    None may begin with ``_`` (except ``_all``): ``POST /_scripts/_search`` would store a script, not search. ``.`` and
+    ``..`` vanish from a URL, which would make it a search on all indices, as would an empty name.
 
     Raises:
-        InvalidQuery: the name is no index expression.
+        InvalidQuery: the name is not an index expression.
     """
     if not _is_expression(index):
         raise invalid_query(call, "invalid_index_name_exception", f"{index!r} is not an index expression")
@@ -35,17 +35,17 @@ def _is_expression(index: str) -> bool:
 
 
 def can_be_fetched(ref: DocumentRef) -> bool:
-    """Whether an ``_mget`` may ask for it: an invalid name may fail all of it, and it reaches no other cluster."""
+    """Whether an ``_mget`` may ask for it: an invalid index may fail it all, and other clusters are out of reach."""
     return _is_expression(ref.index) and ":" not in ref.index
 
 
 def search_target(call: Call, index: str, params: Mapping[str, str] | None, *, pit: bool = False) -> str:
-    """Path and query string of a search on ``index``, which stays one segment of the path whatever it holds.
+    """Return path and query string of a search; ``index`` stays one segment of the path whatever it holds.
 
-    ``pit`` says that the body holds a point in time: then, and only then, the index may be empty.
+    ``pit`` says that the body holds a point in time: only then may the index be empty.
 
     Raises:
-        InvalidQuery: the name is no index expression, or a parameter cannot be written in a URL.
+        InvalidQuery: the name is not an index expression, or it or a parameter cannot be written in a URL.
     """
     if index or not pit:
         check_index(call, index)
@@ -58,10 +58,10 @@ def search_target(call: Call, index: str, params: Mapping[str, str] | None, *, p
 
 
 def resolve_target(call: Call, expression: str) -> str:
-    """Path and query string that ask what an index expression stands for.
+    """Return the path that asks what an index expression stands for.
 
     Raises:
-        InvalidQuery: the name is no index expression.
+        InvalidQuery: the name is not an index expression, or cannot be written in a URL.
     """
     check_index(call, expression)
     asked = ",".join("*" if part == ALL_INDICES else part for part in expression.split(","))
@@ -73,10 +73,11 @@ def resolve_target(call: Call, expression: str) -> str:
 
 
 def encode(call: Call, body: Json) -> bytes:
-    """The body as JSON in ASCII, so that a lone surrogate travels as its escape.
+    """Return the body as JSON in ASCII, so that a lone surrogate is sent as its escape.
 
     Raises:
-        InvalidQuery: the body is no JSON object (a number that is not finite, a foreign object, a cycle).
+        InvalidQuery: the body is not a JSON object, holds a value that JSON does not have (such as NaN) or a cycle, or
+            is nested too deeply.
     """
     if not isinstance(body, Mapping):
         raise invalid_query(call, "parsing_exception", "the body is not a JSON object")
@@ -90,10 +91,10 @@ def encode(call: Call, body: Json) -> bytes:
 
 
 def decode(call: Call, body: bytes) -> Json:
-    """The JSON object that an engine answered.
+    """Decode the JSON object that an engine answered.
 
     Raises:
-        MalformedAnswer: it is not one.
+        MalformedAnswer: the answer is not a JSON object.
     """
     try:
         answer = json.loads(body)
@@ -105,17 +106,17 @@ def decode(call: Call, body: bytes) -> Json:
 
 
 def read_hits(call: Call, body: bytes) -> Hits:
-    """The hits of a search's answer, or ``MalformedAnswer`` that names the call."""
+    """Read the hits of a search's answer, or raise a ``MalformedAnswer`` that names the call."""
     try:
-        return Hits.read(body.decode(errors="replace"))  # engines give back what they were once given
+        return Hits.read(body.decode(errors="replace"))  # engines return invalid UTF-8 that was indexed
     except MalformedAnswer as error:
         raise MalformedAnswer(call.sentence(str(error))) from error
 
 
 def read_members(call: Call, expression: str, answer: Json) -> tuple[Member, ...]:
-    """What an index expression stands for, out of the answer to ``_resolve/index``; each concrete index once.
+    """Read what an index expression stands for from the answer to ``_resolve/index``; each concrete index once.
 
-    OpenSearch passes over a name that it does not know, where Elasticsearch answers 404: here both are the same.
+    OpenSearch ignores an unknown name, Elasticsearch answers 404: here both raise ``IndexNotFound``.
 
     Raises:
         IndexNotFound: a plain name is neither an index nor an alias nor a data stream.
@@ -145,25 +146,25 @@ def read_members(call: Call, expression: str, answer: Json) -> tuple[Member, ...
 
 
 def _is_plain(part: str) -> bool:
-    """Whether it is one name of this cluster, and no pattern, exclusion, date math, remote name or all indices."""
+    """Whether it is one name of this cluster: no pattern, exclusion, date math, remote name or ``_all``."""
     return part != ALL_INDICES and not part.startswith(("-", "<")) and not {"*", ":"} & set(part)
 
 
 def _cluster(name: str) -> str:
-    """`eu:` of `eu:logs`: what belongs to a name of another cluster is listed without it."""
+    """Return the cluster prefix of a name, `eu:` of `eu:logs`; the answer lists the name's indices without it."""
     return name[: name.find(":") + 1]
 
 
 def _texts(value: object) -> list[str]:
-    """The engines write a list of one as the one."""
+    """Return a list of strings; the engines write a list of one element as that element."""
     return [str(one) for one in value] if isinstance(value, list) else [str(value)]
 
 
 def read_template(call: Call, answer: Json) -> Json:
-    """The search body that a template made.
+    """Read the search body that a template made.
 
     Raises:
-        InvalidQuery: what it made is no JSON object.
+        InvalidQuery: the template does not make a JSON object.
     """
     body = answer.get("template_output")
     if not isinstance(body, dict):
@@ -182,7 +183,7 @@ def _mget_row(ref: DocumentRef, fields: Sequence[str]) -> Json:
 
 
 def read_documents(call: Call, refs: Sequence[DocumentRef], answer: Json) -> dict[DocumentRef, Json]:
-    """The documents that an ``_mget`` for ``refs`` found; one that is not there, or that failed, is left out.
+    """Read the documents that an ``_mget`` for ``refs`` found; missing and failed ones are left out.
 
     Raises:
         MalformedAnswer: there is no ``docs`` list.
@@ -195,7 +196,7 @@ def read_documents(call: Call, refs: Sequence[DocumentRef], answer: Json) -> dic
 
 
 def _pair_by_id(refs: Sequence[DocumentRef], docs: list[Any]) -> list[tuple[DocumentRef, Any]]:
-    """For an answer shorter or longer than asked: by index and id, where these name one document only."""
+    """Pair the documents of an answer of another length by index and id, where these name only one reference."""
     asked: dict[tuple[object, object], list[DocumentRef]] = {}
     for ref in refs:
         asked.setdefault((ref.index, ref.id), []).append(ref)
@@ -208,7 +209,7 @@ def _is_found(doc: object) -> bool:
 
 
 def read_info(call: Call, answer: Json) -> EngineInfo:
-    """Name and version out of the answer to ``GET /``; only OpenSearch states a ``distribution``.
+    """Read name and version from the answer to ``GET /``; only OpenSearch states a ``distribution``.
 
     Raises:
         MalformedAnswer: there is no version number.

@@ -1,4 +1,4 @@
-"""Parsed requests and finished answers, without a trace of gRPC."""
+"""Parsed requests and finished answers, independent of gRPC."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,22 +12,22 @@ from sidecar.types import Candidate, Ranked, Ranking, Timings
 
 @dataclass(frozen=True, slots=True)
 class Narrowing:
-    """What a request asks of its policy, within its limits: another one, other values, hits that keep their place."""
+    """What a request asks for within its policy's limits: another policy, other values, hits that keep their place."""
 
     policy: str | None = None
     overrides: Overrides = AS_CONFIGURED
     pinned_ids: frozenset[str] = frozenset()
     key: str = ""
-    """What decides on the arm of a policy that is being tried; empty: the query."""
+    """Decides the arm of a policy on trial; empty: the query does."""
 
     def arm_key(self, query: str) -> str:
-        """What decides on the arm of a call with this query."""
+        """Return what decides the arm of a call with this query."""
         return self.key or query
 
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """When a call came in (monotonic seconds) and how long its client will wait; None when it set no deadline."""
+    """When a call arrived (monotonic time) and the seconds its client will wait; None if it set no deadline."""
 
     received_at: float
     client_time_left_s: float | None = None
@@ -37,8 +37,8 @@ class Clock:
 class SearchCall:
     """A Search request. An empty ``connector`` means the only one.
 
-    ``template`` is a search template that the engine makes the body of, instead of ``body``. ``authorization`` is the
-    end user's own, as the gRPC call carried it.
+    ``template`` is a search template from which the engine makes the body, instead of ``body``. ``authorization`` is
+    the end user's own, as the gRPC call carried it.
     """
 
     connector: str
@@ -77,7 +77,7 @@ class Result(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What goes back: the results, and how they came about. ``response`` is the engine's own JSON, empty for Rerank.
+    """The results of a call and how they came about. ``response`` is the engine's own JSON, empty for Rerank.
 
     ``plan`` is None when no policy applies; ``ranking`` is that of the whole window, ``results`` may be a page of it.
     """

@@ -5,9 +5,9 @@
         for hit in page.hits:
             print(hit["_id"])
 
-The messages of the contract are returned as they are, with the engine's JSON read: see proto/sidecar/v1/rerank.proto.
-A gRPC error (``grpc.RpcError``) means that there is nothing to show; a degraded answer is none, see ``outcome``. Why,
-:func:`error_details` tells a program.
+The contract's messages are returned unchanged, with the engine's JSON decoded: see proto/sidecar/v1/rerank.proto.
+A gRPC error (``grpc.RpcError``) means that there is no answer, and :func:`error_details` tells a program why; a
+degraded answer is not an error, see ``outcome``.
 """
 
 import json
@@ -26,7 +26,7 @@ from sidecar.v1 import rerank_pb2 as pb
 from sidecar.v1 import rerank_pb2_grpc as pb_grpc
 
 MAX_MESSAGE_BYTES = 64 * 2**20
-"""Largest message taken or sent; gRPC's own default of 4 MB refuses a hundred long documents."""
+"""Largest message received or sent; gRPC's own default of 4 MB refuses a hundred long documents."""
 _OPTIONS = [("grpc.max_receive_message_length", MAX_MESSAGE_BYTES), ("grpc.max_send_message_length", MAX_MESSAGE_BYTES)]
 _TIMEOUT_S = 10.0
 
@@ -73,7 +73,7 @@ def search_request(
     options: pb.Options | None = None,
     template: Mapping[str, Any] | None = None,
 ) -> pb.SearchRequest:
-    """A Search message; ``body`` is the app's own search body, ``template`` a search template to make it of instead."""
+    """Return a Search message; ``body`` is the app's own search body, ``template`` a search template that makes it."""
     return pb.SearchRequest(
         connector=connector,
         index=index,
@@ -94,7 +94,7 @@ def rerank_request(
     top_n: int | None = None,
     options: pb.Options | None = None,
 ) -> pb.RerankRequest:
-    """A Rerank message; a plain string is a candidate with that text.
+    """Return a Rerank message; a plain string is a candidate with that text.
 
     Raises:
         TypeError: ``candidates`` is a single string, whose characters would be candidates.
@@ -108,9 +108,9 @@ def rerank_request(
 
 
 def error_details(error: grpc.RpcError) -> ErrorDetails | None:
-    """What the sidecar said of an error beside its status and message; None if it came from elsewhere.
+    """Return what the sidecar sent with an error beside status and message; None if it came from elsewhere.
 
-    Both engines' own reasons and the sidecar's come through:
+    Its ``reason`` is the engine's own name of the error, or else the sidecar's:
 
         try:
             page = client.search("articles", "apple", body)
@@ -125,9 +125,12 @@ def error_details(error: grpc.RpcError) -> ErrorDetails | None:
 
 @dataclass(frozen=True)
 class Tls:
-    """How a client connects to a port with ``server.tls``. ``ca_certs`` is a PEM file of the CAs that are trusted, None
-    for gRPC's own; ``client_cert`` and ``client_key`` are PEM files of what is shown where the port asks for it;
-    ``server_name`` is the name that the port's certificate has to be for, None for the target's host."""
+    """How a client connects to a port with ``server.tls``.
+
+    ``ca_certs`` is a PEM file of the trusted CAs, None for gRPC's own; ``client_cert`` and ``client_key`` are PEM files
+    of the certificate to present if the port asks for one. ``server_name`` is the name that the port's certificate must
+    be for, None for the target's host.
+    """
 
     ca_certs: str | Path | None = None
     client_cert: str | Path | None = None
@@ -135,7 +138,7 @@ class Tls:
     server_name: str | None = None
 
     def credentials(self) -> grpc.ChannelCredentials:
-        """As gRPC takes them; raises OSError where a file cannot be read."""
+        """Return the credentials for gRPC. Raises OSError if a file cannot be read."""
         files = (self.ca_certs, self.client_cert, self.client_key)
         trusted, shown, key = (None if file is None else Path(file).read_bytes() for file in files)
         return grpc.ssl_channel_credentials(trusted, key, shown)
@@ -147,7 +150,7 @@ class Tls:
 
 
 def _metadata(authorization: str | None, api_key: str | None) -> tuple[tuple[str, str], ...]:
-    """Without a key of the sidecar's own, `authorization` is the end user's, as it always was."""
+    """Return the metadata of a call; without ``api_key`` the end user's header is sent as `authorization`."""
     own = () if api_key is None else (("authorization", f"Bearer {api_key}"),)
     name = "authorization" if api_key is None else "x-engine-authorization"
     return own if authorization is None else (*own, (name, authorization))
@@ -157,12 +160,12 @@ class RerankClient:
     """Calls a sidecar from asyncio code.
 
     Every call takes ``timeout_s``, after which it raises DEADLINE_EXCEEDED, and ``authorization``: the end user's own
-    ``Authorization`` header for the engine (such as ``Bearer ...``), with which a connector with
-    ``forward_authorization`` asks it. It travels as metadata of the call: let nobody listen on the way to the sidecar.
+    ``Authorization`` header for the engine (such as ``Bearer ...``), which a connector with ``forward_authorization``
+    sends. It travels as metadata of the call, so protect the connection to the sidecar.
     """
 
     def __init__(self, target: str, tls: Tls | None = None, api_key: str | None = None) -> None:
-        """``target`` is ``host:port``; no connection is made yet. Without ``tls`` calls travel in plain text.
+        """Prepare calls to ``target``, ``host:port``, without connecting yet. Without ``tls`` they are in plain text.
 
         ``api_key`` is a key or a token for a sidecar with ``server.auth``.
         """
@@ -198,7 +201,7 @@ class RerankClient:
         authorization: str | None = None,
         **request: Any,
     ) -> AsyncIterator[Page]:
-        """The engine's order first, the final one second."""
+        """Yield the page in the engine's order first, in the final order second."""
         message = pb.SearchProgressiveRequest(search=search_request(index, query, body, **request))
         metadata = self.metadata(authorization)
         async for answer in self.stub.SearchProgressive(message, timeout=timeout_s, metadata=metadata):
@@ -218,7 +221,7 @@ class RerankClient:
         return await self.stub.Rerank(message, timeout=timeout_s, metadata=self.metadata(authorization))
 
     def metadata(self, authorization: str | None = None) -> tuple[tuple[str, str], ...]:
-        """What calls of the stubs have to carry where the sidecar asks who calls."""
+        """Return the metadata that calls of the stubs must carry if the sidecar authenticates callers."""
         return _metadata(authorization, self._api_key)
 
     async def close(self) -> None:
@@ -238,7 +241,7 @@ class BlockingRerankClient:
     """Calls a sidecar from ordinary code; the same methods as :class:`RerankClient`. Safe to share among threads."""
 
     def __init__(self, target: str, tls: Tls | None = None, api_key: str | None = None) -> None:
-        """``target`` is ``host:port``; no connection is made yet. Without ``tls`` calls travel in plain text.
+        """Prepare calls to ``target``, ``host:port``, without connecting yet. Without ``tls`` they are in plain text.
 
         ``api_key`` is a key or a token for a sidecar with ``server.auth``.
         """
@@ -274,7 +277,7 @@ class BlockingRerankClient:
         authorization: str | None = None,
         **request: Any,
     ) -> Iterator[Page]:
-        """The engine's order first, the final one second."""
+        """Yield the page in the engine's order first, in the final order second."""
         message = pb.SearchProgressiveRequest(search=search_request(index, query, body, **request))
         metadata = self.metadata(authorization)
         for answer in self.stub.SearchProgressive(message, timeout=timeout_s, metadata=metadata):
@@ -294,7 +297,7 @@ class BlockingRerankClient:
         return self.stub.Rerank(message, timeout=timeout_s, metadata=self.metadata(authorization))
 
     def metadata(self, authorization: str | None = None) -> tuple[tuple[str, str], ...]:
-        """What calls of the stubs have to carry where the sidecar asks who calls."""
+        """Return the metadata that calls of the stubs must carry if the sidecar authenticates callers."""
         return _metadata(authorization, self._api_key)
 
     def close(self) -> None:

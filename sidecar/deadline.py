@@ -1,4 +1,4 @@
-"""One absolute point in time, made once at the edge and passed along as a value."""
+"""An absolute point in monotonic time, passed along as a value."""
 
 import math
 import time
@@ -13,11 +13,11 @@ class Deadline:
 
     @classmethod
     def earliest(cls, start: float, *lengths_s: float | None) -> "Deadline":
-        """The first of ``start`` plus each length; None is no limit."""
+        """Return ``start`` plus the shortest of the lengths; None is no limit."""
         return cls(start + min((length for length in lengths_s if length is not None), default=math.inf))
 
     def earlier_by(self, seconds: float) -> "Deadline":
-        """The same point, moved ``seconds`` towards now."""
+        """Return a deadline that is ``seconds`` earlier."""
         return Deadline(self.at - seconds)
 
     def remaining_s(self) -> float:

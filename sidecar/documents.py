@@ -1,4 +1,4 @@
-"""The text of candidates: from the hits themselves, and from one call to the engine for what is missing."""
+"""The text of candidates: from their hits, and if missing there from one fetch."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,14 +12,14 @@ from sidecar.task import Task
 from sidecar.types import Candidate
 
 _FETCH_SHARE = 0.5
-"""Share of the time left that a fetch may take: what has text already is still to be scored when it fails."""
+"""Share of the remaining time that a fetch may take, so that if it fails, candidates with text can be scored."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """What the engine had of the documents asked for; ``problem`` says why there is nothing, if that is a failure.
+    """What the engine returned of the documents asked for; ``problem`` says why there are none, if that is a failure.
 
-    ``gone`` are those that it does not have any more: scored by what the hit holds of them, they would be misjudged.
+    ``gone`` are those that it did not return: scored by what their hits hold, they would be misjudged.
     """
 
     sources: Mapping[DocumentRef, Json] = field(default_factory=dict)
@@ -28,7 +28,7 @@ class Fetched:
 
 
 def missing_of(task: Task, plan: Plan) -> list[DocumentRef]:
-    """The documents whose text did not come with their hits, and that may be fetched."""
+    """Return the documents whose text did not come with their hits, and that may be fetched."""
     return [
         candidate.ref
         for candidate in task.candidates
@@ -42,7 +42,7 @@ def missing_of(task: Task, plan: Plan) -> list[DocumentRef]:
 
 
 async def fetch(task: Task, plan: Plan, missing: Sequence[DocumentRef]) -> Fetched:
-    """Fetch documents. A failure costs only those, and is told."""
+    """Fetch documents; a ``ConnectorError`` ends up in ``problem``."""
     if not missing or task.connector is None:
         return Fetched()
     fields = [one.name for one in plan.text.fields]
@@ -62,7 +62,7 @@ def _none_of(count: int) -> str:
 
 
 def passages_of(task: Task, plan: Plan, fetched: Fetched) -> dict[int, list[str]]:
-    """The passages of each candidate that has text, by rank. Pinned candidates are left out: they are not scored.
+    """Return each candidate's passages by rank, except for pinned candidates, those gone and those without text.
 
     Raises:
         TextUnavailable: no candidate has text.

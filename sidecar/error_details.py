@@ -1,4 +1,4 @@
-"""What an error says to programs: google.rpc.Status with ErrorInfo and RetryInfo, as trailing metadata. Pure."""
+"""Machine-readable errors: google.rpc.Status with ErrorInfo and RetryInfo, as trailing metadata. Pure."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -15,7 +15,7 @@ from sidecar.errors import TooManyCalls
 KEY = "grpc-status-details-bin"
 OWN_DOMAIN = "sidecar"
 TRY_AGAIN_AFTER_S = 1.0
-"""What a caller is told to wait where the engine does not say."""
+"""Seconds that a caller is told to wait if the engine does not say."""
 _LONGEST_VALUE = 200
 
 
@@ -23,10 +23,10 @@ _LONGEST_VALUE = 200
 class ErrorDetails:
     """What is known of an error beside its status and message.
 
-    ``reason`` is the engine's own name of the error (such as ``index_not_found_exception``), or that of the sidecar's
-    own in capitals (such as ``INVALID_REQUEST``). ``domain`` says whose reason it is: ``elasticsearch``,
-    ``opensearch``, ``memory`` or ``sidecar``. ``metadata`` has, where known, ``connector``, ``index``,
-    ``http_status``, ``line`` and ``col``. ``retry_after_s`` is None where the same call again would not help.
+    ``reason`` is the engine's own name of the error (such as ``index_not_found_exception``), or else the sidecar's, in
+    capitals (such as ``INVALID_REQUEST``). ``domain`` says where the error arose: ``elasticsearch``, ``opensearch``,
+    ``memory`` or ``sidecar``. ``metadata`` has, where known, ``connector``, ``index``, ``http_status``, ``line`` and
+    ``col``. ``retry_after_s`` is None if repeating the call would not help.
     """
 
     reason: str
@@ -36,7 +36,7 @@ class ErrorDetails:
 
 
 def details_of(error: Exception) -> ErrorDetails:
-    """What a caller may know of an error."""
+    """Return the details of an error that its caller may see."""
     kind = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(error).__name__).upper()
     if not isinstance(error, ConnectorError):
         return ErrorDetails(kind, OWN_DOMAIN, {}, TRY_AGAIN_AFTER_S if isinstance(error, TooManyCalls) else None)
@@ -53,7 +53,7 @@ def details_of(error: Exception) -> ErrorDetails:
 
 
 def encode(code: int, message: str, details: ErrorDetails) -> bytes:
-    """The value of the trailing metadata :data:`KEY`."""
+    """Return the value of the trailing metadata :data:`KEY`."""
     info = error_details_pb2.ErrorInfo(reason=details.reason, domain=details.domain, metadata=dict(details.metadata))
     parts: list[Any] = [info]
     if details.retry_after_s is not None:
@@ -69,7 +69,7 @@ def encode(code: int, message: str, details: ErrorDetails) -> bytes:
 
 
 def decode(metadata: Iterable[tuple[str, str | bytes]]) -> ErrorDetails | None:
-    """What trailing metadata says; None if there are no details in it that could be read."""
+    """Read the details from trailing metadata; None if there are none, or they cannot be read."""
     found = next((value for key, value in metadata if key == KEY), None)
     if not isinstance(found, bytes):
         return None

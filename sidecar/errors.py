@@ -5,16 +5,16 @@
     │   ├── InvalidRequest        INVALID_ARGUMENT: the caller has to change the request
     │   ├── UnknownName           NOT_FOUND: no such connector
     │   ├── NotAllowed            PERMISSION_DENIED: the configuration forbids it
-    │   ├── NoAuthorization       UNAUTHENTICATED: a key, or the end user's own rights, are needed and were not sent
+    │   ├── NoAuthorization       UNAUTHENTICATED: a key, or the end user's own credentials, are missing or invalid
     │   ├── TooManyCalls          RESOURCE_EXHAUSTED: more calls at once than the server serves
     │   ├── ReplyTooLarge         RESOURCE_EXHAUSTED: over the limit of a message
     │   └── DeadlinePassed        DEADLINE_EXCEEDED: no time left to search
     └── Fallback                  the call is answered in the engine's order: becomes `reason` in the pipeline
-        ├── BudgetExhausted       out of time
+        ├── BudgetExhausted       the budget ended before the scores were there
         ├── Overloaded            would not have finished in time, or the queue is full
         ├── ModelNotReady         loading, warming up, or failed to load
         ├── ModelError            raised, returned the wrong count, or is stuck
-        ├── CircuitOpen           its last passes have all failed: it is left alone for a while
+        ├── CircuitOpen           its last forward passes all failed: it is tried only once in a while
         ├── NonFiniteScore        NaN or infinity among the scores
         ├── TextUnavailable       no candidate has text
         ├── QueryTooLong          no room for a passage beside the query
@@ -23,7 +23,7 @@
 Kinds of InvalidRequest are added by :mod:`sidecar.resolution` (UnknownPolicy, PolicyConflict) and
 :mod:`sidecar.policy` (InvalidOverride).
 
-Errors of the engines are a third tree, :mod:`connectors.errors`: before there are hits they become a status, after that
+Errors of the engines are a third tree, :mod:`connectors.errors`: before there are hits they become a status, afterwards
 a fallback. The message of an error is for the caller: it never holds a query or a document's text.
 """
 
@@ -31,7 +31,7 @@ from sidecar.types import Outcome, Reason
 
 
 class SidecarError(Exception):
-    """The base of every error raised on purpose."""
+    """The base of the errors of a call that the sidecar raises on purpose."""
 
 
 class RequestError(SidecarError):
@@ -51,11 +51,11 @@ class NotAllowed(RequestError):
 
 
 class NoAuthorization(RequestError):
-    """The call does not show who makes it; or the connector acts for the end user, and it does not say for whom."""
+    """The caller's credentials are missing or invalid, or the end user's, for whom a connector acts, are missing."""
 
 
 NOT_SHOWN = "send one metadata `authorization: Bearer KEY`"
-"""What is said where a call shows nothing."""
+"""The message for a call without credentials."""
 
 
 class TooManyCalls(RequestError):
@@ -102,7 +102,7 @@ class ModelError(Fallback):
 
 
 class CircuitOpen(Fallback):
-    """The model's last passes have all failed; it is tried once in a while."""
+    """The model's last forward passes all failed; it is tried only once in a while."""
 
     reason = Reason.CIRCUIT_OPEN
 

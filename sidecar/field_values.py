@@ -7,20 +7,20 @@ from itertools import islice
 from typing import Any
 
 MAX_CHARS = 1_000_000
-"""Characters of one value, and of one document, that are looked at; far more than any model reads."""
+"""Most characters that are read of one value, and of one document; far more than any model reads."""
 _MAX_DEPTH = 50
-"""Levels of lists within lists that are looked into; far more than any engine's mapping allows."""
+"""Most levels of nested lists and objects that are read; far more than any engine's mapping allows."""
 MAX_VALUES = 100_000
-"""Values of one field that are looked at."""
+"""Most values of one field that are read."""
 _LONGEST_WORD = 1000
 _BINARY = re.compile(r"(?=[^0-9]{0,999}[0-9])(?=[^A-Z]{0,999}[A-Z])(?=[^a-z]{0,999}[a-z])[A-Za-z0-9+/]{1000}")
-"""How base64 begins that is too long to be a word."""
+"""The start of a base64 string that is too long to be a word."""
 
 
 def nodes(document: Any, path: str, depth: int = 0) -> Iterator[Any]:
-    """Whatever stands under a dotted path, reaching through objects and lists; a list gives its elements.
+    """Yield every value under a dotted path, through objects and lists; a list yields its elements.
 
-    A key that itself holds dots (``{"a.b": "x"}``) is found too, as the engines allow both spellings.
+    A key that itself contains dots (``{"a.b": "x"}``) is found too, as the engines allow both spellings.
 
     >>> list(nodes({"author": [{"name": "Ada"}, {"name": None}]}, "author.name"))
     ['Ada', None]
@@ -42,9 +42,9 @@ def nodes(document: Any, path: str, depth: int = 0) -> Iterator[Any]:
 
 
 def values(document: Any, path: str) -> Iterator[str]:
-    """The texts under a dotted path that are not empty; numbers are written out.
+    """Return an iterator over the non-empty texts under a dotted path, numbers as text.
 
-    What is no text is passed over: objects (geo points among them), true and false, base64.
+    Everything else is skipped: objects (such as geo points), true, false and null, non-finite numbers, and base64.
 
     >>> list(values({"tags": ["red", " ", 7, True, None, {"x": 1}]}, "tags"))
     ['red', '7']

@@ -1,11 +1,11 @@
-"""Errors that are kept for a while, without all that they would keep."""
+"""Errors that are kept for a while, without the objects that their tracebacks hold."""
 
 
 def forget_way(error: BaseException | None) -> None:
-    """Take from an error, and from those it came of, the way they have come.
+    """Clear traceback, cause and context of an error and of its causes.
 
-    Each frame on that way keeps what was in it: a request, or the hits of a search. Where one of them keeps the error
-    too, or grpc does, that is let go of by the next garbage collection only.
+    Each frame of a traceback holds its local variables, such as a request or the hits of a search. If a frame, or gRPC,
+    holds the error too, only the next garbage collection would free them.
     """
     while error is not None:
         before = error.__cause__ or error.__context__

@@ -1,4 +1,4 @@
-"""Which engines answer, and whether they are those that were configured: asked at start, and until they are there."""
+"""Asks each engine, from the start until it answers, whether it is the one that was configured."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -16,17 +16,17 @@ Sleep = Callable[[float], Awaitable[None]]
 
 
 async def greet(connector: Connector, told: str = "") -> str:
-    """Ask once and say in the log what answered.
+    """Ask once and log what answered; a problem of the kind ``told`` has been logged before and is not again.
 
     Returns:
-        Empty if that was an engine; otherwise the kind of problem, and it is worth asking again. ``told`` is the kind
-        that the log has already, and is not said again.
+        Empty if an engine answered, even to refuse the credentials; otherwise the kind of problem, after which to
+        ask again.
     """
     try:
         info = await connector.info(timeout_s=ANSWER_WITHIN_S)
     except (NotAuthenticated, NotPermitted) as error:
         log.warning("engine_not_checked", connector=connector.name, error=str(error))
-        return ""  # it is there; asking on with the same credentials may lock them
+        return ""  # it is there; repeated calls with the same credentials may lock them
     except ConnectorError as error:
         problem = f"{type(error).__name__} {error.error_type}"
         if problem != told:
@@ -40,7 +40,7 @@ async def greet(connector: Connector, told: str = "") -> str:
 
 
 async def wait_for(connector: Connector, problem: str, sleep: Sleep = asyncio.sleep) -> None:
-    """Ask again, ever more seldom, until the right engine answers; the log says that, and when the problem changes.
+    """Ask again, after waits of 1 s doubling to 30 s, until the right engine answers; log that and changed problems.
 
     ``problem`` is what :func:`greet` returned.
     """

@@ -1,7 +1,8 @@
-"""Health, as gRPC's standard service tells it.
+"""The state of gRPC's standard health service.
 
 The server as a whole (service name "") serves as soon as it can answer a search, reranked or not: a broken model must
-not take search down. ``sidecar.v1.RerankService`` serves only while every model is ready.
+not take search down. ``sidecar.v1.RerankService`` serves only while reranking works: all models ready, device and
+threads that read texts not stuck, no policy's model failing.
 """
 
 from grpc_health.v1 import health, health_pb2
@@ -18,15 +19,15 @@ class Health:
         self.servicer = health.aio.HealthServicer()
 
     async def starting(self) -> None:
-        """The port is open, models are loading."""
+        """Report that nothing serves yet: the port is open, models are loading."""
         await self._set(_NOT_SERVING, _NOT_SERVING)
 
     async def started(self, *, reranking: bool) -> None:
-        """Every model has been loaded, or has failed to."""
+        """Report that searches are served, and whether ``reranking`` works; call again when that changes."""
         await self._set(_SERVING, _SERVING if reranking else _NOT_SERVING)
 
     async def stopping(self) -> None:
-        """No new calls; final."""
+        """Report that nothing serves any more; final."""
         await self.servicer.enter_graceful_shutdown()
 
     async def _set(self, server: int, reranking: int) -> None:

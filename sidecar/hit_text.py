@@ -1,4 +1,4 @@
-"""The sections of a hit, each as a document that fields can be read from. Pure; takes hits of any shape."""
+"""The sections of a hit, each as a document from which fields can be read. Pure; accepts hits of any shape."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
@@ -11,7 +11,7 @@ from sidecar.types import Candidate
 
 
 def sections(candidate: Candidate, stored: Json | None, settings: TextSettings) -> dict[HitSection, Any]:
-    """The sections that the policy reads, in its order; ``stored`` is the ``_source``, the hit's own or fetched."""
+    """Return the sections that the policy reads, in its order; ``stored`` is the hit's own or fetched ``_source``."""
     hit = candidate.hit or {}
     read: dict[HitSection, Any] = {}
     for place in settings.sources:
@@ -27,9 +27,9 @@ def sections(candidate: Candidate, stored: Json | None, settings: TextSettings) 
 
 
 def objects(found: Mapping[HitSection, Any], nested: Nested, names: Sequence[str]) -> list[Mapping[str, Any]]:
-    """The objects with any of the nested fields ``names``, of the first section that has some.
+    """Return the objects with any of the nested fields ``names``, from the first section that has some.
 
-    Those that the engine found to match (``inner_hits``) go before all others where they are read at all.
+    If the policy reads ``inner_hits``, the objects that the engine found to match, that section is tried first.
     """
     inside = [name[len(nested.path) + 1 :] for name in names]
     for place in sorted(found, key=lambda place: place != "inner_hits"):
@@ -52,7 +52,7 @@ def _without(fragment: Any, tags: tuple[str, ...]) -> Any:
 
 
 def _inner_objects(hit: Json, stored: Json | None) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Path and content of each nested object among the inner hits; those of ``collapse`` or a join are no objects."""
+    """Yield path and content of each nested object in the inner hits; hits of ``collapse`` or a join are skipped."""
     blocks = hit.get("inner_hits")
     for block in blocks.values() if isinstance(blocks, Mapping) else ():
         rows = block.get("hits") if isinstance(block, Mapping) else None
@@ -64,7 +64,7 @@ def _inner_objects(hit: Json, stored: Json | None) -> Iterator[tuple[str, Mappin
 
 
 def _steps(nested: Any) -> Iterator[tuple[str, int]]:
-    """Field and offset of each level that leads to a nested object."""
+    """Yield field and offset of each level that leads to a nested object."""
     while isinstance(nested, Mapping):
         field, offset = nested.get("field"), nested.get("offset")
         if not isinstance(field, str) or not isinstance(offset, int):
@@ -74,7 +74,7 @@ def _steps(nested: Any) -> Iterator[tuple[str, int]]:
 
 
 def _content(row: Mapping[str, Any], path: str) -> Json:
-    """What an inner hit holds of its object, under names that begin behind ``path``."""
+    """Return what an inner hit holds of its object, by names relative to ``path``."""
     source, fields = row.get("_source"), row.get("fields")
     content: Json = dict(source) if isinstance(source, Mapping) else {}
     for name, there in fields.items() if isinstance(fields, Mapping) else ():

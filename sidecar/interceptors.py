@@ -1,4 +1,4 @@
-"""What surrounds every call: a request id, a bound on calls at once, and errors turned into statuses in one place."""
+"""What surrounds every call: a request id, a limit on concurrent calls, and the mapping of errors to statuses."""
 
 import asyncio
 import time
@@ -41,30 +41,30 @@ STATUSES: dict[type[Exception], grpc.StatusCode] = {
     engine.EngineTimeout: grpc.StatusCode.DEADLINE_EXCEEDED,
     engine.NoAnswer: grpc.StatusCode.UNAVAILABLE,
 }
-"""The status of each error; a class that is not here has that of its nearest ancestor."""
+"""The status of each error; a class that is missing here has the status of its nearest ancestor."""
 
 _WITHOUT_OWN_LINE = "/sidecar.v1.PolicyService/"
-"""Calls of that service are counted and logged here; a ranking tells more of itself."""
+"""Calls of this service are counted and logged here; those of RerankService by itself, in more detail."""
 _ALWAYS_SERVED = frozenset(("Switch", "Status"))
-"""However many calls are under way: what an admin needs then. They have a bound of their own."""
+"""Methods served however many other calls are under way, as an admin needs them then; they have their own limit."""
 _MOST_APART = 8
 _ARRIVES_WITHIN_S = 10.0
-"""A call counts from its beginning among those that are served at once; none may take its time to say what it wants."""
+"""A call counts towards the limit before its request has arrived, so that must not take long."""
 _TOLD = (grpc.aio.AbortError, grpc.aio.InternalError, asyncio.CancelledError, GeneratorExit)
-"""What a call ends with once its status is decided, or its caller has gone: grpc itself fails to send him anything."""
+"""Exceptions that need no log line: the status is set already, or the caller has gone and gRPC cannot send to it."""
 _MAX_MESSAGE_BYTES = 1000
-"""Of a message, which is sent twice, percent-encoded and in the details: trailing metadata have 8 KiB."""
+"""Longest error message: it is sent twice, percent-encoded and in the details, and trailing metadata have 8 KiB."""
 
 
 def status_of(error: Exception) -> grpc.StatusCode | None:
-    """The status of an error, found by walking its class's ancestors; None for an unforeseen one."""
+    """Return the status of an error, found by walking its class's ancestors; None for an unforeseen one."""
     return next((STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES), None)
 
 
 class Guard(grpc.aio.ServerInterceptor):
     """Surrounds the calls of this package; health and reflection pass untouched, so that they work under any load.
 
-    Whether a call is let in is decided before its request is read: who may not call takes no memory.
+    A call is admitted or refused before its request is read, so that a refused one takes no memory.
     """
 
     def __init__(
@@ -176,7 +176,7 @@ class Guard(grpc.aio.ServerInterceptor):
 
     @contextmanager
     def _not_working(self) -> Iterator[None]:
-        """While a caller takes its time to read, his call is none of those that are served at once."""
+        """Exclude the call from the limit on concurrent calls while its caller reads."""
         self._calls -= 1
         try:
             yield
@@ -194,7 +194,7 @@ class Guard(grpc.aio.ServerInterceptor):
 
 
 class _Forgets:
-    """Has what a call ends with forget its way, and logs what nobody has told. A generator would put the way back."""
+    """Logs an error without a status, and clears tracebacks; a generator-based context manager would restore them."""
 
     def __enter__(self) -> None:
         pass
@@ -206,7 +206,7 @@ class _Forgets:
 
 
 async def _abort(context: Any, code: grpc.StatusCode, message: str, metadata: Any) -> None:
-    """End the call; grpc fails to where its caller has gone, which is no fault of the handler's."""
+    """End the call with a status; if its caller has gone, gRPC fails to, and the call counts as cancelled."""
     try:
         await context.abort(code, message, metadata)
     except grpc.aio.InternalError:
@@ -214,14 +214,20 @@ async def _abort(context: Any, code: grpc.StatusCode, message: str, metadata: An
 
 
 def _about(method: str) -> dict[str, str]:
-    """What every log line of a call holds."""
+    """Return what every log line of a call holds."""
     trace = {"trace_id": trace_id()} if trace_id() else {}
     return {"request_id": request_id.get(), "method": method, **trace}
 
 
 async def _read(requests: AsyncIterator[bytes], deserialize: Callable[[bytes], Any]) -> Any:
-    """The one request of a call. grpc would read it before anybody is asked who he is, all the megabytes that are
-    allowed, and answer an ill-formed one with UNKNOWN and no request id."""
+    """Read the one request of a call.
+
+    gRPC would read it, up to the size limit, before the caller is authenticated, and answer an ill-formed one with
+    UNKNOWN and no request id.
+
+    Raises:
+        InvalidRequest: the request is ill-formed, late or missing.
+    """
     try:
         return deserialize(await _first(requests))
     except DecodeError as error:
@@ -229,8 +235,8 @@ async def _read(requests: AsyncIterator[bytes], deserialize: Callable[[bytes], A
 
 
 async def _first(requests: AsyncIterator[bytes]) -> Any:
-    """What comes first; the iterator is closed, or it would hold it as long as the call takes."""
-    incoming: Any = aiter(requests)  # a generator, but for its type
+    """Return the first message; the iterator is closed, or it would keep the message until the call ends."""
+    incoming: Any = aiter(requests)  # a generator, but not typed as one
     async with aclosing(incoming):
         try:
             async with asyncio.timeout(_ARRIVES_WITHIN_S):
@@ -242,7 +248,7 @@ async def _first(requests: AsyncIterator[bytes]) -> Any:
 
 
 def _translated(error: Exception) -> tuple[grpc.StatusCode, str]:
-    """Status and message for the client; of an unforeseen error it learns the request id and nothing else."""
+    """Return status and message for the client; of an unforeseen error it gets only the request id."""
     code = status_of(error)
     if code is None:
         log.exception("unforeseen_error", error=type(error).__name__)
@@ -252,7 +258,7 @@ def _translated(error: Exception) -> tuple[grpc.StatusCode, str]:
 
 
 def _details_of(error: Exception, code: grpc.StatusCode) -> error_details.ErrorDetails:
-    """Of an unforeseen error not even its kind is told."""
+    """Return the details for the client; of an unforeseen error not even the kind."""
     if code is grpc.StatusCode.INTERNAL:
         return error_details.ErrorDetails("INTERNAL", error_details.OWN_DOMAIN)
     return error_details.details_of(error)

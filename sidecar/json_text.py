@@ -1,4 +1,4 @@
-"""JSON that comes as text in a field of a request. Pure; every fault names the field and what is allowed."""
+"""JSON text in a field of a request. Pure; every error names the field and what is allowed."""
 
 import json
 import math
@@ -9,18 +9,18 @@ from connectors.hits import Json
 from sidecar.errors import InvalidRequest
 
 MAX_DEPTH = 200
-"""Levels of nesting in a JSON object; what is deeper would outgrow the stack of whoever walks it."""
+"""Most levels of nesting in a JSON object; a deeper one would overflow the stack of recursive code."""
 MAX_JSON_CHARS = 8 * 2**20
-"""Characters of one JSON field; reading it holds up every other call."""
+"""Most characters of one JSON field; reading it blocks every other call."""
 _SHOWN_CHARS = 60
 
 
 def json_object(text: str, field: str) -> Json:
-    """The JSON object in a field.
+    """Parse the JSON object in a field.
 
     Raises:
-        InvalidRequest: the text is too long, not JSON, holds NaN or infinity, or a key twice in one object, which the
-            engines refuse and Python would not see; it is nested too deeply, or is no object.
+        InvalidRequest: the text is too long, not JSON, holds NaN, infinity or a number that is too large, is nested too
+            deeply, or is not an object; or an object in it has a key twice, which the engines refuse and Python hides.
     """
     if len(text) > MAX_JSON_CHARS:
         raise InvalidRequest(f"`{field}` has {len(text)} characters; at most {MAX_JSON_CHARS} are allowed")
@@ -43,7 +43,7 @@ def json_object(text: str, field: str) -> Json:
 
 
 def check_depth(value: Json, field: str) -> None:
-    """Refuse an object that nobody could walk.
+    """Refuse an object that recursive code could not walk.
 
     Raises:
         InvalidRequest: it is nested too deeply.
@@ -56,10 +56,11 @@ _KINDS = {list: "array", str: "string", int: "number", float: "number", bool: "b
 
 
 class _NotJson(ValueError):
-    """A number that JSON does not know, or an object that engines would refuse."""
+    """A number that JSON does not have or a double cannot hold, or an object that the engines refuse."""
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> Json:
+    """Make an object of its pairs, unless a key occurs twice."""
     found = dict(pairs)
     if len(found) < len(pairs):
         twice = Counter(name for name, _ in pairs).most_common(1)[0][0]

@@ -1,4 +1,4 @@
-"""Which language the texts of a call are in, as far as that matters: whether their model is for it.
+"""Whether the texts of a call are in a language that the policy's model is for.
 
 A model trained on one language orders texts of another one worse than the engine did.
 """
@@ -12,11 +12,12 @@ from sidecar.errors import ModelError, OtherLanguage
 from sidecar.logs import log
 
 SURE = 0.01
-"""Below this probability a text is taken not to be in a language. On query and three passages of sixteen collections no
-English text was mistaken, and no German, Spanish, Russian or Chinese one was missed."""
+"""A text whose probability of being in the known languages is below this is taken to be in another one. On query and
+three passages of sixteen collections no English text was mistaken, and no German, Spanish, Russian or Chinese one was
+missed."""
 _PASSAGES, _CHARS = 3, 100
 _LEAST_LETTERS = 40
-"""Fewer say too little: a part number is in no language."""
+"""A text with fewer letters is not identified: a part number is in no language."""
 _NO_LANGUAGE = "zxx"
 _PLAINLY_ENGLISH = frozenset(
     (
@@ -25,23 +26,23 @@ _PLAINLY_ENGLISH = frozenset(
         *("you", "your", "between", "through", "about", "before", "using", "used"),
     )
 )
-"""Two of them are hardly ever in a text of another language, and one that has two need not be identified, which takes
-0.4 ms. Of calls on twelve English collections 92 to 100 % have two, on tables 57 %; of 4,760 in German, Spanish,
-Russian and Chinese six, which hold an English title."""
+"""A text with two of these words counts as English without identification, which takes 0.4 ms: texts in other languages
+hardly ever have two. Of calls on twelve English collections 92 to 100 % have two, on tables 57 %; of 4,760 in German,
+Spanish, Russian and Chinese six, which hold an English title."""
 
 _ADVICE = "it needs a writable temporary directory, such as /tmp, for a moment; or set `languages: null`"
 
 
 @cache
 def identifier() -> Any:
-    """The language identifier (py3langid, 140 languages); the first call takes half a second, and 100 MiB."""
+    """Return the language identifier (py3langid, 140 languages); the first call takes half a second and 100 MiB."""
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
 
 
 def prepare() -> None:
-    """Load the identifier ahead of the first call. Where it cannot be loaded that is logged, and tried by each call."""
+    """Load the identifier ahead of the first call. A failure is logged, and each call tries to load it again."""
     try:
         identifier()
     except OSError as error:
@@ -49,11 +50,11 @@ def prepare() -> None:
 
 
 def check(query: str, passages: Iterable[Sequence[str]], known: Collection[str]) -> None:
-    """See whether query and first passages, by document, may be in one of ``known``.
+    """Check that query and first passages, by document, may be in one of the languages ``known``.
 
     Raises:
         OtherLanguage: they are surely in none.
-        ModelError: it cannot be told; that is no text's fault, and to be seen.
+        ModelError: the identifier cannot be loaded, which is not the texts' fault and should be noticed.
     """
     try:
         found = other(text_of(query, passages), known)
@@ -64,25 +65,25 @@ def check(query: str, passages: Iterable[Sequence[str]], known: Collection[str])
 
 
 def text_of(query: str, passages: Iterable[Sequence[str]]) -> str:
-    """What the language of a call is told by: the start of its query and of its first passages, by document."""
+    """Return the text that identifies a call's language: the start of its query and of its first three documents."""
     starts = (texts[0][:_CHARS] for texts in islice(passages, _PASSAGES))
     return " ".join((query[: 3 * _CHARS], *starts))
 
 
 def pass_at_once(query: str, passages: Iterable[Sequence[str]], known: Collection[str]) -> bool:
-    """Whether :func:`check` would raise nothing, without identifying a language."""
+    """Whether :func:`check` passes without identifying a language."""
     return _passes_at_once(text_of(query, passages), known)
 
 
 def _passes_at_once(text: str, known: Collection[str]) -> bool:
-    """Whether there are too few letters, or they are plainly English and that is known."""
+    """Whether the text has too few letters, or is plainly English and English is known."""
     if sum(map(str.isalpha, text)) < _LEAST_LETTERS:
         return True
     return "en" in known and len(_PLAINLY_ENGLISH.intersection(text.lower().split())) > 1
 
 
 def other(text: str, known: Collection[str]) -> str:
-    """The language of a text, a code of ISO 639, where that is surely none of ``known``; else empty."""
+    """Return the language of a text, a code of ISO 639, if it is surely in none of ``known``; else empty."""
     if _passes_at_once(text, known):
         return ""
     ranked = [(str(name), float(probability)) for name, probability in identifier().rank(text)]

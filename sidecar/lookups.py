@@ -1,7 +1,7 @@
 """Which other indices a search body reads. Pure.
 
 A ``terms`` lookup, ``more_like_this``, ``percolate``, an indexed shape or a lookup field names the index that it reads
-inside the body, where the URL does not show it.
+in the body, not in the URL.
 """
 
 from collections.abc import Iterator
@@ -10,14 +10,14 @@ from typing import Any
 from connectors.hits import Json
 
 _SHAPES = "shapes"
-"""What an indexed shape is read from, if it does not say."""
+"""The index of an indexed shape that names none."""
 _KEYS = ("index", "_index", "target_index")
 
 
 def named_indices(body: Json) -> Iterator[str]:
-    """Every text under a key that can name an index, wherever it stands.
+    """Yield every text under a key that can name an index, and the default index of indexed shapes.
 
-    A field of the app's own that is called so is given as well: the caller cannot be told apart from a lookup.
+    The values of an app's own field of that name are included: they cannot be distinguished from a lookup.
 
     >>> list(named_indices({"query": {"terms": {"group": {"index": "users", "id": "1", "path": "groups"}}}}))
     ['users']
@@ -36,8 +36,9 @@ def named_indices(body: Json) -> Iterator[str]:
 
 
 def hides_a_query(body: Json) -> bool:
-    """Whether a query stands somewhere as text, which may read any index unseen: a ``wrapper`` query holds one in
-    base64, and a phrase suggester's ``collate`` a template.
+    """Whether the body holds a query as text, which may read any index unseen.
+
+    A ``wrapper`` query holds one in base64, and a phrase suggester's ``collate`` a template.
 
     >>> hides_a_query({"query": {"bool": {"must": {"wrapper": {"query": "e30="}}}}})
     True
@@ -59,7 +60,7 @@ def _object(value: Any) -> Json:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """The engines read a number as the name that it spells."""
+    """Yield strings, and numbers as strings, as the engines read them."""
     for one in value if isinstance(value, list) else [value]:
         if isinstance(one, (str, int, float)) and not isinstance(one, bool):
             yield str(one)

@@ -1,7 +1,7 @@
-"""HTML to plain text, in time that grows with the length of the string alone, whatever it holds. Pure; never raises.
+"""HTML to plain text, in time linear in the length of the string, whatever it holds. Pure; never raises.
 
 The standard library's ``html.parser`` needs time that grows with the square of a hostile string (seconds for 50,000
-characters of ``<a <a <a``), so the tags are found by one regular expression that never goes back.
+characters of ``<a <a <a``), so the tags are found by one regular expression that never backtracks.
 """
 
 import html
@@ -28,7 +28,7 @@ _BREAK = "\x1e"
 
 
 def text_of(markup: str) -> str:
-    """The text that a reader of the page would see, a line for each block, with single spaces between its words.
+    """Return the text that a reader of the page would see, one line per block, with single spaces between words.
 
     Scripts, styles and comments are left out, entities are decoded. As in browsers, what is not closed ends with the
     string, and a ``<`` that no letter follows is text.

@@ -1,4 +1,4 @@
-"""From the messages of the contract to parsed calls. Pure; every fault names the field and what is allowed."""
+"""Parses the messages of the contract into calls. Pure; every error names the field and what is allowed."""
 
 import math
 from collections.abc import Mapping
@@ -20,20 +20,20 @@ from sidecar.v1 import rerank_pb2 as pb
 MAX_PINNED_IDS = 10_000
 MAX_KEY_CHARS = 256
 MAX_CANDIDATES = 100_000
-"""More than any policy may allow; refused before they are looked at."""
+"""More than any policy may allow; a larger request is refused before its candidates are parsed."""
 
 
 def search_call(
     request: pb.SearchRequest, clock: Clock, authorization: str | None = None, caller: Caller = NOBODY
 ) -> SearchCall:
-    """A Search request as a call. Raises :class:`InvalidRequest`."""
+    """Parse a Search request. Raises :class:`InvalidRequest`."""
     return _search(request, _query(request.query), clock, authorization, caller)
 
 
 def explained_call(
     request: pb.ExplainRequest, clock: Clock, authorization: str | None = None, caller: Caller = NOBODY
 ) -> SearchCall:
-    """An Explain request as the search that it asks about. Raises :class:`InvalidRequest`."""
+    """Parse an Explain request as the search that it asks about. Raises :class:`InvalidRequest`."""
     return _search(request, "", clock, authorization, caller)
 
 
@@ -71,7 +71,7 @@ def _template(request: pb.SearchRequest | pb.ExplainRequest) -> Json | None:
 def rerank_call(
     request: pb.RerankRequest, clock: Clock, authorization: str | None = None, caller: Caller = NOBODY
 ) -> RerankCall:
-    """A Rerank request as a call. Raises :class:`InvalidRequest`."""
+    """Parse a Rerank request. Raises :class:`InvalidRequest`."""
     top_n = _given(request, "top_n")
     if top_n is not None and top_n < 1:
         raise InvalidRequest(f"`top_n` is {top_n}; it must be 1 or more")
@@ -91,7 +91,7 @@ def rerank_call(
 
 
 def narrowing(options: pb.Options) -> Narrowing:
-    """What the options ask of the policy; their bounds are the policy's to check."""
+    """Parse the options, whose bounds the policy checks. Raises :class:`InvalidRequest`."""
     overrides = Overrides(
         rank_window_size=_given(options, "rank_window_size"),
         budget_ms=_given(options, "budget_ms"),
@@ -116,9 +116,9 @@ def _given(message: Message, name: str) -> Any:
 
 
 def _candidate(given: pb.Candidate, rank: int, default_index: str) -> Candidate:
-    """A candidate; what is given by field wins over what its hit says."""
+    """Parse a candidate; its own fields take precedence over those of its hit."""
     hit = _hit(given, rank, default_index) if given.hit else None
-    # HasField takes its time, and only what is empty needs it
+    # HasField is slow, and only empty values need it
     text, score = given.text or _given(given, "text"), given.score or _given(given, "score")
     if score is not None and not math.isfinite(score):
         raise InvalidRequest(f"candidates[{rank}].score is {score}; it must be a finite number")

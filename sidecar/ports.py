@@ -12,13 +12,15 @@ from sidecar.metrics import Metrics
 from sidecar.server_settings import ServerSettings
 
 _LEAST_STREAMS = 1024
-"""Of a connection: a client may open that many before it learns how many are allowed, and would be refused."""
+"""Fewest streams of a connection: a client may open that many before it learns the limit, and would be refused."""
 
 
 def channel_options(max_message_bytes: int, max_calls: int) -> list[tuple[str, int]]:
-    """Of the gRPC port. A connection has more streams than calls are served at once: those that are too many are to be
-    told so. Clients that vanished are noticed within 80 s, and those that ask every 10 s whether the sidecar is
-    there are not hung up on."""
+    """Return the options of the gRPC port.
+
+    A connection allows more streams than calls are served at once, so that calls over the limit get a status that says
+    so. Vanished clients are noticed within 80 s, and clients that ping every 10 s are not disconnected.
+    """
     return [
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.max_send_message_length", max_message_bytes),
@@ -34,7 +36,7 @@ def channel_options(max_message_bytes: int, max_calls: int) -> list[tuple[str, i
 def listen(
     server: grpc.aio.Server, settings: ServerSettings, metrics: Metrics
 ) -> tuple[int, Callable[[], None] | None]:
-    """Open the gRPC port: its number, and what looks after its certificates, if there are any.
+    """Open the gRPC port; return its number, and with TLS the function that reloads changed certificates, else None.
 
     Raises:
         StartError: a certificate cannot be used, the port is taken, or the address is not one of this machine.
@@ -53,7 +55,7 @@ def listen(
 
 
 def serve_metrics(address: str, metrics: Metrics) -> WSGIServer:
-    """Open the port of metrics, each request in a thread of its own; raises StartError."""
+    """Open the port of metrics, which serves each request in its own thread; raises StartError."""
     host, _, port = address.rpartition(":")
     try:
         server, _ = prometheus_client.start_http_server(int(port), addr=host.strip("[]"), registry=metrics.registry)

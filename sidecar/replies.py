@@ -1,4 +1,4 @@
-"""From answers to the messages of the contract. Pure."""
+"""Converts answers into the messages of the contract. Pure."""
 
 import json
 from dataclasses import asdict
@@ -12,7 +12,7 @@ from sidecar.v1 import rerank_pb2 as pb
 
 
 def search_response(answer: Answer, request_id: str, *, return_passages: bool) -> pb.SearchResponse:
-    """The reply to a Search."""
+    """Return the reply to a Search."""
     return pb.SearchResponse(
         response=answer.response,
         results=[_result(result, return_passages) for result in answer.results],
@@ -23,7 +23,7 @@ def search_response(answer: Answer, request_id: str, *, return_passages: bool) -
 
 
 def rerank_response(answer: Answer, request_id: str, *, return_passages: bool) -> pb.RerankResponse:
-    """The reply to a Rerank."""
+    """Return the reply to a Rerank."""
     return pb.RerankResponse(
         results=[_result(result, return_passages) for result in answer.results],
         outcome=pb.Outcome.ValueType(answer.ranking.outcome),
@@ -33,7 +33,7 @@ def rerank_response(answer: Answer, request_id: str, *, return_passages: bool) -
 
 
 def policy_status(name: str, seen: Summary) -> pb.PolicyStatus:
-    """How reranking has been doing under one policy."""
+    """Return the statistics of reranking under one policy."""
     return pb.PolicyStatus(
         policy=name,
         replies=seen.replies,
@@ -50,7 +50,7 @@ def policy_status(name: str, seen: Summary) -> pb.PolicyStatus:
 
 
 def to_json(value: Any) -> str:
-    """Compact JSON that any UTF-8 reader takes; lone surrogates stay escaped."""
+    """Return compact JSON that UTF-8 can encode; lone surrogates stay escaped."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     try:
         text.encode()
@@ -75,7 +75,7 @@ def _result(result: Result, return_passages: bool) -> pb.Result:
 
 
 def _utf8(text: str) -> str:
-    """The text with a question mark for each lone surrogate, which no protobuf string can hold."""
+    """Return the text with a question mark for each lone surrogate, which no protobuf string can hold."""
     return text if text.isascii() else text.encode(errors="replace").decode()
 
 

@@ -1,4 +1,4 @@
-"""The contract's two services: parse, hand to the pipeline, reply."""
+"""The contract's two services: parse the request, run the pipeline, reply."""
 
 import asyncio
 import time
@@ -29,7 +29,7 @@ from sidecar.v1 import rerank_pb2_grpc as pb_grpc
 from sidecar.watch import Watch
 
 _FRAME_BYTES = 64
-"""What a reply needs beside its own bytes, as a field of another message."""
+"""Bytes that a reply needs beside its own, as a field of another message."""
 
 
 def _clock(context: Any) -> Clock:
@@ -37,8 +37,14 @@ def _clock(context: Any) -> Clock:
 
 
 def _user(context: Any) -> str | None:
-    """The end user's own credentials for the engine, as the call carries them; used only by connectors that forward
-    them. Where `authorization` tells the sidecar who calls, they are in `x-engine-authorization`."""
+    """Return the end user's own credentials for the engine, if the call carries any.
+
+    Only connectors that forward them use them. They are in `x-engine-authorization`; else in `authorization`, unless
+    that identified the caller to the sidecar.
+
+    Raises:
+        InvalidRequest: the call carries one of these more than once.
+    """
     names = ("x-engine-authorization",) if calling.get().name else ("x-engine-authorization", "authorization")
     metadata = list(context.invocation_metadata() or ())
     for name in names:
@@ -96,10 +102,13 @@ class RerankService(pb_grpc.RerankServiceServicer):
         final = replies.search_response(answer, request_id.get(), return_passages=passages)
         self._check_room(final, context)
         yield pb.SearchProgressiveResponse(stage=pb.STAGE_FINAL, search=final)
-        self._report("SearchProgressive", answer)  # who leaves before is counted as one who left
+        self._report("SearchProgressive", answer)  # a caller who leaves before this is counted as cancelled
 
     def _check_room(self, reply: Message, context: Any) -> None:
-        """Refuse with a reason and a request id what gRPC would refuse without, and what nobody would read."""
+        """Refuse a reply over the size limit, or to a caller who leaves answers unread.
+
+        gRPC itself would refuse a reply that is too large without a reason and a request id.
+        """
         self._unread.check(context.peer())
         reply_bytes.set(reply.ByteSize())
         size = reply_bytes.get() + _FRAME_BYTES
@@ -110,7 +119,7 @@ class RerankService(pb_grpc.RerankServiceServicer):
             )
 
     def _report(self, method: str, answer: Answer) -> None:
-        """Tell the call's span how it went; count it and write its one log line when the reply is on its way."""
+        """Describe the outcome in the call's span; count and log the call once the reply is on its way."""
         ranking = answer.ranking
         spans().describe(
             {
@@ -168,7 +177,7 @@ class PolicyService(pb_grpc.PolicyServiceServicer):
 
     async def Explain(self, request: pb.ExplainRequest, context: Any) -> pb.ExplainResponse:
         """See the contract."""
-        live = self._current.live  # the same before and after, whatever a reload does meanwhile
+        live = self._current.live  # used throughout, whatever a reload does meanwhile
         prepared = await live.retrieval.prepare(
             parsing.explained_call(request, _clock(context), _user(context), calling.get())
         )

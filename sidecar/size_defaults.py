@@ -1,8 +1,8 @@
-"""What of a search depends on its `size` unless it says otherwise, said before the size is widened. Pure.
+"""Defaults that a search derives from its `size`, written out before the size is widened. Pure.
 
-Elasticsearch lets `k` of a kNN search and `rank_window_size` of a compound retriever default to `size`: a wider size
-would find other documents and count another total. With these defaults written out, the window changes neither; where
-the engine then refuses the window, the search is passed on as the app asked it.
+In Elasticsearch `k` of a kNN search and `rank_window_size` of a compound retriever default to `size`: a wider size
+would find other documents and count another total. With these defaults written out, the window changes neither; if the
+engine then refuses the window, the search is sent as the app made it.
 """
 
 from collections.abc import Iterator
@@ -13,14 +13,14 @@ from connectors.hits import Json
 _COMPOUND = frozenset({"diversify", "linear", "pinned", "rrf", "rule", "text_similarity_reranker"})
 _VECTORS = frozenset({"query_vector", "query_vector_builder"})
 _SEARCHED = ("query", "retriever", "post_filter", "rescore", "aggs", "aggregations", "sub_searches", "rank")
-"""Keys of a body under which a search may stand; an app's own names in between do no harm."""
+"""Keys of a body that may contain searches; an app's own names below them do no harm."""
 _DEFAULT_SIZE = 10
 
 
 def written_out(body: Json, size: int) -> tuple[Json, tuple[str, ...]]:
-    """The body with those defaults for a page of ``size`` hits, and what was added, a line each.
+    """Return the body with those defaults for a page of ``size`` hits, and one line for each addition.
 
-    It is the same body if nothing was.
+    Without additions it is the same body.
 
     >>> written_out({"knn": {"field": "v", "query_vector": [1.0]}}, 10)
     ({'knn': {'field': 'v', 'query_vector': [1.0], 'k': 10}}, ('knn.k: none -> 10, its default',))
@@ -32,13 +32,13 @@ def written_out(body: Json, size: int) -> tuple[Json, tuple[str, ...]]:
 
 
 def _size_of_body(body: Json) -> int:
-    """What the ``knn`` section goes by: the body's own size, whatever the URL says."""
+    """Return the default `k` of the ``knn`` section: the body's own size (else 10), whatever the URL says."""
     size = body.get("size")
     return size if isinstance(size, int) and not isinstance(size, bool) and size > 0 else _DEFAULT_SIZE
 
 
 def _walk(value: Any, name: str, part: str, size: int, changes: list[str]) -> Any:
-    """A copy of ``value``, which stands under ``name`` somewhere in that part of the body."""
+    """Return a copy of ``value`` with the defaults; ``name`` is its key, ``part`` the top-level key above it."""
     if isinstance(value, list):
         return [_walk(one, name, part, size, changes) for one in value]
     if not isinstance(value, dict):

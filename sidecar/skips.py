@@ -1,4 +1,4 @@
-"""When reranking does not apply: skipped, not spoilt. Pure; each reason with a sentence for people."""
+"""When reranking is skipped because it does not apply. Pure; each reason comes with a sentence for people."""
 
 from collections.abc import Collection, Sequence
 
@@ -19,7 +19,7 @@ _SENTENCES = {
 
 
 def by_policy(plan: Plan | None, why: str) -> Skip | None:
-    """No policy applies, or it is switched off; ``why`` is how the policy was found."""
+    """Skip if no policy applies, or if it is off or holds the call out; ``why`` says how the policy was found."""
     if plan is None:
         return Reason.NO_POLICY, why
     if plan.switched_off:
@@ -30,26 +30,26 @@ def by_policy(plan: Plan | None, why: str) -> Skip | None:
 
 
 def by_search(call: SearchCall, page: Page, plan: Plan) -> Skip | None:
-    """The body asks for something other than the most relevant hits, or for as many of them as the engine likes."""
+    """Skip if the page cannot be reranked (see :func:`skip_reason`), or leaves its length to the engine."""
     if sizes_itself(call.body, call.params):
         return Reason.WINDOW_REFUSED, "a compound retriever without `size` gives as many hits as the engine decides"
     return _skip(skip_reason(call.body, call.params, page, plan.rank_window_size))
 
 
 def by_refused_window() -> Skip | None:
-    """The engine took the search only as the app asked it."""
+    """Skip because the engine accepted the search only without the window."""
     return _skip(Reason.WINDOW_REFUSED)
 
 
 def by_hits(candidates: Sequence[Candidate], pinned_ids: Collection[str]) -> Skip | None:
-    """The engine found too little to reorder, or gave no scores."""
+    """Skip if the engine found fewer than two hits, gave a hit no score, or all hits are pinned."""
     if any(candidate.score is None for candidate in candidates):
         return _skip(Reason.NOT_RELEVANCE_SORTED)
     return _skip(Reason.NO_CANDIDATES) if len(candidates) < 2 else _all_pinned(candidates, pinned_ids)
 
 
 def by_count(candidates: Sequence[Candidate], pinned_ids: Collection[str]) -> Skip | None:
-    """There is nothing to reorder. A single candidate is still scored for a caller who brings it: see ``Rerank``."""
+    """Skip if there are no candidates, or all are pinned. A single one is still scored: see ``Rerank``."""
     return _skip(Reason.NO_CANDIDATES) if not candidates else _all_pinned(candidates, pinned_ids)
 
 

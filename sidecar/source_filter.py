@@ -1,4 +1,4 @@
-"""Which of the policy's fields the hits of a search carry, and what the app filtered away. Pure."""
+"""Which of the policy's fields the hits of a search carry, and which the app filtered out. Pure."""
 
 from collections.abc import Iterator, Mapping
 from itertools import chain, islice
@@ -11,18 +11,18 @@ from sidecar.wildcards import matches
 
 _PARAMS = ("_source", "_source_includes", "_source_excludes", "stored_fields")
 _HIDING = frozenset({"stored_fields", "script_fields"})
-"""Keys of a body that leave the source out, unless it is asked for."""
+"""Keys of a body that leave ``_source`` out, unless the body asks for it."""
 _MOST_PATTERNS = 1000
 _MOST_TAGS = 64
-"""Of a body, which holds up every other call: what is beyond is not looked at, and a field counts as not there."""
+"""Limits on what is read of a body, which blocks every other call; fields beyond them count as not carried."""
 _STYLED_TAGS = (*(f'<em class="hlt{level}">' for level in range(1, 11)), "</em>")
 
 
 def carries(body: Json, params: Mapping[str, str], settings: TextSettings) -> Carried:
-    """What is known of the hits before they are there.
+    """Return what the request says of the hits before they arrive.
 
-    Any URL parameter about the source counts as a filter of everything; so do ``stored_fields`` and ``script_fields``,
-    which leave the source out unless the body asks for both.
+    Any URL parameter about the source counts as filtering out everything; so do ``stored_fields`` and
+    ``script_fields`` in the body, which leave the source out, unless it asks for ``_source`` too.
     """
     names = [field.name for field in settings.fields]
     included, excluded = _kept(body, params)
@@ -38,7 +38,7 @@ def carries(body: Json, params: Mapping[str, str], settings: TextSettings) -> Ca
 
 
 def _kept(body: Json, params: Mapping[str, str]) -> tuple[list[str], list[str]]:
-    """The patterns of what is kept of the source, and of what is then left out."""
+    """Return the patterns of the source's fields that are included, and of those then excluded."""
     source = body.get("_source", _HIDING.isdisjoint(body))
     if any(name in params for name in _PARAMS):
         return [], []
@@ -59,12 +59,12 @@ def _patterns(source: Any) -> list[str]:
 
 
 def _any_covers(patterns: list[str], field: str) -> bool:
-    """Whether a pattern keeps a field: by its whole name, or by an object that it lies in."""
+    """Whether a pattern keeps a field: by its whole name, or by an object that contains it."""
     return any(matches(pattern, field) or field.startswith(f"{pattern}.") for pattern in patterns)
 
 
 def _any_touches(patterns: list[str], field: str) -> bool:
-    """Whether a pattern may take away a field, an object that it lies in, or a part of it."""
+    """Whether a pattern may remove a field, an object that contains it, or a part of it."""
     parts = field.split(".")
     names = [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
     return any(
@@ -82,12 +82,12 @@ def _field_patterns(fields: Any) -> Iterator[str]:
 
 
 def _first_tags(highlight: Any) -> Iterator[str]:
-    """As many different ones as are looked for in every fragment of every hit."""
+    """The first distinct tags, at most 64, as each is searched for in every fragment of every hit."""
     return islice(dict.fromkeys(islice(_tags(highlight), _MOST_PATTERNS)), _MOST_TAGS)
 
 
 def _tags(highlight: Any) -> Iterator[str]:
-    """What the app has put around the matches, for all fields and for single ones."""
+    """Yield the tags with which the app marks matches, for all fields and for single ones."""
     if not isinstance(highlight, Mapping):
         return
     if highlight.get("tags_schema") == "styled":

@@ -1,4 +1,4 @@
-"""What is left to do of a call once its candidates are known."""
+"""The rest of a call once its candidates are known."""
 
 import math
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from sidecar.window import Page
 class Task:
     """Candidates to be ranked for a query under a plan, before a deadline; or a reason not to.
 
-    ``plan`` is None only where ``skip`` says why. From ``closed_indices`` no document is ever fetched.
+    ``plan`` is None only if ``skip`` says why. No document is ever fetched from ``closed_indices``.
     """
 
     query: str
@@ -33,16 +33,16 @@ class Task:
     watch: Stopwatch
     closed_indices: frozenset[str] = frozenset()
     key: str = ""
-    """What decides on the arm of a policy that is being tried."""
+    """Decides the arm of a policy on trial."""
     chars: float = math.inf
-    """Bounds the characters of all texts; of a search those of the engine's whole answer."""
+    """Upper bound on the characters of all texts; for a search the length of the engine's whole answer."""
 
     def is_pinned(self, candidate: Candidate) -> bool:
-        """Whether a candidate keeps its place whatever the model would say."""
+        """Whether a candidate keeps its place and is not scored."""
         return candidate.ref is not None and candidate.ref.id in self.pinned_ids
 
     def keeps(self, place: Ranked) -> bool:
-        """Whether a result stays in the answer: only what was scored can fall below ``min_score``."""
+        """Whether a result stays in the answer: only a scored one can fall below ``min_score``."""
         least = self.plan.min_score if self.plan else None
         return place.relevance_score is None or least is None or place.relevance_score >= least
 
@@ -69,12 +69,12 @@ class Retrieved:
     first_rank: int
 
     def original(self) -> Answer:
-        """The asked page in the engine's order, while its ranking is still under way."""
+        """Return the requested page in the engine's order, before its ranking is known."""
         unranked = Ranking.original(len(self.task.candidates), Outcome.UNSPECIFIED, Reason.UNSPECIFIED, "")
         return self._answer(unranked, self.task.watch.so_far())
 
     def answer(self, ranking: Ranking) -> Answer:
-        """The asked page of the final order: the window as ranked, then the hits behind it."""
+        """Return the requested page of the final order: the window as ranked, then the hits behind it."""
         return self._answer(ranking, self.task.watch.stop())
 
     def _answer(self, ranking: Ranking, timings: Timings) -> Answer:
@@ -86,7 +86,7 @@ class Retrieved:
         return Answer(results, ranking, self.task.plan, timings, response)
 
     def _candidate(self, place: int) -> Candidate:
-        """The hit at a place of the engine's answer, under its rank in the engine's whole order."""
+        """Return the hit at a place of the engine's answer, with its rank in the engine's whole order."""
         known = self.task.candidates
         if self.first_rank == 0 and place < len(known):
             return known[place]
@@ -94,12 +94,12 @@ class Retrieved:
 
 
 def candidate_of(hit: Hit, rank: int, carried: Carried = Carried.UNKNOWN) -> Candidate:
-    """A hit as a candidate."""
+    """Return a hit as a candidate."""
     return Candidate(rank, hit.ref, hit.score, source=hit.source, carried=carried, hit=hit.raw)
 
 
 def chars_of(candidates: Sequence[Candidate]) -> float:
-    """Characters of the texts that candidates bring themselves; infinite where one brings a hit to be read."""
+    """Return the number of characters that candidates bring as text; infinite if one brings a hit."""
     if any(one.hit is not None for one in candidates):
         return math.inf
     return sum(len(one.text or "") for one in candidates)

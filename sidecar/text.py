@@ -17,12 +17,12 @@ _WORD = re.compile(r"\S+")
 
 
 def clean(text: str) -> str:
-    """The text without what no tokenizer takes: NUL and lone surrogates become spaces."""
+    """Return the text with spaces for NUL and lone surrogates, which no tokenizer accepts."""
     return text if text.isascii() and "\x00" not in text else _UNSCORABLE.sub(" ", text)
 
 
 def lacks_text(candidate: Candidate, settings: TextSettings) -> bool:
-    """Whether text of a candidate's document may be missing from its hit, so that the document is to be fetched."""
+    """Whether a hit may lack text of its document, so that the document must be fetched."""
     names = {field.name for field in settings.fields}
     if candidate.text is not None or names <= candidate.carried.whole:
         return False
@@ -38,7 +38,7 @@ def lacks_text(candidate: Candidate, settings: TextSettings) -> bool:
 
 
 def _present(found: Mapping[HitSection, Any], settings: TextSettings) -> Iterator[str]:
-    """The policy's fields that the sections hold, be it as null; nested ones only where they stand in objects."""
+    """Yield the policy's fields that the sections hold, even as null; nested fields only if inside objects."""
     inside = _names(settings, settings.nested)
     within = objects(found, settings.nested, inside) if settings.nested else []
     for field in settings.fields:
@@ -51,10 +51,10 @@ def _present(found: Mapping[HitSection, Any], settings: TextSettings) -> Iterato
 
 
 def passages(candidate: Candidate, stored: Json | None, settings: TextSettings) -> list[str]:
-    """What the model reads of one candidate: its own text if it has one, else the policy's fields.
+    """Return what the model reads of one candidate: its own text if it has one, else the policy's fields.
 
-    ``stored`` is the document, the hit's own ``_source`` or fetched. Empty when there is nothing to read. With
-    ``settings.passages`` a long text becomes several overlapping passages, with ``settings.nested`` each object one.
+    ``stored`` is the hit's own or fetched ``_source``. Empty if there is nothing to read. With ``settings.passages`` a
+    long text becomes several overlapping passages; with ``settings.nested`` each object becomes one.
     """
     if candidate.text is not None:
         texts = [candidate.text]
@@ -65,7 +65,7 @@ def passages(candidate: Candidate, stored: Json | None, settings: TextSettings) 
 
 
 def _documents(found: Mapping[HitSection, Any], settings: TextSettings) -> list[str]:
-    """One text of all fields, or one for each nested object together with the fields outside of the objects."""
+    """Return one text of all fields, or one for each nested object together with the fields outside the objects."""
     if settings.nested and (texts := list(_nested(found, settings.nested, settings))):
         return texts
     return [_joined([_field_text(found.values(), field, settings) for field in settings.fields], settings)]
@@ -90,12 +90,12 @@ def _names(settings: TextSettings, nested: Nested | None) -> list[str]:
 
 
 def _joined(texts: Iterable[str], settings: TextSettings) -> str:
-    """The fields in their order; missing ones leave no trace."""
+    """Join the texts of fields in their order, without empty ones."""
     return settings.separator.join([text for text in texts if text])
 
 
 def _field_text(documents: Iterable[Any], field: TextField, settings: TextSettings) -> str:
-    """A field with its label and all its values, from the first of the documents that has text of it."""
+    """Return a field's label and all its values from the first document that has text for it, else an empty string."""
     for document in documents:
         if text := _read(document, field, settings.separator):
             return field.label + text
@@ -116,7 +116,9 @@ def _read(document: Any, field: TextField, separator: str) -> str:
 
 
 def split(text: str, settings: Passages) -> list[str]:
-    """Overlapping runs of ``settings.words`` words from the start of the text; the last one ends with the text.
+    """Return overlapping passages of ``settings.words`` words from the start of the text, at most ``max_passages``.
+
+    They start ``stride`` words apart; the last one ends with the text, unless that would take more passages.
 
     >>> split("a b c d e", Passages.model_construct(words=3, stride=2, max_passages=4))
     ['a b c', 'c d e']

@@ -18,7 +18,7 @@ class TextField(Section):
 
 
 class Passages(Section):
-    """How a long document is cut into passages, each scored by itself; the best one stands for the document."""
+    """How a long document is cut into passages, each scored separately; the best ones stand for the document."""
 
     words: int = Field(ge=8, le=4096, description="Words of one passage.")
     stride: int = Field(ge=1, le=4096, description="Words from the start of one passage to the start of the next.")
@@ -32,7 +32,7 @@ class Passages(Section):
 
 
 class Nested(Section):
-    """Objects of a document that are passages of their own, each read together with the fields outside of them."""
+    """Objects of a document that become passages, each read together with the fields outside the objects."""
 
     path: str = Field(
         min_length=1,
@@ -43,7 +43,7 @@ class Nested(Section):
     )
 
     def holds(self, field: str) -> bool:
-        """Whether a field lies in the objects."""
+        """Whether a field is inside the objects."""
         return field.startswith(f"{self.path}.")
 
 
@@ -102,12 +102,12 @@ class TextSettings(Section):
 
     @property
     def is_quick(self) -> bool:
-        """Whether a document is read in microseconds: as one passage, of fields at its top, without markup."""
+        """Whether reading a document takes microseconds: one passage of top-level fields without markup."""
         simple = not any(field.html or "." in field.name for field in self.fields)
         return simple and not (self.passages or self.nested) and {"source", "fields"}.issuperset(self.sources)
 
     @property
     def max_passages(self) -> int:
-        """Passages of one document at most."""
+        """Most passages of one document."""
         several = self.passages or self.nested
         return several.max_passages if several else 1

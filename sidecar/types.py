@@ -1,4 +1,4 @@
-"""The nouns that travel between the rooms. Numbers of the enums are those of the contract (proto/sidecar/v1)."""
+"""Value types that modules pass to each other. Enum numbers are those of the contract (proto/sidecar/v1)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -43,10 +43,11 @@ class Reason(IntEnum):
 
 @dataclass(frozen=True)
 class Carried:
-    """How much of its document a hit carries: what the app filtered away has to be fetched, what is not there not.
+    """How much of its document a hit carries: fields the app filtered out must be fetched, absent ones need not.
 
-    ``whole`` are the policy's fields that stand in the hit's ``_source`` if the document has them, ``asked`` those that
-    the app also asked for in ``fields``; ``tags`` is what marks the matches in highlight fragments.
+    ``whole`` are the policy's fields that the hit's ``_source`` holds if the document does, ``asked`` those that the
+    app requested in ``fields``; ``tags`` mark the matches in highlight fragments. ``is_known`` is false if it is not
+    known how the hit was searched.
     """
 
     whole: frozenset[str] = frozenset()
@@ -55,7 +56,7 @@ class Carried:
     is_known: bool = True
 
     UNKNOWN: ClassVar["Carried"]
-    """Of a hit that the caller brings: nobody knows how it was searched."""
+    """For a hit that the caller brings: it is not known how it was searched."""
 
 
 Carried.UNKNOWN = Carried(is_known=False)
@@ -64,8 +65,8 @@ Carried.UNKNOWN = Carried(is_known=False)
 class Candidate(NamedTuple):
     """One document in the engine's order. ``rank`` is its place there, from 0.
 
-    ``text`` is given by the caller and used as it is; ``source`` is the stored document as far as the hit carries it,
-    and ``carried`` how far that is. ``hit`` is the whole hit, for what it holds beside its source.
+    ``text`` is given by the caller and used unchanged; ``source`` is what the hit holds of the stored document, and
+    ``carried`` how much that is. ``hit`` is the whole hit, for what it holds beside its source.
     """
 
     rank: int
@@ -78,18 +79,21 @@ class Candidate(NamedTuple):
 
 
 class Ranked(NamedTuple):
-    """One place of an answer: which candidate (by original rank), its raw model score and the passage that got it, and
-    its cosine where that counted."""
+    """One place of an answer.
+
+    ``rank`` is the candidate's original rank, ``relevance_score`` its raw model score (None: not scored), ``passage``
+    the one that got it, and ``cosine`` its cosine if that counted.
+    """
 
     rank: int
     relevance_score: float | None = None
     passage: str = ""
     cosine: float | None = None
     team: str = ""
-    """Whose draw it was, where two orders are interleaved."""
+    """The team that drew it, if two orders are interleaved; else empty."""
 
     def of(self, team: str) -> "Ranked":
-        """The same place, drawn by a team."""
+        """Return the same place, drawn by a team."""
         return self._replace(team=team)
 
 
@@ -104,16 +108,16 @@ class Timings:
     score_ms: float = 0.0
     total_ms: float = 0.0
     device_ms: float = 0.0
-    """Part of ``score_ms``: the device's time for the call's own pairs, of a batch they share their share."""
+    """Part of ``score_ms``: device time for the call's own pairs; of a shared batch, their share."""
     cosine_ms: float = 0.0
-    """What the call waited for cosines after the model's scores were there."""
+    """Wait for cosines after the model's scores were ready."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
     """The order of all candidates and how it came about. ``order`` always holds every candidate exactly once.
 
-    ``remembered`` says that it was made for an earlier call.
+    ``remembered`` says that it was made for an earlier call and kept.
     """
 
     order: Sequence[Ranked]
@@ -123,22 +127,22 @@ class Ranking:
     fusion: str = ""
     model_version: str = ""
     cosine_version: str = ""
-    """The bi-encoder's, where cosines counted."""
+    """The bi-encoder's version, if cosines counted."""
     truncated_ratio: float = 0.0
-    """Share of the passages tokenised for it that are longer than the model reads."""
+    """Share of the passages tokenised for this ranking that are longer than the model reads."""
     pinned: int = 0
     """How many candidates keep their places because the caller pinned them."""
     arm: str = ""
-    """What the call got of a policy that is being tried; see :mod:`sidecar.rollout`."""
+    """The call's arm if its policy is on trial; see :mod:`sidecar.rollout`."""
     remembered: bool = False
 
     @classmethod
     def original(cls, count: int, outcome: Outcome, reason: Reason, detail: str) -> "Ranking":
-        """Exactly the order the candidates came in."""
+        """Return the original order of ``count`` candidates."""
         return cls([Ranked(rank) for rank in range(count)], outcome, reason, detail)
 
     def partial(self, scored: int, reason: Reason) -> "Ranking":
-        """The same order, said to be that of the first ``scored`` candidates alone, and why."""
+        """Return the same order as PARTIAL: only the first ``scored`` candidates with text were scored."""
         detail = f"only the first {scored} candidates with text could be scored in time"
         return replace(self, outcome=Outcome.PARTIAL, reason=reason, detail=detail)
 

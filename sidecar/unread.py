@@ -1,4 +1,4 @@
-"""Answers that callers do not read: the memory that they take has a bound."""
+"""A limit on the memory of answers that callers have not read."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -10,22 +10,22 @@ from sidecar.metrics import Metrics
 
 CONNECTION_PART = 1 / 8
 _COPIES = 4
-"""What an answer takes until it is read, over its size on the wire: the message, its bytes, and gRPC's copies of them.
+"""Memory of an unread answer as a multiple of its size on the wire: the message, its bytes, and gRPC's copies of them.
 Measured: 3.5 for 2 MiB."""
 _CALL_BYTES = 64 * 2**10
-"""What a call takes beside its answer."""
+"""Memory of a call beside its answer."""
 
 
 reply_bytes: ContextVar[int] = ContextVar("reply_bytes", default=0)
-"""Size of the answer that is about to leave: measured once, for it takes as long as writing the answer. Those of
+"""Size of the answer about to be sent: measured once, as that takes as long as serialising the answer. Answers of
 PolicyService are small and not measured."""
 
 
 class Unread:
-    """Counts the memory of answers that were given and not yet read.
+    """Counts the memory of answers that were sent and not yet read.
 
-    A connection that holds its part of the bound (:data:`CONNECTION_PART`) gets no other answer until it reads; so a
-    few callers that are stuck take nothing from the others. Where many are, above the whole bound, nobody gets one.
+    A connection that holds its part of the limit (:data:`CONNECTION_PART`) gets no other answer until it reads, so that
+    a few stuck callers take nothing from the others. Once the whole limit is reached, no caller gets an answer.
     """
 
     def __init__(self, most_bytes: int, metrics: Metrics) -> None:
@@ -35,10 +35,10 @@ class Unread:
         metrics.unread_bytes.set_function(lambda: self._total)
 
     def check(self, connection: str) -> None:
-        """Let a call begin, or its answer leave.
+        """Check that a call may begin, or its answer be sent.
 
         Raises:
-            TooManyCalls: what was given is to be read first.
+            TooManyCalls: earlier answers must be read first.
         """
         own = self._bytes[connection]
         if self._total >= self._most_bytes or own >= self._most_bytes * CONNECTION_PART:
@@ -48,16 +48,16 @@ class Unread:
             )
 
     def given(self, connection: str, size_bytes: int) -> None:
-        """An answer of that size leaves."""
+        """Count an answer that is sent."""
         self._add(connection, _COPIES * size_bytes + _CALL_BYTES)
 
     def read(self, connection: str, size_bytes: int) -> None:
-        """It was read, or its call is over."""
+        """Stop counting an answer that was read, or whose call is over."""
         self._add(connection, -_COPIES * size_bytes - _CALL_BYTES)
 
     @contextmanager
     def waiting(self, connection: str, size_bytes: int) -> Iterator[None]:
-        """An answer leaves, and has been read at the end of the block."""
+        """Count an answer that is sent, until the end of the block, when it has been read."""
         self.given(connection, size_bytes)
         try:
             yield

@@ -1,7 +1,7 @@
 """Which hits are reranked and which page of them is returned. Pure.
 
-The first ``rank_window_size`` hits are ranked whatever page is asked. The body's ``from`` and ``size`` cut a page out
-of the reordered window; what lies behind it follows in the engine's order. So pages neither repeat nor lose a hit.
+The first ``rank_window_size`` hits are ranked whatever page is asked for. The body's ``from`` and ``size`` cut a page
+out of the reordered window; the hits behind it follow in the engine's order. So pages neither repeat nor lose a hit.
 """
 
 import sys
@@ -34,7 +34,7 @@ class Page:
     size: int
 
     def cut(self, count: int) -> slice:
-        """The slice of a list of ``count`` places that this page is."""
+        """Return this page as a slice of a list of ``count`` places."""
         return slice(min(self.start, count), min(self.start + self.size, count))
 
 
@@ -42,10 +42,10 @@ _WHOLE = Page(0, sys.maxsize)
 
 
 def page_of(body: Json, params: Mapping[str, str]) -> Page:
-    """The page a search asks for; URL parameters win over the body, as in the engines.
+    """Return the page that a search asks for; URL parameters take precedence over the body, as in the engines.
 
     Raises:
-        InvalidRequest: ``from`` or ``size`` is not a whole number of 0 or more, or a parameter cannot be supported.
+        InvalidRequest: ``from`` or ``size`` is not a whole number of 0 to 2**31 - 1, or a parameter is not supported.
     """
     for name, why in _REFUSED_PARAMS.items():
         if name in params:
@@ -68,7 +68,7 @@ def _whole(body: Json, params: Mapping[str, str], name: str, default: int) -> in
 
 
 def sizes_itself(body: Json, params: Mapping[str, str]) -> bool:
-    """Whether the page is as long as the engine decides: a compound retriever's own window, where no size is given."""
+    """Whether the engine decides the length of the page: a compound retriever's own window, if no size is given."""
     retriever = body.get("retriever")
     if not isinstance(retriever, Mapping) or "size" in body or "size" in params:
         return False
@@ -76,7 +76,7 @@ def sizes_itself(body: Json, params: Mapping[str, str]) -> bool:
 
 
 def rescored(body: Json, rank_window_size: int) -> int:
-    """The window, no larger than what a ``rescore`` orders: a wider search would mix in hits by their first score."""
+    """Return the window, at most what a ``rescore`` orders: a wider search would mix in hits by their first score."""
     rescorers = body.get("rescore") or ()
     sizes = [
         one.get("window_size", _DEFAULT_SIZE)
@@ -87,7 +87,7 @@ def rescored(body: Json, rank_window_size: int) -> int:
 
 
 def skip_reason(body: Json, params: Mapping[str, str], page: Page, rank_window_size: int) -> Reason | None:
-    """Why this search is passed through as it is; None when it can be reranked."""
+    """Return why this search is passed through unchanged; None if it can be reranked."""
     if page.size == 0:
         return Reason.NO_CANDIDATES
     if "search_after" in body or "slice" in body or "scroll" in params:
@@ -113,8 +113,8 @@ class EngineRequest:
     """What is sent to the engine for one search, and how to cut the page out of what comes back.
 
     ``first_rank`` is the place of the first hit in the engine's whole order; only the first ``window`` hits are
-    candidates (None: all of them). ``changes`` says what differs from the app's own request, a line each; ``widened``
-    whether another page is asked for than the app's.
+    candidates (None: all of them). ``changes`` has one line for each difference from the app's own request;
+    ``widened`` says that it asks for another page than the app's.
     """
 
     index: str
@@ -130,10 +130,10 @@ class EngineRequest:
 def request(
     index: str, body: Json, params: Mapping[str, str], page: Page, rank_window_size: int | None
 ) -> EngineRequest:
-    """The app's own request when ``rank_window_size`` is None, else the one that brings the window and the page.
+    """Return the app's own request if ``rank_window_size`` is None, else one that returns both window and page.
 
-    A point in time names its index itself, and the engines bear no other beside it: ``index`` then only picks the
-    policy.
+    A point in time names its index itself, and the engines accept no other with it: ``index`` is then left out, and
+    only selects the policy.
     """
     dropped = (f"index: {index} -> none, the point in time names it",) if "pit" in body else ()
     index = "" if dropped else index
@@ -151,9 +151,9 @@ def request(
 
 
 def stopping_after(request: EngineRequest, seconds: float) -> EngineRequest:
-    """The same request, which the engine is to end by itself within ``seconds``, unless the app has said when.
+    """Return the request with a ``timeout`` for the engine within ``seconds``, or unchanged if the app has set one.
 
-    It has a share of that time only: what it has found by then is still to be sent and read.
+    It is 0.8 of that time (at least 1 ms), since what the engine has found by then must still be sent and read.
     """
     if "timeout" in request.body or "timeout" in request.params:
         return request
@@ -163,7 +163,7 @@ def stopping_after(request: EngineRequest, seconds: float) -> EngineRequest:
 
 
 def is_refused(response: Json) -> bool:
-    """Whether a shard answered that the window is too large for its index, while others answered: hits are missing."""
+    """Whether a shard failed because the window is too large for its index, so that its hits are missing."""
     shards = response.get("_shards")
     failures = shards.get("failures") if isinstance(shards, Mapping) else None
     return any("max_result_window" in str(failure) for failure in failures or ())
