@@ -1,4 +1,4 @@
-"""Says at start what would otherwise be found out by wondering why nothing is reranked. Pure."""
+"""Finds budgets that are too small for their windows, to warn at start. Pure."""
 
 import bisect
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from sidecar.loaded import LoadedModel
 from sidecar.settings import Settings
 
 TYPICAL_TOKENS = 128
-"""Tokens of a pair that the advice reckons with."""
+"""Tokens of a pair that the advice assumes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +16,7 @@ class TightBudget:
     """A policy whose whole window will not be scored within its budget on this device.
 
     ``needed_ms`` is predicted for ``pairs``: all documents of the window, with as many passages as they may have;
-    ``fits`` is how many pairs the budget is enough for, the engine's search not counted.
+    ``fits`` is how many pairs can be scored within the budget, without the engine's search.
     """
 
     policy: str

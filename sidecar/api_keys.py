@@ -1,7 +1,7 @@
 """API keys as salted hashes, a line each: `NAME:ROLE:SALT:HASH`. A key itself is never kept.
 
-A key is `rs_NAME~SECRET`: it says whose it claims to be, so that one hash tells, however many keys there are. The
-secret is 256 random bits, which nobody guesses: one SHA-256 is enough.
+A key is `rs_NAME~SECRET`: since it names its entry, one hash checks it, however many keys there are. The secret is
+256 random bits, which nobody guesses: one SHA-256 is enough.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ _SALT_BYTES = 16
 
 
 class KeyFault(ValueError):
-    """A line of keys cannot be used; the message names it, and holds no secret."""
+    """A line of keys, or a name or role for one, cannot be used; the message says which, and holds no secret."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,15 +31,15 @@ class ApiKey:
 
     @property
     def line(self) -> str:
-        """As it stands in a file."""
+        """The line of a key file for this key."""
         return f"{self.name}:{self.role}:{self.salt.hex()}:{self.digest.hex()}"
 
 
 def made(name: str, role: str) -> tuple[str, ApiKey]:
-    """A new key to hand out, and what is kept of it.
+    """Return a new key to hand out, and what is kept of it.
 
     Raises:
-        KeyFault: name or role have other characters than letters, digits and `._-`.
+        KeyFault: name or role is not 1 to 64 letters, digits and `._-`.
     """
     for what, text in (("name", name), ("role", role)):
         if not _NAME.fullmatch(text):
@@ -49,10 +49,10 @@ def made(name: str, role: str) -> tuple[str, ApiKey]:
 
 
 def read(text: str, source: str, roles: Mapping[str, object]) -> dict[str, ApiKey]:
-    """The keys in a file or variable, by name; blank lines and those that start with `#` are passed over.
+    """Return the keys in a file or variable, by name; blank lines and those that start with `#` are skipped.
 
     Raises:
-        KeyFault: a line is none, a name occurs twice, or a role is not configured; names ``source`` and line.
+        KeyFault: a line is malformed, a name occurs twice, or a role is not configured; names ``source`` and line.
     """
     return {key.name: key for key in _read(text, source, roles)}
 
@@ -79,7 +79,7 @@ def _read(text: str, source: str, roles: Mapping[str, object]) -> Iterator[ApiKe
 
 
 def found(keys: Mapping[str, ApiKey], key: str) -> ApiKey | None:
-    """Whose key this is; compared in a time that tells nothing of where it differs."""
+    """Return the entry that a key is valid for, or None; compares in constant time."""
     kept = keys.get(key.removeprefix(_PREFIX).partition(_END_OF_NAME)[0])
     return kept if kept and hmac.compare_digest(kept.digest, _digest(kept.salt, key)) else None
 

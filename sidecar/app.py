@@ -50,16 +50,16 @@ from sidecar.wiring import WiringError, connectors_of
 LoadModel = Callable[[str, ModelSettings], LoadedModel]
 _HEALTH_EVERY_S = 0.5
 _YOUNG_OBJECTS = 10_000
-"""After so many new objects the garbage collector looks for cycles. With the usual 700 it does so several times a
-call, and finds some twenty small ones, for 3 % of the time around a forward pass. Nothing large waits for it."""
+"""New objects after which the garbage collector looks for cycles. With the usual 700 it runs several times a call and
+finds about twenty small cycles, at 3 % of the time around a forward pass. Nothing large waits for it."""
 _SWITCH_INTERVAL_S = 0.0005
-"""How long Python code may keep the interpreter from the device's thread, which asks for it back after each operation
-of a forward pass. Measured on two cores of an AMD EPYC, 30 pairs of 85 tokens beside a thread that parses JSON without
-a pause: 2.95 s with Python's own 5 ms, 0.82 s with 1 ms, 0.55 s with 0.2 ms; 0.18 s alone."""
+"""How long another thread may hold the interpreter while the device's thread waits for it, as it does after each
+operation of a forward pass. Measured on two cores of an AMD EPYC, 30 pairs of 85 tokens beside a thread that parses
+JSON without a pause: 2.95 s with Python's own 5 ms, 0.82 s with 1 ms, 0.55 s with 0.2 ms; 0.18 s alone."""
 
 
 def load_model(name: str, settings: ModelSettings) -> LoadedModel:
-    """Load a model with torch, which is imported only here and now, while the port is open already."""
+    """Load a model with torch, which is imported only here, after the port has been opened."""
     from sidecar.scoring.loader import load
 
     return load(name, settings)
@@ -79,8 +79,8 @@ class App:
         seen: Stamp = None,
         adjust: Callable[[Settings], Settings] = lambda read: read,
     ) -> None:
-        """``file`` is watched: a change of it is taken over while calls are served, as ``adjust`` makes it. ``seen`` is
-        the stamp that it had before ``settings`` were read."""
+        """``file`` is reloaded when it changes, each time through ``adjust``; None: never. ``seen`` is its stamp from
+        before ``settings`` were read (None: as it is now). Raises StartError or WiringError."""
         self.metrics = Metrics()
         weights = {name: model.device_weight for name, model in settings.loaded_models.items()}
         self.scheduler = Scheduler(settings.server.max_queued_pairs, self.metrics, clock, weights)
@@ -100,7 +100,7 @@ class App:
         self._tasks: set[asyncio.Task[None]] = set()
         self._starting: list[asyncio.Task[None]] = []
         self._waiting: dict[str, asyncio.Task[None]] = {}
-        """For engines that were not there when they were greeted."""
+        """By connector: tasks that wait for an engine that did not answer when it was greeted."""
 
     @property
     def _settings(self) -> Settings:
@@ -109,7 +109,7 @@ class App:
     def _live(
         self, settings: Settings, connectors: Mapping[str, Connector], authentication: Authentication | None = None
     ) -> Live:
-        """All that follows from settings; raises StartError."""
+        """Build a :class:`Live`, with ``authentication`` or a new one (None); raises StartError."""
         names = Names(settings.server.names_ttl_s)
         gate = Gate(settings, connectors, self._switches.is_off)
         retrieval = Retrieval(gate, names, reserve_s=settings.server.reserve_ms / 1e3)
@@ -122,11 +122,11 @@ class App:
         )
 
     async def apply(self, settings: Settings) -> None:
-        """Take a configuration over: new models warm up first, then all is exchanged at once, and what is no longer
-        used is closed when the calls that may have it are over.
+        """Switch to a new configuration: new models warm up first, then everything is exchanged at once; what is no
+        longer used is closed after the last call that may still use it.
 
         Raises:
-            Refused: a model, a connector or a key of it cannot be used; nothing has changed.
+            Refused: a model, connector or key cannot be used, or `server.auth` would be removed; nothing has changed.
         """
         old = self._current.live
         if old.settings.server.auth and not settings.server.auth:
@@ -160,7 +160,7 @@ class App:
         self._spawn(self._try_failed(set(new.loaded_models) - set(changes.load)))
 
     async def _built(self, old: Live, new: Settings, changes: Changes) -> tuple[Live, Mapping[str, Connector]]:
-        """What follows from new settings, and the connectors of it that are new; raises Refused."""
+        """Return the new :class:`Live` and those of its connectors that were built for it; raises Refused."""
         fresh: Mapping[str, Connector] = {}
         try:
             fresh = connectors_of(new, self.metrics, only=changes.build, given=self._given)
@@ -172,14 +172,14 @@ class App:
             raise Refused(str(error)) from error
 
     async def _loaded_anew(self, name: str, settings: ModelSettings) -> LoadedModel:
-        """A model that warms up beside those that serve, not in the device's thread, which they need."""
+        """Load a model outside of the device's thread, which the serving models need; raises Refused."""
         try:
             return await asyncio.to_thread(self._load, name, settings)
         except Exception as error:
             raise Refused(f"models.{name}: {error}") from error
 
     async def _try_failed(self, names: Iterable[str]) -> None:
-        """Load what could not be loaded before: its checkpoint may have been mended meanwhile."""
+        """Load again the models that failed to load: their checkpoints may have been repaired meanwhile."""
         wanted = self._settings.loaded_models
         for name in sorted(filter(self.models.has_failed, names)):
             try:
@@ -195,7 +195,7 @@ class App:
     async def _close_later(self, old: Live, changes: Changes, dropped: Mapping[str, LoadedModel | None]) -> None:
         try:
             await asyncio.sleep(old.settings.longest_call_s + old.settings.server.shutdown_grace_s)
-        finally:  # also when the sidecar is stopped before
+        finally:  # also if the sidecar is stopped meanwhile
             await old.names.close()
             await _close(old.connectors[name] for name in changes.close)
         for name, model in dropped.items():
@@ -249,10 +249,10 @@ class App:
         return server
 
     async def start(self) -> None:
-        """Open the ports and begin to load the models; returns at once, :meth:`ready` waits for the models.
+        """Open the ports and begin to load the models, without waiting for them; :meth:`ready` waits.
 
         Raises:
-            StartError: a port is taken or an address cannot be used.
+            StartError: a port is taken, or an address or a certificate cannot be used.
         """
         settings = self._settings.server
         if settings.metrics_address:
@@ -274,13 +274,13 @@ class App:
             self._starting.append(self._spawn(self._greet(connector)))
 
     async def _look_at_files(self) -> None:
-        """Keys, certificates and lists are read again when they change, off the event loop."""
+        """Re-read keys, certificates and revocation lists when they change, off the event loop, until cancelled."""
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
             for look in (*self._looks, self._current.live.authentication.look):
                 try:
                     await asyncio.to_thread(look)
-                except Exception as error:  # noqa: BLE001 - what was valid stays so, and the next look is to come
+                except Exception as error:  # noqa: BLE001 - what was valid stays valid; the next look tries again
                     log.exception("file_not_looked_at", error=type(error).__name__)
 
     async def ready(self) -> None:
@@ -288,7 +288,7 @@ class App:
         await asyncio.gather(*self._starting)
 
     async def stop(self) -> None:
-        """Take no new calls, let those in flight finish within the grace, then close everything."""
+        """Take no new calls, let those in flight finish within `shutdown_grace_s`, then close everything."""
         await self._health.stopping()
         await self._server.stop(self._settings.server.shutdown_grace_s)
         for task in self._tasks:
@@ -307,7 +307,7 @@ class App:
     async def run(self, on_ready: Callable[[], None] = lambda: None) -> None:
         """Serve until SIGTERM or SIGINT; a second signal ends the process at once.
 
-        ``on_ready`` is called when every model is loaded or has failed.
+        ``on_ready`` is called once every model is loaded or has failed and every engine has been greeted.
         """
         stopping = asyncio.Event()
 
@@ -329,8 +329,8 @@ class App:
         await self.stop()
 
     async def _settle(self, on_ready: Callable[[], None]) -> None:
-        """Leave out of every garbage collection to come what lives as long as the process: with torch and transformers
-        a full one takes 0.13 s, and every call waits for it."""
+        """Once ready, exempt long-lived objects from garbage collection and begin to watch the file. With torch and
+        transformers a full collection takes 0.13 s, and every call waits for it."""
         await self.ready()
         gc.collect()
         gc.freeze()
@@ -340,7 +340,7 @@ class App:
         on_ready()
 
     async def _load_models(self) -> None:
-        """Load all models, then let all be used: they share the device's thread, and loading would hold up scoring."""
+        """Load all models, then put all into use: loading runs in the device's thread and would hold up scoring."""
         settings = self._settings
         if any(languages_of(settings, policy) for policy in settings.policies.values()):
             await asyncio.to_thread(languages.prepare)
@@ -372,8 +372,8 @@ class App:
             return None
 
     async def _watch_health(self) -> None:
-        """Tell the health of reranking whenever it changes: a device gets stuck without a word. Models that fail are
-        tried from here, since nobody calls where health has turned."""
+        """Publish the health of reranking whenever it changes, since a stuck device raises no error. Also retries
+        failing models: an unhealthy sidecar may get no calls that would."""
         told = self._can_rerank
         while True:
             await asyncio.sleep(_HEALTH_EVERY_S)
@@ -384,7 +384,7 @@ class App:
                 await self._health.started(reranking=told)
 
     async def _greet(self, connector: Connector) -> None:
-        """Say in the log which engine answers; one that does not is waited for."""
+        """Log which engine answers; wait in the background for one that does not."""
         if problem := await greeting.greet(connector):
             self._waiting[connector.name] = self._spawn(greeting.wait_for(connector, problem))
 

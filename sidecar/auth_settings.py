@@ -1,4 +1,4 @@
-"""The part of the server's settings that says who may call, and what for."""
+"""The `server.auth` section of the configuration: who may call, and what they may use."""
 
 from typing import Self
 
@@ -22,7 +22,7 @@ class Role(Section):
 
 
 ANYONE = Role()
-"""Of a server that asks nobody who he is."""
+"""The role of every caller where `server.auth` is not set."""
 
 
 class JwtSettings(Section):

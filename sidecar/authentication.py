@@ -1,4 +1,4 @@
-"""Who calls, by what the call shows: an API key or a JSON Web Token; and how often he may."""
+"""Identifies callers by an API key or a JSON Web Token, and limits their rate."""
 
 import os
 import time
@@ -21,12 +21,12 @@ _MOST_CALLERS = 10_000
 
 
 class Authentication:
-    """Tells callers apart. Without settings everybody is let in."""
+    """Identifies callers. Without settings everybody is let in, as :data:`NOBODY`."""
 
     def __init__(
         self, settings: AuthSettings | None, metrics: Metrics, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Raises KeyFault, OSError, ValueError where keys cannot be used, and ImportError without PyJWT."""
+        """Raises KeyFault, OSError or ValueError if keys cannot be used, ImportError if tokens need PyJWT."""
         self._settings = settings
         self._keys = _Keys(settings, metrics) if settings else None
         self._tokens = _tokens(settings.jwt, metrics, clock) if settings and settings.jwt else None
@@ -40,16 +40,16 @@ class Authentication:
 
     @property
     def asks(self) -> bool:
-        """Whether callers have to show who they are."""
+        """Whether callers must authenticate."""
         return self._settings is not None
 
     async def caller(self, metadata: Iterable[tuple[str, Any]]) -> Caller:
-        """Who calls, with one more call counted.
+        """Identify the caller from a call's metadata, and count the call towards his rate.
 
         Raises:
-            NoAuthorization: nothing is shown, or what is shown is not valid.
-            NotAllowed: he has no role here.
-            TooManyCalls: he has called too often lately.
+            NoAuthorization: no key or token is shown, or it is not valid.
+            NotAllowed: the token names no configured role.
+            TooManyCalls: the call exceeds the rate of his role.
         """
         if self._settings is None or self._keys is None:
             return NOBODY
@@ -75,7 +75,7 @@ class Authentication:
 
 
 def _tokens(settings: JwtSettings, metrics: Metrics, clock: Callable[[], float]) -> "Tokens":
-    """Imports PyJWT, which is needed for tokens only."""
+    """Build the check of tokens; imports PyJWT, which nothing else needs."""
     from sidecar.tokens import Tokens
 
     return Tokens(settings, metrics, clock)
@@ -90,7 +90,7 @@ class _Keys:
         self.file = WatchedFile(lambda: self._read(file), "api_keys", file, metrics=metrics) if file else None
 
     def found(self, key: str) -> api_keys.ApiKey | None:
-        """Whose key this is now."""
+        """Return the entry that the key is valid for; None if there is none."""
         of_file = api_keys.found(self.file.current(), key) if self.file else None
         return of_file or api_keys.found(self._own, key)
 
@@ -99,14 +99,17 @@ class _Keys:
 
 
 class Rates:
-    """Calls of each caller, as in a bucket that fills evenly and holds what a second fills."""
+    """A token bucket for each caller, which holds the calls of one second, and at least one.
+
+    Only the :data:`_MOST_CALLERS` callers that called last are remembered.
+    """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._buckets: dict[str, tuple[float, float]] = {}
 
     def allows(self, caller: str, per_s: float | None) -> bool:
-        """Whether one more call is within the rate, and counts it if so. None is no bound."""
+        """Count one more call if it is within the rate (None: no limit), and return whether it is."""
         if per_s is None:
             return True
         now, most = self._clock(), max(1.0, per_s)

@@ -12,7 +12,7 @@ from sidecar.watched_file import WatchedFile
 
 
 class Certificates:
-    """What the port shows and trusts. gRPC asks at every handshake, in threads of its own."""
+    """The port's certificate, key and trusted CAs. gRPC asks for them at every handshake, in threads of its own."""
 
     def __init__(self, settings: TlsSettings, metrics: Metrics) -> None:
         """Read the files.
@@ -32,7 +32,7 @@ class Certificates:
         self._file.look()
 
     def credentials(self) -> grpc.ServerCredentials:
-        """For a secure port."""
+        """Return credentials for a secure port; they follow changes of the files."""
         mutual = self._settings.client_ca is not None
         fetch: Any = self._changed  # its stubs do not know that None leaves all as it is
         credentials: grpc.ServerCredentials = grpc.dynamic_ssl_server_credentials(
@@ -41,7 +41,7 @@ class Certificates:
         return credentials
 
     def _changed(self) -> grpc.ServerCertificateConfiguration | None:
-        """The certificates anew if a file has changed, else None: those in use stay. It never raises."""
+        """Return the certificates if they changed since the last call, else None: those in use stay. Never raises."""
         with self._lock:
             before, self._given = self._given, self._file.current()
             return None if self._given is before else self._given
@@ -65,5 +65,5 @@ class Certificates:
 
 
 def _refuse() -> str:
-    """Instead of asking in the terminal."""
+    """Raise ValueError, where OpenSSL would ask for a password in the terminal."""
     raise ValueError("the key has a password; a server needs one without")

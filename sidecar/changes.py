@@ -1,4 +1,4 @@
-"""What differs between two configurations: what taking the new one over has to do, and what people want to know.
+"""What differs between two configurations: the work of switching to the new one, and a report for people.
 
 Pure.
 """
@@ -10,14 +10,14 @@ from typing import Any
 from sidecar.settings import Settings
 
 LIVE_SERVER_KEYS = frozenset(("auth", "names_ttl_s"))
-"""Of `server`: what can change while the port is open."""
+"""Keys of `server` that can change while the port is open."""
 
 
 @dataclass(frozen=True)
 class Changes:
-    """Names of models to load and to drop, and of connectors to build and to close: what is the same stays as it is.
+    """Names of models to load and drop, and of connectors to build and close; those that are the same stay in use.
 
-    ``needs_restart`` are keys of the file whose change is not taken over.
+    A changed connector is built and closed. ``needs_restart`` are the keys whose change is ignored until a restart.
     """
 
     load: tuple[str, ...]
@@ -28,7 +28,7 @@ class Changes:
 
     @classmethod
     def of(cls, old: Settings, new: Settings) -> "Changes":
-        """From the configuration that is served to another one."""
+        """Compare the served configuration with a new one."""
         models, wanted = old.loaded_models, taken_over(old, new).loaded_models
         fixed = [
             f"server.{key}"
@@ -47,7 +47,7 @@ class Changes:
 
 
 def taken_over(old: Settings, new: Settings) -> Settings:
-    """The new configuration with what cannot change while the port is open as it was."""
+    """Return the new configuration, with the old values of what cannot change while the port is open."""
     live = {key: getattr(new.server, key) for key in LIVE_SERVER_KEYS}
     server, threads = old.server.model_copy(update=live), {"threads": _threads(old)}
     models = {name: model.model_copy(update=threads) for name, model in new.models.items()}
@@ -55,12 +55,12 @@ def taken_over(old: Settings, new: Settings) -> Settings:
 
 
 def _threads(settings: Settings) -> int | None:
-    """The same for all models: the device's thread sets it when it loads them, and a process once."""
+    """CPU threads, the same for all models: the device's thread sets them at loading, once for the process."""
     return next(model.threads for model in settings.models.values())
 
 
 def differences(old: Settings, new: Settings) -> Iterator[str]:
-    """A line for each value that differs, by its path; of secrets it is said only that they differ."""
+    """Yield a line for each differing value, by path, then for connectors that differ only in a secret, not shown."""
     before, after = (_flat(one.model_dump(mode="json")) for one in (old, new))
     for path in sorted({*before, *after}):
         if path not in before:

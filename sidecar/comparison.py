@@ -12,11 +12,11 @@ from sidecar.v1 import rerank_pb2 as pb
 
 _TITLE_FIELDS = ("title", "name", "headline", "subject")
 _WIDTH = 110
-"""Columns at most, however wide the terminal is."""
+"""Most columns used, however wide the terminal is."""
 
 
 def show(query: str, original: Page, final: Page, console: Console | None = None, rows: int | None = None) -> None:
-    """Print the engine's order beside the final one, with moves, scores and where the time went; ``rows`` at most."""
+    """Print the engine's order beside the final one, with moves, scores and timings; ``rows`` at most (None: all)."""
     console = console or Console()
     title = Text(f"“{query}”", style="bold")
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, expand=True, padding=0)
@@ -73,7 +73,7 @@ def _final(page: Page, place: int) -> tuple[str | Text, str, Text, str, str]:
 
 
 def move(places: int) -> Text:
-    """How far a hit has come: up in green, down in red."""
+    """How many places a hit moved: up in green, down in red."""
     if places == 0:
         return Text("=", style="dim")
     return Text(f"▲{places}", style="green") if places > 0 else Text(f"▼{-places}", style="red")

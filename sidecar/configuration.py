@@ -1,4 +1,4 @@
-"""Reads the configuration file; everything wrong in it is told at once, each fault with its line.
+"""Reads the configuration file; all its faults are reported at once, each with its line.
 
 rerank-sidecar.yaml:14: policies.articles.fusion.method: 'linaer' is not allowed; allowed: linear, rrf, replace
 """
@@ -44,7 +44,7 @@ _TEXTS = {
 
 @dataclass(frozen=True, order=True, slots=True)
 class Fault:
-    """One thing that is wrong in a file; line and path are left out where the file as a whole is to blame."""
+    """One fault in a file; ``line`` is 0 and ``path`` empty where there is none to name."""
 
     line: int
     path: str
@@ -57,7 +57,7 @@ class Fault:
 
 
 class ConfigurationError(ValueError):
-    """The file cannot be used; `faults` holds every reason found, by line, and the text has one line for each."""
+    """The file cannot be used; ``faults`` holds every fault found, sorted by line; the text has a line for each."""
 
     def __init__(self, file: Path, *faults: Fault) -> None:
         super().__init__("\n".join(fault.at(file) for fault in faults))
@@ -66,7 +66,7 @@ class ConfigurationError(ValueError):
 
 
 def load(path: str | Path) -> Settings:
-    """The settings in a file; relative paths in it start at its folder. Raises ConfigurationError, with every fault."""
+    """Return the settings in a file; its relative paths start at its folder. Raises ConfigurationError."""
     file = Path(path)
     try:
         located = located_yaml.read(_text(file))
@@ -98,7 +98,7 @@ def _text(file: Path) -> str:
 
 
 def _start_of(file: Path) -> bytes:
-    """A byte more than may be, if there is one. A pipe would be waited for."""
+    """Read at most one byte more than MAX_BYTES; raises OSError for a pipe, which could block."""
     if file.exists() and not (file.is_file() or file.is_dir()):
         raise OSError(errno.EINVAL, "it is neither a file nor a link to one")
     with file.open("rb") as stream:
@@ -106,7 +106,7 @@ def _start_of(file: Path) -> bytes:
 
 
 def _validate(located: Located, folder: Path) -> tuple[Settings | None, set[Fault]]:
-    """The settings, or every fault: of the YAML, of single values, and of names that are not defined."""
+    """Return the settings (None if invalid) and every fault: of the YAML, of single values, of undefined names."""
     settings = None
     faults = {Fault(line, _dotted(find(keys).keys), message) for line, keys, message in located.faults}
     spoilt = {(line, keys) for line, keys, _ in located.faults}
@@ -127,14 +127,14 @@ def _dotted(keys: Keys) -> str:
 
 
 def _in_words(error: ValidationError) -> list[tuple[Keys, str]]:
-    """Each of pydantic's errors as where and one sentence."""
+    """Keys and a message for each of pydantic's errors, except those that another error caused."""
     errors = error.errors(include_url=False)
     meant = {(find(each["loc"][:-1]).keys, near) for each in errors if (near := _nearest(each))}
     return [found for each in errors if not _follows(each, meant) for found in _one_in_words(each)]
 
 
 def _follows(error: ErrorDetails, meant: set[tuple[Keys, str]]) -> bool:
-    """Whether another error is the cause: the key missing is misspelt, or the list is short of its bad entry."""
+    """Whether another error caused this one: the missing key is misspelt, or the list lacks only its bad entries."""
     if error["type"] == "missing":
         return (find(error["loc"][:-1]).keys, error["loc"][-1]) in meant
     return error["type"] == "too_short" and len(error["input"]) > 0
@@ -160,7 +160,7 @@ def _one_in_words(error: ErrorDetails) -> Iterator[tuple[Keys, str]]:
 
 
 def _own_error(error: ErrorDetails, place: Place) -> Iterator[tuple[Keys, str]]:
-    """What a validator of the settings said."""
+    """Keys and message of each fault that a validator of the settings raised."""
     cause = error["ctx"]["error"]
     if not isinstance(cause, Faults):
         yield place.keys, str(cause)
@@ -181,7 +181,7 @@ def _unknown_key(nearest: str, allowed_keys: tuple[str, ...]) -> str:
 
 
 def _without_type(place: Place, section: object) -> tuple[Keys, str]:
-    """A connector without `type`, which may only be misspelt."""
+    """The fault of a connector without `type`; the key may only be misspelt."""
     names = [key for key in section if isinstance(key, str)] if isinstance(section, Mapping) else []
     for typo in get_close_matches("type", names, n=1):
         return (*place.keys, typo), f"unknown key; did you mean 'type'? allowed types: {place.allowed}"
@@ -210,7 +210,7 @@ def _shown(place: Place, value: object) -> str:
 
 
 def _misplaced_booleans(tree: object) -> list[tuple[Keys, str]]:
-    """`rank_window_size: yes` would become 1 otherwise."""
+    """Faults of booleans where a number is expected: `rank_window_size: yes` would become 1 otherwise."""
     found = []
     for keys, value in _leaves(tree):
         place = find(keys)

@@ -1,4 +1,4 @@
-"""The settings of connectors: where an engine is, how it is trusted, and who asks it."""
+"""The settings of connectors: address of the engine, TLS, credentials and timeouts."""
 
 from typing import Annotated, Any, Literal, Self
 
@@ -19,7 +19,7 @@ class BasicAuth(Section):
 
 
 class ConnectorSettings(Section):
-    """What all connectors share."""
+    """Settings that all connectors share."""
 
     allow_indices: tuple[IndexPattern, ...] = Field(
         ("*",),
@@ -32,7 +32,7 @@ class ConnectorSettings(Section):
 
 
 class HttpConnectorSettings(ConnectorSettings):
-    """What the connectors over HTTP share."""
+    """Settings that the connectors over HTTP share."""
 
     hosts: tuple[str, ...] = Field(
         (),
@@ -103,11 +103,11 @@ class HttpConnectorSettings(ConnectorSettings):
 
     @property
     def urls(self) -> tuple[str, ...]:
-        """The nodes, however they are named."""
+        """URLs of the nodes."""
         return self.hosts
 
     def options(self) -> HttpOptions:
-        """What a connector is made with, secrets included.
+        """Return the connector's options, with secrets revealed.
 
         Raises:
             BadOption, OSError: options exclude each other, or a file cannot be read.
@@ -132,7 +132,7 @@ class HttpConnectorSettings(ConnectorSettings):
         )
 
     def _own(self) -> dict[str, Any]:
-        """The options of one engine alone."""
+        """Options that only this engine has."""
         return {}
 
 
@@ -159,7 +159,7 @@ class ElasticsearchSettings(HttpConnectorSettings):
 
     @property
     def urls(self) -> tuple[str, ...]:
-        """The nodes, however they are named."""
+        """URLs of the nodes, from ``hosts`` or ``cloud_id``."""
         return self.hosts if self.cloud_id is None else (cloud_url(self.cloud_id),)
 
     def _own(self) -> dict[str, Any]:

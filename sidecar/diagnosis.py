@@ -1,4 +1,4 @@
-"""What is wrong with the reranking of an index, from the replies to a few real queries. Pure."""
+"""Diagnoses the reranking of an index from the replies to a few real queries. Pure."""
 
 import statistics
 from collections import Counter
@@ -43,7 +43,10 @@ class Asked:
 
 
 def problems(asked: Sequence[Asked], policy: Mapping[str, Any], window: int) -> Iterator[str]:
-    """One sentence for each thing that is wrong. ``policy`` are its settings, ``window`` its hits that are reranked."""
+    """Yield a sentence for each problem.
+
+    ``asked`` is not empty; ``policy`` are the settings of the policy (empty: none), ``window`` is its window size.
+    """
     yield from _fallbacks(asked)
     yield from _absent_fields(asked, policy)
     sizes = max(one.size for one in asked)
@@ -72,7 +75,7 @@ def _fallbacks(asked: Sequence[Asked]) -> Iterator[str]:
 
 
 def _absent_fields(asked: Sequence[Asked], policy: Mapping[str, Any]) -> Iterator[str]:
-    """Fields of the policy that no hit carries, where hits carry their source."""
+    """Problems of the policy's fields that are absent or empty in every `_source`; none if no hit has one."""
     sources = [hit.get("_source") for one in asked for hit in one.original.hits]
     known = [source for source in sources if isinstance(source, dict)]
     if not known:

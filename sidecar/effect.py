@@ -1,4 +1,4 @@
-"""What reranking did to one reply, and what it lately did to a policy's replies: whether it still does anything. Pure.
+"""Measures the effect of reranking on a reply, and lately on a policy's replies: whether it still has any. Pure.
 
 The worst failure of a reranker is a silent one: calls succeed, the order is the engine's, and nobody notices.
 """
@@ -11,20 +11,21 @@ from sidecar.types import Outcome, Ranking
 
 PAGE = 10
 WINDOW_S = 600.0
-"""What is older says nothing of now."""
+"""Age from which a reply no longer counts."""
 MOST_KEPT = 1000
-"""Replies of one policy that are kept."""
+"""Most replies that are kept of one policy."""
 ENOUGH = 20
-"""With fewer replies nothing is concluded."""
+"""Fewest replies that anything is concluded from."""
 
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """One reply of a policy. ``without_text`` is a share of the candidates that are not pinned, ``truncated`` of the
-    passages, each 0 to 1.
+    """The effect on one reply of a policy; ``reason`` is why it was not reranked, empty if it was. Shares are 0 to 1.
 
-    ``moved`` says whether any hit changed its place, ``displacement`` by how many places on average, ``overlap`` which
-    share of the engine's first :data:`PAGE` is still there; ``constant`` that all scores were the same.
+    ``moved``: whether any hit changed its place; ``displacement``: by how many places on average; ``overlap``: share
+    of the engine's first :data:`PAGE` hits that are still among them; ``constant``: whether all scores were the same;
+    ``without_text``: share of the candidates, pinned ones aside (0 if only partly reranked); ``truncated``: share of
+    the passages that are longer than the model reads.
     """
 
     reason: str = ""
@@ -37,7 +38,7 @@ class Effect:
 
     @classmethod
     def of(cls, ranking: Ranking, truncated: float = 0.0) -> "Effect":
-        """What a ranking did to the engine's order."""
+        """Measure a ranking against the engine's order; ``truncated`` is kept as given."""
         if ranking.outcome not in (Outcome.RERANKED, Outcome.PARTIAL):
             return cls(reason=ranking.reason.name)
         order = ranking.order
@@ -56,14 +57,14 @@ class Effect:
 
     @property
     def reranked(self) -> bool:
-        """Whether the model had a say."""
+        """Whether the reply was reranked, at least in part."""
         return not self.reason
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """A policy's replies of the last :data:`WINDOW_S` seconds. Shares are of ``reranked``, but for ``reasons``, which
-    are of all replies that are no RERANKED or PARTIAL, by reason."""
+    """A policy's replies of the last :data:`WINDOW_S` seconds. Figures are means over those ``reranked``; ``reasons``
+    are the shares of all ``replies`` that were not reranked, by reason."""
 
     replies: int
     reranked: int
@@ -77,11 +78,11 @@ class Summary:
 
     @property
     def fallbacks(self) -> float:
-        """Share of replies that reranking was meant for and did not reach."""
+        """Share of all replies that are in the engine's order although they were to be reranked."""
         return sum(share for reason, share in self.reasons.items() if reason not in _MEANT)
 
     def findings(self) -> Iterator[str]:
-        """What is wrong, a sentence each; none while there are fewer than :data:`ENOUGH` replies."""
+        """Yield a sentence for each problem; none from fewer than :data:`ENOUGH` replies."""
         if self.replies >= ENOUGH and self.fallbacks > _MOST_FALLBACKS:
             worst = max((one for one in self.reasons if one not in _MEANT), key=lambda one: self.reasons[one])
             yield f"{self.fallbacks:.0%} of replies are in the engine's order, most of them for {worst}"
@@ -124,14 +125,14 @@ class Effects:
     _kept: deque[tuple[float, Effect]] = field(default_factory=lambda: deque(maxlen=MOST_KEPT))
 
     def add(self, effect: Effect, now: float) -> None:
-        """One more reply; ``now`` in seconds of a monotonic clock."""
+        """Add a reply; ``now`` is in seconds of a monotonic clock."""
         while self._kept and self._kept[0][0] < now - WINDOW_S:
             self._kept.popleft()
         self._kept.append((now, effect))
 
     def summary(self, now: float) -> Summary:
-        """Of those that are not older than :data:`WINDOW_S`; may be asked in another thread than replies come in."""
-        effects = [effect for at, effect in list(self._kept) if at >= now - WINDOW_S]  # one step, as `list` is in C
+        """Summarise the replies not older than :data:`WINDOW_S`; may run in another thread than :meth:`add`."""
+        effects = [effect for at, effect in list(self._kept) if at >= now - WINDOW_S]  # atomic, as `list` is in C
         reranked = [effect for effect in effects if effect.reranked]
         reasons = Counter(effect.reason for effect in effects if not effect.reranked)
         return Summary(

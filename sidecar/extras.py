@@ -1,4 +1,4 @@
-"""What settings may ask for beyond the core, of packages that are not everywhere; they are imported only then."""
+"""Optional features; their packages are imported only when the settings ask for them."""
 
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ class StartError(Exception):
 
 
 def authentication(settings: AuthSettings | None, metrics: Metrics) -> Authentication:
-    """Who may call; raises StartError."""
+    """Build the authentication of callers; raises StartError."""
     try:
         return Authentication(settings, metrics)
     except ImportError:
@@ -27,7 +27,7 @@ def authentication(settings: AuthSettings | None, metrics: Metrics) -> Authentic
 
 
 def spans(settings: TracingSettings | None) -> Spans:
-    """Where spans go; raises StartError."""
+    """Build what makes spans, :data:`NO_SPANS` without settings; raises StartError."""
     if settings is None:
         return NO_SPANS
     try:
@@ -41,7 +41,7 @@ def spans(settings: TracingSettings | None) -> Spans:
 
 
 def revoked(settings: TlsSettings | None, metrics: Metrics) -> "Revoked | None":
-    """What refuses certificates that are revoked, if there are lists; raises StartError."""
+    """Build the check for revoked certificates; None if no list is configured; raises StartError."""
     if settings is None or settings.client_crl is None or settings.client_ca is None:
         return None
     try:

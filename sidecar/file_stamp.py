@@ -1,13 +1,13 @@
-"""Whether a file has changed."""
+"""Stamps that tell whether a file has changed."""
 
 from pathlib import Path
 
 Stamp = tuple[int, int, int] | None
-"""Inode, size and time of change of a file, its rights included; None where there is none."""
+"""Inode, size and ctime in ns, which changes with the permissions, too; None if the file cannot be examined."""
 
 
 def stamp_of(file: Path) -> Stamp:
-    """What is different once a file has changed."""
+    """Return a value that differs once the file has changed."""
     try:
         status = file.stat()
     except OSError:

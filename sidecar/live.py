@@ -1,4 +1,4 @@
-"""The configuration that calls are served by: one object, exchanged whole, so that no call sees half of a change."""
+"""The configuration in use: one object, replaced as a whole, so that no call sees half of a change."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ from sidecar.settings import Settings
 
 @dataclass(frozen=True)
 class Live:
-    """All that follows from one configuration, models left aside. A call keeps the one that it began with."""
+    """Everything built from one configuration, except its models. A call keeps the one that it began with."""
 
     settings: Settings
     connectors: Mapping[str, Connector]
@@ -25,9 +25,9 @@ class Live:
 
 @dataclass
 class Switches:
-    """What is switched off by hand, whatever the configuration says; forgotten with the process.
+    """Policies that an admin switched off, whatever the configuration says; a restart forgets them.
 
-    ``gauge`` is that of a policy: 1 while it is off.
+    ``gauge`` is labelled by policy: 1 while that policy is off.
     """
 
     gauge: Gauge
@@ -35,12 +35,12 @@ class Switches:
     off: set[str] = field(default_factory=set)
 
     def is_off(self, policy: str) -> bool:
-        """Whether a policy is to leave the engine's order alone."""
+        """Whether a policy is switched off, by itself or with all others."""
         return self.all_off or policy in self.off
 
     def turn(self, policy: str, *, on: bool) -> None:
-        """Switch one policy, or with an empty name all of them; those that were off by themselves before all were stay
-        off when all are on again, until that is said once more."""
+        """Switch one policy, or all if the name is empty. Policies that were switched off by name stay off when all are
+        switched on again; switching all on a second time switches these on, too."""
         if policy and on:
             self.off.discard(policy)
         elif policy:
@@ -51,7 +51,7 @@ class Switches:
             self.all_off = not on
 
     def show(self, policies: Iterable[str], gone: Iterable[str] = ()) -> None:
-        """Tell of the policies that are configured, and no more of those that are gone."""
+        """Set the gauge of each configured policy, and remove it for those that are ``gone``."""
         for name in policies:
             self.gauge.labels(name).set(int(self.is_off(name)))
         for name in set(gone) - set(policies):
@@ -59,7 +59,7 @@ class Switches:
 
 
 class Current:
-    """Holds what is live now."""
+    """Holds the :class:`Live` in use."""
 
     def __init__(self, live: Live) -> None:
         self.live = live

@@ -1,4 +1,4 @@
-"""YAML as plain values, together with the line on which each of them stands.
+"""Reads YAML as plain values, with the line of each.
 
 Only what a configuration needs is accepted: one document of mappings, lists and scalars, aliases included. Keys are
 text whatever they look like. No message repeats a value of the file: it might be a secret.
@@ -22,7 +22,7 @@ _SCALARS = ("null", "bool", "int", "float", "str")
 class Located:
     """`tree` holds plain values; `lines` the 1-based line of each one (of its key, where it has one) by its keys.
 
-    `faults` are the mistakes that left a tree to go on with: (line, keys, message).
+    `faults` are the mistakes that still leave a usable tree: (line, keys, message).
     """
 
     tree: Any = None
@@ -30,14 +30,14 @@ class Located:
     faults: list[tuple[int, Keys, str]] = field(default_factory=list)
 
     def line_of(self, keys: Keys) -> int:
-        """The line of the nearest place around `keys` that is in the file."""
+        """Return the line of `keys`, or of its nearest parent that is in the file; 1 if none is."""
         while keys and keys not in self.lines:
             keys = keys[:-1]
         return self.lines.get(keys, 1)
 
 
 class Unreadable(Exception):
-    """The text is not YAML that can be gone on with; `line` is None where no line is to blame."""
+    """The text cannot be used as YAML; `line` is None where the fault has none."""
 
     def __init__(self, line: int | None, message: str) -> None:
         super().__init__(message)
@@ -63,7 +63,7 @@ def _line(mark: yaml.Mark | None) -> int | None:
 
 
 def _problem(error: yaml.MarkedYAMLError) -> str:
-    """The parser's words without names it quotes (`password: *hunter2` looks like an alias), and where it began."""
+    """The parser's message and position, without the names it quotes: `password: *hunter2` looks like an alias."""
     problem = re.sub(r"""(alias|anchor|handle) (['"]).*\2""", r"\1", error.problem or "syntax error").removeprefix(
         "but "
     )
@@ -75,7 +75,7 @@ def _problem(error: yaml.MarkedYAMLError) -> str:
 
 
 class _Reader:
-    """Turns nodes into values; aliases are followed, and what they expand to is counted."""
+    """Turns nodes into values; aliases are followed, and their expansions count towards MAX_NODES."""
 
     def __init__(self) -> None:
         self.located = Located()
@@ -105,7 +105,7 @@ class _Reader:
         return self._value(node, keys)
 
     def _pairs(self, node: yaml.MappingNode, keys: Keys) -> Iterator[tuple[str, yaml.Node]]:
-        """Each key, its line noted, with its value; a key that comes again is a fault and its first value stays."""
+        """Yield each key with its value, and note its line; a repeated key is a fault, and its first value stays."""
         seen: dict[str, int] = {}
         for key, value in node.value:
             line = key.start_mark.line + 1
@@ -120,7 +120,7 @@ class _Reader:
                 yield key.value, value
 
     def _scalar(self, node: yaml.Node, kind: str, keys: Keys) -> Any:
-        if kind == "timestamp":  # no setting is a date, but an index may be called by one
+        if kind == "timestamp":  # no setting is a date, but an index may be named like one
             return node.value
         if kind not in _SCALARS or not isinstance(node, yaml.ScalarNode):
             self._fault(self.located.line_of(keys), keys, "has a tag (`!...`); text that begins with ! needs quotes")

@@ -7,13 +7,13 @@ import traceback
 import structlog
 
 _FRAMES = 20
-"""Frames of a traceback that are logged, the innermost ones."""
+"""Most frames of a traceback that are logged, the innermost ones."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("sidecar")
 
 
 def configure(level: str = "info", *, pretty: bool = False) -> None:
-    """Log from ``level`` on: one JSON object a line, or coloured lines for people with ``pretty``."""
+    """Log from ``level`` up: one JSON object a line, or with ``pretty`` coloured lines for people."""
     processors: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -22,7 +22,7 @@ def configure(level: str = "info", *, pretty: bool = False) -> None:
     ]
     last = structlog.dev.ConsoleRenderer() if pretty else structlog.processors.JSONRenderer()
     logging.basicConfig(handlers=[_Libraries()], level=logging.WARNING, force=True)
-    logging.getLogger("elastic_transport.node_pool").setLevel(logging.ERROR)  # it tells every failed try
+    logging.getLogger("elastic_transport.node_pool").setLevel(logging.ERROR)  # it logs every failed try
     structlog.configure(
         processors=[*processors, last],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
@@ -31,8 +31,8 @@ def configure(level: str = "info", *, pretty: bool = False) -> None:
 
 
 class _Libraries(logging.Handler):
-    """What libraries log, in the same lines: the first line of what they say before anything is filled in, since the
-    rest may quote a query or a document."""
+    """Logs records of libraries in the same format: only the first line of the message, without its arguments, since
+    the rest may quote a query or a document."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record."""
@@ -42,7 +42,7 @@ class _Libraries(logging.Handler):
 
 
 def _frames_only(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """Where an error was raised and its kind, but not its message: that may quote a query or a document."""
+    """Log an error's frames and type, but not its message, which may quote a query or a document."""
     told = event.pop("exc_info", None)
     error = told if isinstance(told, BaseException) else sys.exc_info()[1] if told else None
     if error:

@@ -16,33 +16,33 @@ _SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
 class CacheCounts(Protocol):
-    """What a cache tells of itself; read when somebody asks for the metrics, so that counting costs a call nothing."""
+    """Counts that a cache keeps; they are read only when metrics are scraped, so that exporting costs calls nothing."""
 
     hits: int
     misses: int
 
     @property
     def size_bytes(self) -> int:
-        """Memory taken."""
+        """Memory in use, in bytes."""
         ...
 
 
 class CacheCollector(Collector):
-    """The counts of all caches: token ids by model, scores for all models together."""
+    """Exports the counts of all caches: tokens and vectors by model, scores for all models together."""
 
     def __init__(self) -> None:
         self._caches: dict[tuple[str, str], CacheCounts] = {}
 
     def watch(self, cache: str, model: str, counts: CacheCounts) -> None:
-        """Tell of a cache from now on; it takes the place of one under the same names."""
+        """Export a cache's counts from now on; it replaces one under the same names."""
         self._caches[cache, model] = counts
 
     def forget(self, model: str) -> None:
-        """Tell no more of a model's caches."""
+        """Stop exporting a model's caches; an empty name changes nothing."""
         self._caches = {names: counts for names, counts in self._caches.items() if names[1] != model or not model}
 
     def collect(self) -> Iterator[Metric]:
-        """The metrics now."""
+        """Yield the current metrics."""
         lookups = CounterMetricFamily(
             "sidecar_cache_lookups",
             "Passages (tokens, vectors) and pairs (scores) looked up.",
@@ -159,54 +159,54 @@ class Metrics:
         self.registry.register(self._caches)
 
     def watch_cache(self, cache: str, model: str, counts: CacheCounts) -> None:
-        """Tell of a cache: ``tokens`` or ``vectors`` of a model, or ``scores`` of all, with an empty ``model``."""
+        """Export the counts of a model's ``tokens`` or ``vectors``, or of all ``scores``, with an empty ``model``."""
         self._caches.watch(cache, model, counts)
 
     def configured(self, *, ok: bool) -> None:
-        """A changed configuration was taken over, or refused."""
+        """Record that a changed configuration was applied, or refused."""
         self.reloads.labels("applied" if ok else "refused").inc()
         self.configuration_current.set(int(ok))
 
     def file_served(self, file: str) -> None:
-        """A file of keys or certificates was read for the first time."""
+        """Record the first read of a file of keys, certificates or revoked ones; ``file`` is its label."""
         self.files_current.labels(file).set(1)
         for outcome in ("applied", "refused"):
             self.file_changes.labels(file, outcome)
 
     def file_changed(self, file: str, *, ok: bool) -> None:
-        """A change of it was taken over, or refused."""
+        """Record that a change of such a file was applied, or refused."""
         self.file_changes.labels(file, "applied" if ok else "refused").inc()
         self.files_current.labels(file).set(int(ok))
 
     def begin(self, model: str) -> None:
-        """Show a model's counters from the start: a rate of what is not there yet is no rate of 0."""
+        """Export a model's counters from the start: without them a rate would be missing instead of 0."""
         self.model_ready.labels(model).set(0)
         self.device_seconds.labels(model)
         self.wasted_device_seconds.labels(model)
         self.failed_passes.labels(model)
 
     def end(self, model: str) -> None:
-        """Show no more whether a model is ready: it is not configured."""
+        """Stop exporting the readiness and the caches of a model that is no longer configured."""
         self.model_ready.remove(model)
         self._caches.forget(model)
 
     def observe_reply(self, policy: str, budget_used: float, *, constant: bool) -> None:
-        """Record a reply that reranking was meant for: its time over its budget, and whether all scores were the same.
+        """Record a reply that was to be reranked: its time as a share of its budget, and whether all scores were equal.
 
         ``policy`` is a configured name.
         """
         self.budget_used.labels(policy).observe(budget_used)
-        self.constant_scores.labels(policy).inc(constant)  # also by 0: a rate needs the counter to be there before
+        self.constant_scores.labels(policy).inc(constant)  # also by 0: a rate needs the counter to exist before
 
     def observe_forward(self, model: str, tokens: float, predicted_s: float, actual_s: float) -> None:
-        """Record one forward pass that gave scores."""
+        """Record one forward pass that gave scores; ``tokens`` count its padding."""
         self.device_seconds.labels(model).inc(actual_s)
         self.batch_tokens.labels(model).observe(tokens)
         if predicted_s > 0:
             self.forward_ratio.labels(model).observe(actual_s / predicted_s)
 
     def observe_job(self, model: str, predicted_s: float, actual_s: float) -> None:
-        """Record a job that was scored, from its admission on."""
+        """Record a scored job: the predicted and the actual time from its admission to its end."""
         if predicted_s > 0:
             self.job_ratio.labels(model).observe(actual_s / predicted_s)
 

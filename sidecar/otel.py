@@ -25,11 +25,11 @@ _EXPORT_TIMEOUT_S = 2
 _CLOSE_S = 3
 _NS_PER_S = 1_000_000_000
 _OWN_FAULTS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
-"""What is an error of the server's span by the semantic conventions for gRPC; of others the caller has to say."""
+"""Statuses that make a server span an error by the semantic conventions for gRPC; others are the client's to judge."""
 
 
 class _Exporter(OTLPSpanExporter):
-    """Says once that spans do not get through, and once that they do again; the library would at every try."""
+    """Logs once that spans are lost, and once that they arrive again; the library would log every try."""
 
     _failing = False
 
@@ -48,13 +48,13 @@ class OpenTelemetrySpans:
     their own: a collector that is slow or gone costs calls nothing."""
 
     def __init__(self, settings: TracingSettings) -> None:
-        """Begin to send; that nobody listens at the endpoint is no error. Headers and certificates of the collector
-        are those of OpenTelemetry's own environment variables (``OTEL_EXPORTER_OTLP_HEADERS`` ...).
+        """Begin to send; an endpoint that does not answer is not an error. Headers and certificates for the collector
+        come from OpenTelemetry's own environment variables (``OTEL_EXPORTER_OTLP_HEADERS`` ...).
 
         Raises:
             ValueError: one of those variables cannot be used.
         """
-        logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # it tells every failed try
+        logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # it logs every failed try
         self._provider = TracerProvider(
             resource=Resource.create({"service.name": settings.service, "service.version": __version__}),
             sampler=ParentBased(TraceIdRatioBased(settings.share)),
@@ -118,12 +118,12 @@ class OpenTelemetrySpans:
 
     def close(self) -> None:
         """See :class:`sidecar.tracing.Spans`."""
-        ending = threading.Thread(target=self._provider.shutdown, daemon=True)  # it sends what waits, however long
+        ending = threading.Thread(target=self._provider.shutdown, daemon=True)  # it sends what is queued, however long
         ending.start()
         ending.join(_CLOSE_S)
 
     def _enter(self, span: trace.Span) -> None:
-        """What happens from here on happens inside of ``span``, also at the engine."""
+        """Make ``span`` the parent of what follows, also at the engine."""
         self._current.set(span)
         headers: dict[str, str] = {}
         TraceContextTextMapPropagator().inject(headers, trace.set_span_in_context(span))

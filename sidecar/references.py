@@ -1,4 +1,4 @@
-"""Where a configuration names a policy, model or connector, and which of these names it does not define. Pure."""
+"""Finds names of policies, models and connectors that a configuration uses but does not define. Pure."""
 
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
@@ -7,11 +7,11 @@ from typing import Any
 from sidecar.setting_types import Keys
 
 NEAR = "near"
-"""Name of the model that a policy's cosine is of, if it names no other."""
+"""Default name of the model of a policy's cosine."""
 
 
 def dangling_names(tree: Mapping[str, Any]) -> list[tuple[Keys, str]]:
-    """Where a tree of settings, validated or raw, names a policy, model or connector that it does not define."""
+    """The undefined names in a tree of settings, validated or raw: where each stands, and a message."""
     sections = {name: tree.get(name) for name in ("connectors", "models", "policies")}
     defined = {name: list(section) if isinstance(section, Mapping) else [] for name, section in sections.items()}
     defined["models"] = [*(defined["models"] if "models" in tree else ["default"]), NEAR]
@@ -23,7 +23,7 @@ def dangling_names(tree: Mapping[str, Any]) -> list[tuple[Keys, str]]:
 
 
 def _references(tree: Mapping[str, Any]) -> Iterator[tuple[str, Keys, object]]:
-    """(section it must be a key of, where, name) of each reference; what has the wrong shape is passed over."""
+    """Yield (section that must define it, keys, name) of each reference; parts of the wrong shape are skipped."""
     yield "policies", ("default_policy",), tree.get("default_policy")
     policies = tree.get("policies")
     for policy, settings in policies.items() if isinstance(policies, Mapping) else ():
@@ -41,7 +41,7 @@ def _references(tree: Mapping[str, Any]) -> Iterator[tuple[str, Keys, object]]:
 
 
 def _of_roles(server: object) -> Iterator[tuple[str, Keys, object]]:
-    """What roles may use, by name; a pattern may stand for what is still to come."""
+    """Yield the references of roles; patterns are skipped, as they may match names that are added later."""
     auth = server.get("auth") if isinstance(server, Mapping) else None
     roles = auth.get("roles") if isinstance(auth, Mapping) else None
     for role, may_use in roles.items() if isinstance(roles, Mapping) else ():

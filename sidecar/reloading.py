@@ -1,4 +1,4 @@
-"""Takes a changed configuration file over while calls are served; a file that cannot be used changes nothing."""
+"""Reloads a changed configuration file while calls are served; a file that cannot be used changes nothing."""
 
 import asyncio
 import time
@@ -14,19 +14,19 @@ from sidecar.settings import Settings
 
 LOOK_EVERY_S = 1.0
 RETRY_AFTER_S, RETRY_EVERY_S = 10.0, 600.0
-"""A refused file is tried again, ever less often: another one that it names, a key or a certificate, may have come
-after it."""
+"""First and longest interval at which a refused file is retried, doubled each time: a file that it names, a key or a
+certificate, may arrive after it."""
 
 
 class Refused(Exception):
-    """A configuration is valid and cannot be taken over; the message says why."""
+    """A valid configuration cannot be applied; the message says why."""
 
 
 class Reloader:
-    """Watches a file. ``apply`` takes new settings over, or raises :class:`Refused` and changes nothing."""
+    """Watches a file. ``apply`` switches to new settings, or raises :class:`Refused` and changes nothing."""
 
     def __init__(self, file: Path, seen: Stamp, apply: Callable[[Settings], Awaitable[None]], metrics: Metrics) -> None:
-        """``seen`` is the stamp that the file had before what is served was read."""
+        """``seen`` is the file's stamp from before the served settings were read."""
         self._file = file
         self._apply = apply
         self._metrics = metrics
@@ -36,12 +36,12 @@ class Reloader:
         self._retry_at, self._retry_after_s = 0.0, RETRY_AFTER_S
 
     def ask(self) -> None:
-        """Read the file again now, changed or not, as on SIGHUP."""
+        """Have :meth:`watch` read the file again at once, changed or not, as on SIGHUP."""
         self._asked.set()
 
     async def watch(self) -> None:
-        """Look at the file until cancelled. A change counts when two looks have found the same, since a half-written
-        file may be valid, too. Changes that come while one is being taken over are seen afterwards."""
+        """Check the file every :data:`LOOK_EVERY_S` until cancelled. A change counts once two checks in a row find the
+        same stamp, since a half-written file may be valid, too. Changes during a reload are seen afterwards."""
         last = self._stamp
         while True:
             with suppress(TimeoutError):
@@ -56,15 +56,15 @@ class Reloader:
             last = stamp
 
     async def reload(self, *, again: bool = False) -> bool:
-        """Take the file over as it is now; whether that went well. What was refused is tried ``again`` in silence, as
-        long as its faults are the same."""
+        """Load and apply the file as it is now; return whether that succeeded. ``again`` marks the retry of a refused
+        file, whose faults are logged only if they differ from the last ones."""
         known, self._refused = (self._refused if again else ()), ()
         self._retry_after_s = min(RETRY_EVERY_S, 2 * self._retry_after_s) if again else RETRY_AFTER_S
         try:
             await self._apply(await asyncio.to_thread(load, self._file))
         except (ConfigurationError, Refused) as error:
             self._refuse(str(error).splitlines(), known)
-        except Exception as error:  # noqa: BLE001 - whatever it is, what was served goes on being served
+        except Exception as error:  # noqa: BLE001 - whatever it is, the old configuration stays in use
             self._refuse([f"an unforeseen fault: {type(error).__name__}"], known, error)
         else:
             self._metrics.configured(ok=True)

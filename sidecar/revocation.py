@@ -1,6 +1,6 @@
-"""Client certificates that were revoked before their time was over. Needs cryptography, as the extra [jwt] does.
+"""Refuses client certificates that were revoked before they expired. Needs cryptography, as the extra [jwt] does.
 
-gRPC checks signature and dates at the handshake, and knows of no such lists; so each call is checked here.
+gRPC checks signature and dates at the handshake but no revocation lists; so each call is checked here.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,11 +18,11 @@ from sidecar.metrics import Metrics
 from sidecar.watched_file import WatchedFile
 
 _LEAF = "x509_pem_cert"
-"""Where gRPC puts the certificate that a client has shown."""
+"""Key under which gRPC's auth context holds the client's certificate."""
 _BEGIN, _END = b"-----BEGIN X509 CRL-----", b"-----END X509 CRL-----"
 
 Numbers = Mapping[x509.Name, AbstractSet[int]]
-"""By the name of their CA, the numbers of certificates that are revoked."""
+"""Serial numbers of the revoked certificates, by the name of their CA."""
 
 
 class Revoked:
@@ -32,7 +32,7 @@ class Revoked:
     """
 
     def __init__(self, file: Path, cas: Path, metrics: Metrics) -> None:
-        """The lists in ``file`` are signed by CAs of ``cas``; those of other CAs are left out, and that is logged.
+        """Read the lists in ``file`` that are signed by CAs of ``cas``; those of other CAs are skipped, with a warning.
 
         Raises:
             ValueError: the file cannot be used; the message says why.
@@ -45,10 +45,10 @@ class Revoked:
         self._listed.look()
 
     def check(self, shown: Mapping[str, Sequence[bytes]]) -> None:
-        """``shown`` is what gRPC knows of the client's end of the connection.
+        """Check the client's certificate in ``shown``, gRPC's auth context of the call.
 
         Raises:
-            NoAuthorization: its certificate is on a list.
+            NoAuthorization: the certificate is on a list.
         """
         listed = self._listed.current()
         for issuer, number in map(_named, shown.get(_LEAF, ())):

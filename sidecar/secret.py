@@ -1,4 +1,4 @@
-"""Secrets: in the configuration file, the environment or a file of their own, and never shown."""
+"""Secrets, given in the configuration file, the environment or a file of their own; never shown."""
 
 import os
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from sidecar.setting_types import ExistingFile, Faults, Section
 class SecretFrom(Section):
     """Where a secret is read from, so that it need not stand in the file.
 
-    Two are equal while the file is the same: a configuration that is read again after a rotation is another one.
+    Two are equal only if their file's stamps are, too: a configuration that is reloaded after a rotation differs.
     """
 
     env: str | None = Field(None, description="Name of the environment variable that holds the secret.")
@@ -33,7 +33,7 @@ class SecretFrom(Section):
         return self
 
     def read(self) -> str:
-        """The secret itself."""
+        """Return the secret itself."""
         return self.file.read_text(encoding="utf-8").rstrip("\n") if self.file else os.environ[self.env or ""]
 
 
@@ -47,5 +47,5 @@ Secret = Annotated[
 
 
 def reveal(secret: Secret) -> str:
-    """The secret as text, for handing to a client; never for printing."""
+    """Return the secret as text, for a client; never print it."""
     return secret.read() if isinstance(secret, SecretFrom) else secret.get_secret_value()

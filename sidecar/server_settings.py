@@ -1,4 +1,4 @@
-"""The part of the configuration that is the server's own."""
+"""The `server` section of the configuration."""
 
 from typing import Self
 

@@ -1,4 +1,4 @@
-"""What the settings allow at each place of the tree: for error messages and for the reference."""
+"""What is allowed at each place of the settings tree, for error messages and the reference."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ from sidecar.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A place in the tree: its keys, its type, the field it is (None inside lists and mappings of names).
+    """A place in the tree: its keys, its type (None if unknown), its field (None inside lists and mappings of names).
 
-    `keys` end above a secret's own keys, and `secret` is true there: nothing in it may be shown.
+    At and inside a secret, `secret` is true and `keys` end at the secret itself: nothing in it may be shown.
     """
 
     keys: Keys
@@ -27,7 +27,7 @@ class Place:
 
     @property
     def allowed(self) -> str:
-        """The allowed values in words, such as `1..1000` or `linear, rrf`; empty if any value of the type is."""
+        """The allowed values in words, such as `1..1000` or `linear, rrf`; empty: any value of the type is allowed."""
         return allowed(self.annotation, self.field)
 
     @property
@@ -37,7 +37,7 @@ class Place:
 
 
 def find(location: Sequence[str | int]) -> Place:
-    """The place that keys, or one of pydantic's error locations, lead to.
+    """Return the place that a path of keys, or one of pydantic's error locations, leads to.
 
     Pydantic puts the tag of the union member it chose into a location; such tags are taken out of `keys`.
     """
@@ -108,7 +108,7 @@ def is_secret(annotation: Any) -> bool:
 
 
 def allowed(annotation: Any, field: FieldInfo | None) -> str:
-    """The allowed values of a field in words; empty if any value of its type is."""
+    """The allowed values of a field in words; empty if any value of its type is allowed."""
     extra = field.json_schema_extra if field else None
     if isinstance(extra, dict) and "allowed" in extra:
         return str(extra["allowed"])

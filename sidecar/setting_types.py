@@ -1,4 +1,4 @@
-"""Types of single settings that check more than their shape, and the error for what is wrong between several."""
+"""Types of settings that need checks of their own, and the error for faults between several settings."""
 
 import re
 from collections.abc import Callable
@@ -18,11 +18,11 @@ LANGUAGES = frozenset(_LANGUAGES.split())
 """Codes of the languages that :mod:`sidecar.languages` knows."""
 
 Keys = tuple[str | int, ...]
-"""Where a value stands: keys and list positions from the root, such as `("policies", "articles", "match", 0)`."""
+"""Path of a value: keys and list positions from the root, such as `("policies", "articles", "match", 0)`."""
 
 
 class Faults(ValueError):
-    """What is wrong between several keys: for each fault where it is, from this section on, and one sentence."""
+    """Faults between several keys: for each its path, relative to this section, and one sentence."""
 
     def __init__(self, *faults: tuple[Keys, str]) -> None:
         super().__init__("; ".join(f"{'.'.join(map(str, keys))}: {message}" for keys, message in faults))
@@ -39,7 +39,7 @@ Checked = TypeVar("Checked")
 
 
 def _in_file(check: Callable[[Path, Checked], Checked]) -> AfterValidator:
-    """A check that needs the configuration file's folder; settings made without a file are left as they are."""
+    """A validator that needs the configuration file's folder; without a file it accepts values unchanged."""
 
     def validate(value: Checked, info: ValidationInfo) -> Checked:
         return check(info.context["folder"], value) if info.context else value
@@ -54,7 +54,7 @@ def _existing_file(folder: Path, path: Path) -> Path:
 
 
 def _local_or_hub(folder: Path, checkpoint: str) -> str:
-    """A folder next to the file wins over a hub id; what can only be a folder has to be one."""
+    """Return the folder beside the file if there is one, else the hub id; ``./``, ``../``, ``/`` need a folder."""
     if checkpoint != BUNDLED and _is(Path.is_dir, folder / checkpoint):
         return str(folder / checkpoint)
     if checkpoint.startswith(("./", "../", "/")):
@@ -63,7 +63,7 @@ def _local_or_hub(folder: Path, checkpoint: str) -> str:
 
 
 def _is(kind: Callable[[Path], bool], path: Path) -> bool:
-    """`kind(path)`, and no where the path cannot be looked at (too long, no permission)."""
+    """Return ``kind(path)``; False if the path cannot be examined (too long, no permission)."""
     try:
         return kind(path)
     except OSError:

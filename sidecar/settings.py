@@ -82,7 +82,7 @@ class ModelSettings(Section):
 
     @property
     def languages(self) -> tuple[str, ...] | None:
-        """The languages that the checkpoint's folder said it is for when these settings were made; None: any."""
+        """Languages that the checkpoint's folder named when these settings were made; None: any."""
         return self._languages
 
     @field_validator("checkpoint")
@@ -251,13 +251,13 @@ class PolicySettings(Section):
 
     @property
     def _smallest_asked(self) -> int:
-        """The smallest window as far as the file says one: the default yields to a smaller window."""
+        """``min_rank_window_size`` if it was set, else 1: its default yields to a smaller window."""
         return (self.min_rank_window_size or 1) if "min_rank_window_size" in self.model_fields_set else 1
 
     @field_validator("mode", mode="before")
     @classmethod
     def _words_of_yaml(cls, mode: object) -> object:
-        """YAML takes the words `on` and `off` for true and false."""
+        """Turn booleans back into `on` and `off`, words that YAML reads as true and false."""
         return ("on" if mode else "off") if isinstance(mode, bool) else mode
 
     @model_validator(mode="after")
@@ -268,19 +268,19 @@ class PolicySettings(Section):
 
     @property
     def is_on(self) -> bool:
-        """Whether it reranks, as far as it says itself."""
+        """Whether the policy's own ``enabled`` and ``mode`` allow reranking; `shadow` counts, too."""
         return self.enabled and self.mode != "off"
 
     @property
     def second(self) -> Cosine | None:
-        """The cosine, where it has a say."""
+        """The cosine if it can affect the order, else None."""
         if self.cosine is None or self.fusion.method == "replace":
             return None
         return self.cosine if self.cosine.share or self.cosine.order_rest else None
 
     @property
     def models(self) -> tuple[str, ...]:
-        """Names of the models that it uses."""
+        """Names of the models that the policy uses."""
         return (self.model, self.second.model) if self.second else (self.model,)
 
 
@@ -309,7 +309,7 @@ class Settings(Section):
     @field_validator("models")
     @classmethod
     def _completed(cls, models: dict[str, ModelSettings]) -> dict[str, ModelSettings]:
-        """With :data:`NEAR`, and with the threads that one names for all: the last one loaded would set the number."""
+        """Add :data:`NEAR`, and give all models the one ``threads`` that is set: the last one loaded would win."""
         whole = models if NEAR in models else {**models, NEAR: ModelSettings(kind="bi_encoder")}
         named = {model.threads for model in whole.values()} - {None}
         threads = {"threads": named.pop()} if len(named) == 1 else {}
@@ -317,14 +317,14 @@ class Settings(Section):
 
     @property
     def longest_call_s(self) -> float:
-        """No call takes longer, by any policy, connector, or wish of a caller."""
+        """Upper bound on the time of a call in seconds: the largest budget, budget limit or search timeout."""
         budgets_ms = (max(policy.budget_ms, policy.limits.budget_ms) for policy in self.policies.values())
         searches_ms = (connector.search_timeout_ms for connector in self.connectors.values())
         return max([*budgets_ms, *searches_ms], default=0) / 1e3
 
     @property
     def loaded_models(self) -> dict[str, ModelSettings]:
-        """Those to load: all but :data:`NEAR` where no policy uses it."""
+        """The models to load: all, except :data:`NEAR` if no policy uses it."""
         used = {name for policy in self.policies.values() for name in policy.models}
         return {name: model for name, model in self.models.items() if name != NEAR or name in used}
 
@@ -343,7 +343,7 @@ class Settings(Section):
 
 
 def _impossible(settings: Settings) -> Iterator[tuple[Keys, str]]:
-    """What would never be reranked, by arithmetic alone."""
+    """Faults between sections: differing threads, models of the wrong kind, impossible budgets and windows."""
     reserve_ms, most = settings.server.reserve_ms, settings.server.max_queued_pairs
     threads = {name: one.threads for name, one in settings.models.items() if one.threads is not None}
     if len(set(threads.values())) > 1:

@@ -1,4 +1,4 @@
-"""JSON Web Tokens: whether one is valid, and the issuer's keys that say so. Needs PyJWT, the extra [jwt]."""
+"""Validates JSON Web Tokens with the issuer's keys. Needs PyJWT, the extra [jwt]."""
 
 import asyncio
 import http.client
@@ -16,18 +16,18 @@ from sidecar.metrics import Metrics
 from sidecar.watched_file import WatchedFile
 
 _ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "EdDSA")
-"""Asymmetric ones only: with a shared secret whoever checks a token could make one."""
+"""Asymmetric ones only: with a shared secret, whoever checks tokens could also make them."""
 _LEEWAY_S = 30
 _FRESH_S = 300.0
-"""Keys that are older are fetched anew, while calls go on with those that are known."""
+"""Age from which keys are fetched again, while calls go on with the known ones."""
 _ASK_AGAIN_S = 10.0
-"""Tokens with keys that nobody knows, or an issuer that is silent, make no more requests than one in this time."""
+"""Least time between two requests to the issuer, however many tokens have unknown keys or however silent it is."""
 _STALE_S = 3600.0
-"""A call waits for keys that are older still: they may have been withdrawn long ago. An issuer that is silent then
-keeps them valid all the same."""
+"""Age from which calls wait for new keys: the known ones may have been withdrawn long ago. If the issuer does not
+answer, they stay valid all the same."""
 _FETCH_TIMEOUT_S = 2
 _UNUSABLE = (jwt.PyJWTError, ValueError, AttributeError, TypeError)
-"""What an answer raises that is no set of keys."""
+"""Errors raised by an answer that is not a set of keys."""
 
 Keys = Mapping[str | None, jwt.PyJWK]
 
@@ -36,17 +36,17 @@ class Tokens:
     """Checks tokens of one issuer."""
 
     def __init__(self, settings: JwtSettings, metrics: Metrics, clock: Callable[[], float]) -> None:
-        """Raises OSError or ValueError where the file of keys cannot be used; an address is asked later."""
+        """Raises OSError or ValueError if the file of keys cannot be used; a URL is fetched only later."""
         self._settings = settings
         file = settings.jwks_file
         self.file = WatchedFile(partial(_of_file, file), "jwks", file, metrics=metrics) if file else None
         self._issuer = _Issuer(settings.jwks_url, clock) if settings.jwks_url else None
 
     async def read(self, token: str) -> tuple[str, str]:
-        """Subject and role of a valid token.
+        """Return subject and role of a valid token; the role is empty if its claim is missing or not text.
 
         Raises:
-            NoAuthorization: it is not valid; why, it is not told in detail.
+            NoAuthorization: it is not valid; the message does not say why in detail.
         """
         try:
             key = await self._key(jwt.get_unverified_header(token).get("kid"))
@@ -75,7 +75,7 @@ class Tokens:
 
 
 class _Issuer:
-    """The keys at an issuer's address. Those known stay valid while it is silent, and no call waits for a known key."""
+    """The keys at an issuer's URL. They stay valid while it is silent; calls wait only for unknown or stale ones."""
 
     def __init__(self, url: str, clock: Callable[[], float]) -> None:
         self._client = jwt.PyJWKClient(url, cache_jwk_set=False, timeout=_FETCH_TIMEOUT_S)
@@ -85,7 +85,7 @@ class _Issuer:
         self._fetching: asyncio.Task[None] | None = None
 
     async def keys(self, wanted: str | None) -> Keys:
-        """All that are known, once ``wanted`` is among them or the issuer has been asked for it just now."""
+        """Return all known keys; first wait for a fetch under way if ``wanted`` is unknown or they are stale."""
         now = self._clock()
         due = now >= self._known_at + _FRESH_S or wanted not in self._known
         if self._fetching is None and due and now >= self._asked_at + _ASK_AGAIN_S:

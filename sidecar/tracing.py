@@ -1,7 +1,7 @@
 """Which trace a call belongs to, and the spans of its stages.
 
-A call's own `traceparent` (W3C Trace Context) goes on to the engine and into the log, with or without spans. Where
-`server.tracing` is set, :mod:`sidecar.otel` makes spans; nothing else of the package knows OpenTelemetry.
+A call's own `traceparent` (W3C Trace Context) is passed on to the engine and the log, with or without spans. Where
+`server.tracing` is set, :mod:`sidecar.otel` makes spans; no other module uses OpenTelemetry.
 """
 
 import re
@@ -18,35 +18,35 @@ _TRACE_ID = slice(3, 35)
 
 
 class Spans(Protocol):
-    """Makes the spans of calls, or does not."""
+    """Makes the spans of calls; :class:`NoSpans` makes none."""
 
     def call(self, method: str, carried: Mapping[str, str]) -> AbstractContextManager[None]:
-        """A block that serves one call of `/package.Service/Method`, within the trace that it ``carried`` here."""
+        """Return a context for one call of `/package.Service/Method`, in the trace of the headers ``carried``."""
         ...
 
     def stage(self, name: str) -> AbstractContextManager[None]:
-        """A block that is one stage of the call."""
+        """Return a context for one stage of the call."""
         ...
 
     def ended(self, name: str, seconds: float, ago_s: float) -> None:
-        """A stage that took ``seconds`` and was over ``ago_s`` ago."""
+        """Record a stage that took ``seconds`` and ended ``ago_s`` seconds ago."""
         ...
 
     def describe(self, about: Mapping[str, str | int]) -> None:
-        """Say more about the call: names and numbers, never a text of the caller's or of a document."""
+        """Add attributes to the current span: names and numbers, never text of a caller or a document."""
         ...
 
     def failed(self, status: str) -> None:
-        """The call ends with the name of a gRPC status other than OK."""
+        """Record that the call ends with this gRPC status, the name of one other than OK."""
         ...
 
     def close(self) -> None:
-        """Send what is not sent yet; takes a few seconds at most."""
+        """Send the spans that are not sent yet; takes a few seconds at most."""
         ...
 
 
 class NoSpans:
-    """Hands the caller's trace on, and makes nothing of it."""
+    """Passes the caller's trace on, and makes no spans."""
 
     @contextmanager
     def call(self, method: str, carried: Mapping[str, str]) -> Iterator[None]:  # noqa: ARG002
@@ -77,22 +77,22 @@ _spans: ContextVar[Spans] = ContextVar("spans", default=NO_SPANS)
 
 
 def serving(spans: Spans) -> None:
-    """Have the stages of this call make ``spans``."""
+    """Use ``spans`` for the stages of this call."""
     _spans.set(spans)
 
 
 def spans() -> Spans:
-    """Those of the call that is served here."""
+    """Return what makes the spans of the call under way."""
     return _spans.get()
 
 
 def trace_id() -> str:
-    """32 hex digits, the trace of the call that is served here; empty where it belongs to none."""
+    """Return the trace id of the call under way, 32 hex digits; empty if it belongs to no trace."""
     return trace_headers.get().get("traceparent", "")[_TRACE_ID]
 
 
 def carried_by(metadata: Iterable[tuple[str, str | bytes]]) -> dict[str, str]:
-    """The trace that a call's metadata name; empty where they name none, or not as the standard has it.
+    """Return the trace headers in a call's metadata; empty if they name no trace, or violate the standard.
 
     >>> carried_by([("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"), ("user", "me")])
     {'traceparent': '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01'}

@@ -13,7 +13,7 @@ from sidecar.metrics import Metrics
 
 _LOOK_EVERY_S = 10.0
 _AGAIN_AFTER_S = 600.0
-"""A finding that lasts is logged so often."""
+"""Interval at which a lasting finding is logged again."""
 
 
 class Watch(Collector):
@@ -27,11 +27,11 @@ class Watch(Collector):
         metrics.registry.register(self)
 
     def follow(self, policies: Iterable[str]) -> None:
-        """Watch these policies from now on; what is known of them stays."""
+        """Watch these policies from now on; replies already recorded for them are kept."""
         self._effects = {policy: self._effects.get(policy, Effects()) for policy in policies}
 
     def saw(self, policy: str, effect: Effect) -> None:
-        """One more reply of a policy."""
+        """Record a reply of a policy, and log findings if it is time; unknown policies are ignored."""
         now = self._clock()
         if effects := self._effects.get(policy):
             effects.add(effect, now)
@@ -40,11 +40,11 @@ class Watch(Collector):
             self._tell(now)
 
     def summary(self, policy: str) -> Summary:
-        """Of a policy's last replies."""
+        """Summarise a policy's recent replies; an unknown policy has none."""
         return self._effects.get(policy, Effects()).summary(self._clock())
 
     def collect(self) -> Iterator[Metric]:
-        """The shares now, for Prometheus."""
+        """Yield the current shares, for Prometheus."""
         fallbacks = GaugeMetricFamily(
             "sidecar_fallback_ratio", "Share of the last replies in the engine's order.", labels=("policy", "reason")
         )
@@ -78,7 +78,7 @@ class Watch(Collector):
         yield from ratios.values()
 
     def _tell(self, now: float) -> None:
-        """Log findings when they appear, once in a while as long as they last, and when they are over."""
+        """Log findings when they appear or change, at intervals while they last, and when they are over."""
         for policy, effects in self._effects.items():
             found = tuple(effects.summary(now).findings())
             before, at = self._told.get(policy, ((), -_AGAIN_AFTER_S))

@@ -1,4 +1,4 @@
-"""Small files that are read again when they change: keys, lists of what is revoked, certificates."""
+"""Small files that are read again when they change: keys, certificates, revocation lists."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,14 +12,14 @@ from sidecar.metrics import Metrics
 T = TypeVar("T")
 
 LOOK_EVERY_S = 1.0
-"""How often somebody is to :meth:`WatchedFile.look`."""
+"""Interval at which the owner is to call :meth:`WatchedFile.look`."""
 
 
 class WatchedFile(Generic[T]):
-    """What a file holds, as of the last look at it. A broken one changes nothing. Threads may share it."""
+    """The content of one or more files, as of the last :meth:`look`. A broken file changes nothing. Thread-safe."""
 
     def __init__(self, read: Callable[[], T], event: str, *files: Path, metrics: Metrics) -> None:
-        """``read`` reads ``files``; it raises OSError or ValueError where they cannot be used, and so does this.
+        """``read`` parses ``files``; it raises OSError or ValueError if they cannot be used, and so does this.
         ``event`` begins the names of the log lines ``EVENT_replaced`` and ``EVENT_not_replaced``, and is the label of
         ``sidecar_file_current`` and ``sidecar_file_changes_total``."""
         self._metrics = metrics
@@ -31,19 +31,19 @@ class WatchedFile(Generic[T]):
         metrics.file_served(event)
 
     def current(self) -> T:
-        """What is valid now."""
+        """Return the content that was last read successfully."""
         return self._kept
 
     def look(self) -> None:
-        """Read it again if it has changed. A change counts when two looks have found the same, since a half-written
-        file may be valid, too: an empty one holds no keys, a shorter one fewer."""
+        """Read the files again if they have changed. A change counts once two looks in a row find the same stamps,
+        since a half-written file may be valid, too: an empty one holds no keys, a shorter one fewer."""
         with self._lock:
             last, self._last = self._last, self._stamps()
             if self._last == last and (last != self._seen or None in last):
                 self._replace(last)
 
     def _replace(self, stamps: list[Stamp]) -> None:
-        """A file that cannot be read is tried again; what cannot be used is tried when it changes."""
+        """Read the files; an unreadable one is tried again at each look, invalid content only when it changes."""
         try:
             self._kept = self._read_files()
         except (OSError, ValueError, RecursionError) as error:
@@ -58,7 +58,7 @@ class WatchedFile(Generic[T]):
             log.info(f"{self._event}_replaced", file=str(self._files[0]))
 
     def _read_files(self) -> T:
-        if others := [file for file in self._files if not file.is_file()]:  # a pipe would be waited for
+        if others := [file for file in self._files if not file.is_file()]:  # reading a pipe could block
             raise FileNotFoundError(f"{others[0]} is no file")
         return self._read()
 

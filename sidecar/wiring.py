@@ -1,4 +1,4 @@
-"""From settings to connectors. Imports a search client only when it is configured."""
+"""Builds the configured connectors; a search client is imported only if a connector uses it."""
 
 from collections.abc import Collection, Mapping
 
@@ -20,7 +20,7 @@ def connectors_of(
     only: Collection[str] | None = None,
     given: Mapping[str, Connector] | None = None,
 ) -> dict[str, Connector]:
-    """All configured connectors by name, or some of them; none is connected yet. Those ``given`` are taken as they are.
+    """Build the connectors, by name, without connecting. ``only``: their names (None: all); ``given``: used instead.
 
     Raises:
         WiringError: a file cannot be read, options exclude each other, or a library is not installed.

@@ -1,4 +1,4 @@
-"""The command `rerank-sidecar`: one module a command. What is slow to import is imported inside the commands."""
+"""The command `rerank-sidecar`, one module for each subcommand. Slow imports are made inside the commands."""
 
 import sys
 
@@ -45,7 +45,7 @@ app.command()(key)
 
 
 def main() -> None:
-    """Run the command line. Ctrl-C ends it with status 130, a reader that has gone with 1, neither with a traceback."""
+    """Run the command line. Ctrl-C ends it with status 130, a closed output pipe with 1, neither with a traceback."""
     try:
         app(prog_name="rerank-sidecar")
     except KeyboardInterrupt:  # outside of a command; inside, typer does the same

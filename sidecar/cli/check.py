@@ -42,7 +42,7 @@ def check(
 
 
 def _check_access(settings: Settings) -> None:
-    """Keys, certificates and lists of revoked ones: what `serve` would stop for."""
+    """End the command if keys, certificates or revocation lists would keep `serve` from starting."""
     from sidecar import extras
     from sidecar.certificates import Certificates
     from sidecar.metrics import Metrics
@@ -60,7 +60,7 @@ def _check_access(settings: Settings) -> None:
 
 
 async def _check_engines(settings: Settings) -> bool:
-    """Print one line for each engine, problems on stderr; whether there are none."""
+    """Print one line for each engine, problems on stderr; return whether there were no problems."""
     from sidecar.metrics import Metrics
     from sidecar.wiring import WiringError, connectors_of
 
@@ -86,7 +86,7 @@ async def _problem_of(connector: Connector) -> str:
 
 
 def _cause(connector: Connector, error: ConnectorError) -> str:
-    """The error without the connector's name, which stands before it already."""
+    """Return the error without the connector's name, with which the line begins already."""
     return str(error).removeprefix(f"connector {connector.name!r}: ")
 
 

@@ -40,8 +40,8 @@ def diff(
 
 
 def _matched(*settings: Settings) -> list[str]:
-    """What policies match, patterns as they are written: indices that fit one of them have its policy, if no longer
-    pattern fits them too."""
+    """Return the `match` patterns of all policies, sorted, as written: an index that fits one has its policy, unless a
+    longer pattern fits it too."""
     return sorted({match.index for one in settings for policy in one.policies.values() for match in policy.match})
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sidecar.evaluation.variants import Variant
 
 _COLUMNS = 100
-"""What the tables need; a narrower terminal wraps them."""
+"""Columns that the tables need; a narrower terminal wraps them."""
 
 
 def evaluate(
@@ -98,7 +98,7 @@ def evaluate(
 
 @contextmanager
 def _mistakes_told() -> Iterator[None]:
-    """What is wrong with the judgments, the sweep or the sidecar ends the command with a sentence."""
+    """End the command with a sentence if the judgments, the sweep or the sidecar are at fault."""
     from sidecar.evaluation.asking import AskingError
     from sidecar.evaluation.process import NotServing
     from sidecar.evaluation.variants import VariantError
@@ -149,7 +149,7 @@ def _body(file: Path | None, fields: list[str]) -> dict[str, Any]:
 
 
 def _of_index(settings: Settings, connector: str, index: str) -> str:
-    """The configuration's only policy, or the one that the index gets, as far as its name tells."""
+    """Return the only policy, or the one that the index gets by its name; ends the command if that is not known."""
     if len(settings.policies) == 1:
         return next(iter(settings.policies))
     resolver, where = Resolver(settings), connector_of(settings, connector or None)

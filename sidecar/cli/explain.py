@@ -42,10 +42,11 @@ def explain(
 
 
 def explanation(settings: Settings, connector: str | None, index: str) -> dict[str, Any]:
-    """`allowed`, `policy`, `why`, `plan`, and `body`: the changes to a search's body (None where there are none).
+    """Return what `--json` prints. ``plan`` is None if there is no policy.
 
-    ``refused`` says that such a call fails, by an `on_conflict`; ``asks_engine`` that a running sidecar would ask what
-    the name stands for, and may so choose another policy.
+    ``body`` holds the changes to a search's body, None if there are none. ``refused``: an `on_conflict` makes such a
+    call fail. ``asks_engine``: a running sidecar would ask the engine what the name stands for, and may then choose
+    another policy.
 
     Raises:
         InvalidRequest: the name is too long.
@@ -93,7 +94,7 @@ def _rows(chosen: Plan, policy: PolicySettings) -> dict[str, Any]:
 
 
 def _changes(chosen: Plan) -> dict[str, str]:
-    """How the app's body is changed while its `from` is inside the window; nothing else in it is touched."""
+    """Return how the app's body is changed while its `from` is inside the window; the rest stays as it is."""
     window = chosen.rank_window_size
     timeout = {"timeout": "what is left for the search, unless the app says one"} if chosen.engine_timeout else {}
     return {

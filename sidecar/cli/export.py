@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sidecar.evaluation.quality import Quality
 
 FIGURES = "model_int8.json"
-"""Name of the file with what was printed."""
+"""Name of the file with the printed figures."""
 TITLE = "Differences of scores, and orders of 44 queries over the demo's documents, from float32"
 
 
@@ -71,7 +71,7 @@ def _settings(checkpoint: str, revision: str | None, label: int | None, max_leng
 
 
 def _compared(settings: ModelSettings, made: Path, progress: Progress) -> "dict[str, Quality]":
-    """The exact model and the other ways to run it on this CPU, by name."""
+    """Return the quality of the exact model and of the other ways to run it on this CPU, by name."""
     from sidecar.evaluation import quality
     from sidecar.scoring.export import backends
 

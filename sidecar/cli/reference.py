@@ -64,7 +64,7 @@ def as_markdown() -> str:
 
 
 def sections() -> list[tuple[str, type[BaseModel]]]:
-    """Every section with its path, parents first; a section used in several places is listed where it comes first."""
+    """Return every section with its path, parents first; one used in several places is listed at the first."""
     found: dict[type[BaseModel], str] = {}
     for path, section in _walk(Settings, ""):
         found.setdefault(section, path)

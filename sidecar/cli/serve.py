@@ -26,8 +26,8 @@ def serve(
 ) -> None:
     """Serve until SIGTERM or Ctrl-C. Logs are JSON lines on stderr, coloured text in a terminal."""
     if hasattr(signal, "SIGHUP"):
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it is known what to read anew
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # of what it would write some comes from anyone who connects
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the handler that reloads is set
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # anyone who connects could fill the log with its lines
     adjust, seen = partial(_listening_on, address=address), stamp_of(file)
     settings = adjust(settings_of(file))
     if not (insecure or settings.server.tls or is_loopback(settings.server.address)):
@@ -68,7 +68,7 @@ def is_loopback(address: str) -> bool:
 
 
 def _listening_on(settings: Settings, address: str) -> Settings:
-    """The settings with the address of the command line, if there is one."""
+    """Return the settings with the address of the command line, if it is not empty."""
     if not address:
         return settings
     try:

@@ -26,15 +26,15 @@ TlsName = Annotated[
 KEY_VARIABLE = "RERANK_SIDECAR_KEY"
 """Environment variable with the API key or token: on a command line others could read it."""
 ENGINE_VARIABLE = "RERANK_SIDECAR_ENGINE_AUTHORIZATION"
-"""Environment variable with the end user's own `Authorization` for an engine that is asked in his name."""
+"""Environment variable with the end user's own `Authorization`, for a connector that forwards it to its engine."""
 
 
 def client_of(
     target: str, *, tls: bool, ca: Path | None, cert: Path | None, key: Path | None, name: str | None
 ) -> "BlockingRerankClient":
-    """A client, with the key of :data:`KEY_VARIABLE` if it is set; ends the command where a file cannot be read.
+    """Return a client, with the key of :data:`KEY_VARIABLE` if it is set; ends the command if a file is unreadable.
 
-    ``name`` is the one that the sidecar's certificate has to be for, None for the target's host.
+    ``name`` is the host name that the sidecar's certificate must be for, and implies TLS; None: the target's host.
     """
     from sidecar.client import BlockingRerankClient
 
@@ -45,14 +45,17 @@ def client_of(
 
 
 def engine_authorization() -> str | None:
-    """What :data:`ENGINE_VARIABLE` says."""
+    """Return the value of :data:`ENGINE_VARIABLE`, None if it is not set."""
     return os.environ.get(ENGINE_VARIABLE)
 
 
 def channel_of(
     target: str, *, tls: bool, ca: Path | None, cert: Path | None, key: Path | None, name: str | None
 ) -> "grpc.Channel":
-    """A bare channel; ends the command where a file cannot be read, or a key is missing. ``name`` as above."""
+    """Return a bare channel; ends the command if a file is unreadable, or only one of ``cert`` and ``key`` is given.
+
+    ``name`` is as in :func:`client_of`.
+    """
     import grpc
 
     try:
@@ -65,7 +68,7 @@ def channel_of(
 
 
 def in_words(error: "grpc.RpcError") -> str:
-    """What a call failed of, and where a missing key would be looked for."""
+    """Return why a call failed; where a key is missing, also the environment variable to set."""
     said = f"{error.code().name}: {error.details()}"
     missing = (error.details() or "").startswith(NOT_SHOWN) and not os.environ.get(KEY_VARIABLE)
     return f"{said} (the environment variable {KEY_VARIABLE} is not set)" if missing else said

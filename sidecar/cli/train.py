@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 OBJECTIVES = ("margin", "logistic", "bce", "mse", "softmax", "margin-mse", "kl")
 OF_TEACHER = ("margin-mse", "kl")
-"""Both as in :mod:`sidecar.training.losses`, which takes seconds to import."""
+"""Both repeat :mod:`sidecar.training.losses`, which takes seconds to import."""
 _MOST_HELD_OUT = 300
 _LOOKED_AT = 200
-"""Lists whose language is looked at; they come in no order."""
+"""Number of lists whose language is checked, from the first; they are shuffled."""
 _ANY = "any"
 
 
@@ -130,7 +130,7 @@ def train(
 
 
 def _languages(asked: Sequence[str], base: str) -> tuple[str, ...] | None:
-    """Those that the checkpoint will be for: what is asked, else what the one it starts from is for; None: any."""
+    """Return the languages that the checkpoint will be for: those asked for, else those of ``base``; None: any."""
     from sidecar.model_files import LanguagesFault, languages_of
     from sidecar.setting_types import LANGUAGES
 
@@ -145,7 +145,7 @@ def _languages(asked: Sequence[str], base: str) -> tuple[str, ...] | None:
 
 
 def _tell_languages(rows: "Sequence[dict[str, Any]]", languages: Sequence[str] | None, console: Console) -> None:
-    """What is learnt from texts that the sidecar would then leave alone is of no use: say so before it is learnt."""
+    """Warn before training if lists are in a language that the sidecar would not rerank: they are of no use."""
     from sidecar.languages import other, text_of
 
     if languages is None:
@@ -162,7 +162,7 @@ def _tell_languages(rows: "Sequence[dict[str, Any]]", languages: Sequence[str] |
 def _finetuned(
     rows: "Sequence[dict[str, Any]]", run: "Run", out: Path, languages: Sequence[str] | None, console: Console
 ) -> dict[str, Any]:
-    """Train, or go on with a run that was stopped; checkpoints lie beside ``out``."""
+    """Train, or go on with a run that was stopped; its checkpoints lie beside ``out``, in `OUT.work`."""
     from sidecar.training import finetune
 
     work, digest = out.with_name(out.name + ".work"), finetune.digest_of(rows)
@@ -188,7 +188,7 @@ def _collection(data: Path, split: str, *, tolerant: bool, console: Console) -> 
 
 
 def _split(collection: "Collection", sample: int | None, share: float, seed: int) -> tuple[list[str], list[str]]:
-    """Ids of the queries held out, and of those to learn from."""
+    """Return the ids of the queries held out, and of those to learn from, both drawn by ``seed``."""
     from sidecar.training.datasets import positives
 
     judged = sorted(name for name in collection.qrels if positives(collection, name))
@@ -214,7 +214,7 @@ def _device(device: str) -> str:
 def _engines(
     data: Path, config: Path | None, name: str, index: str, fields: list[str], id_field: str, depth: int
 ) -> "Callable[[], Engine]":
-    """What makes the engine that negatives come from; made where it is used, in the event loop."""
+    """Return a factory of the engine that negatives come from, to be called in the event loop that uses it."""
     from sidecar.training.hard_negatives import Engine
 
     def made() -> Engine:

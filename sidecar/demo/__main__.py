@@ -22,7 +22,7 @@ SHOWN = ("q01", "q15", "q24", "q36")
 """Ambiguity, paraphrase, negation, and a plain query that BM25 already answers well."""
 _SIZE = 10
 _ROWS = 6
-"""Of each page, to be read at a glance; measured is the whole page."""
+"""Rows shown of each page, to be read at a glance; the whole page is measured."""
 
 console = Console()
 
@@ -59,7 +59,7 @@ def _running(data: corpus.Corpus) -> Iterator[BlockingRerankClient]:
 
 
 def _both(client: BlockingRerankClient, query: str, budget_ms: int | None = None) -> tuple[Page, Page]:
-    """The engine's page and the final one."""
+    """Return the engine's page and the final one."""
     match = {"multi_match": {"query": query, "fields": ["title", "text"]}}
     body = {"query": match, "size": _SIZE}
     original, final = client.search_progressive(stack.INDEX, query, body, options=pb.Options(budget_ms=budget_ms))
@@ -67,7 +67,7 @@ def _both(client: BlockingRerankClient, query: str, budget_ms: int | None = None
 
 
 def _evaluate(client: BlockingRerankClient, data: corpus.Corpus) -> None:
-    """nDCG@10 of both orders over all queries; a query that fell back is counted and said, not hidden."""
+    """Print nDCG@10 and times of both orders over all queries, and the outcomes, so that fallbacks are not hidden."""
     runs: tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]] = {}, {}
     times: list[pb.Timings] = []
     outcomes: Counter[str] = Counter()

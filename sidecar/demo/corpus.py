@@ -11,7 +11,7 @@ _FOLDER = resources.files("sidecar") / "demo"
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """``documents`` and ``queries`` by id; ``judgments`` by query id and document id, 0 to 2."""
+    """``documents`` and ``queries`` by id; ``judgments`` are grades of 0 to 2, by query id and document id."""
 
     documents: dict[str, dict[str, Any]]
     queries: dict[str, str]

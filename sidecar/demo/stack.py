@@ -36,7 +36,7 @@ class DemoError(Exception):
 
 @contextmanager
 def engine(corpus: Corpus, on_document: Callable[[], None]) -> Iterator[str]:
-    """An engine that holds the corpus; gives its URL. ``on_document`` is called for each document indexed."""
+    """Run an engine that holds the corpus, and yield its URL; ``on_document`` is called for each document indexed."""
     with OsmemServer.start() as server:
         client = OpenSearch([server.url])
         client.indices.create(index=INDEX, body={"mappings": _MAPPING})
@@ -52,7 +52,7 @@ def _actions(corpus: Corpus, on_document: Callable[[], None]) -> Iterator[dict[s
 
 
 def configuration(engine_url: str) -> dict[str, Any]:
-    """The sidecar's configuration file as the demo uses it."""
+    """Return the demo's configuration of the sidecar."""
     return {
         "server": {"address": "127.0.0.1:0", "metrics_address": None},
         "connectors": {"main": {"type": "opensearch", "hosts": [engine_url]}},
@@ -70,10 +70,10 @@ def configuration(engine_url: str) -> dict[str, Any]:
 
 @contextmanager
 def sidecar(engine_url: str) -> Iterator[str]:
-    """A sidecar process in front of the engine, ready to rerank; gives its address.
+    """Run a sidecar process in front of the engine, and yield its address once it is ready to rerank.
 
     Raises:
-        DemoError: it ended, or was not ready within a minute; with the end of its log.
+        DemoError: it ended, or was not ready within a minute; the message holds the end of its log.
     """
     with tempfile.TemporaryDirectory(prefix="rerank-sidecar-demo-") as folder:
         file, log = Path(folder) / "demo.yaml", Path(folder) / "log"
@@ -98,7 +98,7 @@ def _wait_until_ready(process: "subprocess.Popen[bytes]", log: Path) -> str:
 
 
 def _address(log: Path) -> str | None:
-    """Where the sidecar says that it listens: it chose a free port by itself."""
+    """Return the address of the free port that the sidecar chose, from its log; None if it does not listen yet."""
     for line in log.read_text().splitlines():
         event = yaml.safe_load(line)
         if isinstance(event, dict) and event.get("event") == "listening":

@@ -1,1 +1,1 @@
-"""Offline work: how good an order is. The server never imports it."""
+"""Offline evaluation: how good an order is. The server never imports it."""

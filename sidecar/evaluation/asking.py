@@ -17,18 +17,18 @@ _TIMEOUT_S = 180.0
 _IDS_AT_ONCE = 500
 _SHOWN_CHARS = 240
 _LATE = ("BUDGET_EXHAUSTED", "OVERLOADED")
-"""Reasons that more time, or fewer documents, would help against."""
+"""Reasons that a larger budget or a smaller window would avoid."""
 PLACE = "{{query}}"
-"""Where the query goes in a body."""
+"""Placeholder for the query in a body."""
 
 
 class AskingError(Exception):
-    """The sidecar or its engine refuses what is asked; the message holds the query and the reason."""
+    """A call to the sidecar failed; the message holds what was asked and the reason."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """How queries are asked: of which index, with which body, how many results, and which field is the judged id.
+    """How queries are asked: index, search body, number of results, connector, and the field with the judged id.
 
     ``body`` holds :data:`PLACE` in its texts where the query goes. ``id_field`` empty: the hit's ``_id``.
     """
@@ -39,19 +39,19 @@ class Question:
     connector: str = ""
     id_field: str = ""
     authorization: str | None = None
-    """The end user's own for the engine, where the connector has `forward_authorization`."""
+    """The end user's `Authorization` for the engine, where the connector has `forward_authorization`."""
 
     def body_for(self, query: str) -> dict[str, Any]:
-        """The search body of one query."""
+        """Return the search body of one query."""
         filled: dict[str, Any] = _filled(dict(self.body), query)
         return {**filled, "size": self.size}
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back for one query: ids in the engine's order and in the final one, and what became of it.
+    """The answer to one query: ids without duplicates, in the engine's order and in the final one; outcome and reason.
 
-    ``took_ms`` is from sending the call to its final answer; ``engine_ms`` to the engine's order.
+    ``took_ms`` is the time from sending the call to its final page, ``engine_ms`` to the engine's page.
     """
 
     original: Sequence[str]
@@ -61,16 +61,16 @@ class Answer:
     took_ms: float
     engine_ms: float
     texts: Mapping[str, str]
-    """For people, by id: the start of the passage that was scored, else of what the hit holds."""
+    """For people, by id: the start of the passage that was scored, else the hit's title or the start of its text."""
 
     @property
     def fell_back(self) -> bool:
-        """Whether the model had no full say though there was something to order."""
+        """Whether the order is not entirely the model's, though there was something to order."""
         return self.outcome != "RERANKED" and self.reason != "NO_CANDIDATES"
 
     @property
     def late(self) -> bool:
-        """Whether the model had no full say for want of time: a larger budget or a smaller window would help."""
+        """Whether it fell back for lack of time: a larger budget or a smaller window would help."""
         return self.fell_back and (self.outcome == "PARTIAL" or self.reason in _LATE)
 
 
@@ -81,7 +81,7 @@ def ask(
     options: pb.Options,
     advance: Callable[[], None] = lambda: None,
 ) -> dict[str, Answer]:
-    """One answer for each query, by its id; one query after the other.
+    """Ask one query after the other, and return the answers by query id; ``advance`` is called after each.
 
     Raises:
         AskingError: a call ends with an error.
@@ -96,10 +96,10 @@ def ask(
 def absent(
     client: BlockingRerankClient, question: Question, ids: Sequence[str], options: pb.Options | None = None
 ) -> list[str]:
-    """Those of the ids that no document of the index has.
+    """Return those of the ids that no document of the index has.
 
     Raises:
-        AskingError: the engine refuses to be asked for ids.
+        AskingError: a search for ids ends with an error.
     """
     found: set[str] = set()
     for start in range(0, len(ids), _IDS_AT_ONCE):
@@ -117,7 +117,7 @@ def absent(
                 timeout_s=_TIMEOUT_S,
                 authorization=question.authorization,
             )
-            original, *_ = pages  # the engine's own answer: no policy has left anything out of it
+            original, *_ = pages  # the engine's own page, from which no policy has left anything out
         found |= {_id_of(hit, question.id_field) for hit in original.hits}
     return [one for one in ids if one not in found]
 
@@ -146,7 +146,7 @@ def _answer(client: BlockingRerankClient, question: Question, query: str, option
 
 
 def _ids(page: Page, question: Question) -> list[str]:
-    """Ids of the hits; where several have one, the first of them counts in an order."""
+    """Return the ids of the hits, duplicates included; an order keeps the first of each."""
     return [_id_of(hit, question.id_field) for hit in page.hits]
 
 
@@ -160,7 +160,7 @@ def _id_of(hit: Mapping[str, Any], field: str) -> str:
 
 
 def _filled(part: Any, query: str) -> Any:
-    """A part of a body with the query in its place."""
+    """Return a part of a body with the query in place of :data:`PLACE`."""
     if isinstance(part, str):
         return part.replace(PLACE, query)
     if isinstance(part, Mapping):
@@ -175,7 +175,7 @@ def has_place(body: Mapping[str, Any]) -> bool:
 
 @contextmanager
 def _told(what: str) -> Iterator[None]:
-    """Errors of gRPC as :class:`AskingError`, with what was asked."""
+    """Turn errors of gRPC into :class:`AskingError`, with what was asked."""
     try:
         yield
     except grpc.RpcError as error:

@@ -1,6 +1,6 @@
 """Queries and graded judgments, read from qrels or from a table of judgments as Quepid exports it.
 
-Whatever cannot be read is told by file and line:
+What cannot be read is reported with its file and line:
 
     JudgmentError: qrels.tsv:7: grade 'good' is not a number
 """
@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 _ENCODINGS = ("utf-8-sig", "utf-16", "cp1252")
-"""Tried in this order; UTF-16 only where the file begins with its mark. The last one takes any byte that it knows."""
+"""Tried in this order; UTF-16 only if the file begins with a byte order mark. The last one decodes almost any bytes."""
 _UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _DELIMITERS = ",;\t|"
 _COLUMNS = (
@@ -23,7 +23,7 @@ _COLUMNS = (
     ("docid", "doc id", "doc_id", "document id", "document_id", "documentid", "id", "_id"),
     ("rating", "grade", "judgment", "judgement", "relevance", "score"),
 )
-"""Names of the three columns of a table, in lower case."""
+"""Accepted names of a table's three columns, in lower case."""
 
 
 class JudgmentError(ValueError):
@@ -35,9 +35,9 @@ class JudgmentError(ValueError):
 
 @dataclass(frozen=True)
 class Judgments:
-    """``queries`` are texts by id, each with a grade above 0; ``grades`` are whole numbers by query and document id.
+    """``queries`` are texts by id; ``grades`` are whole numbers of 0 or more, by query and document id.
 
-    ``notes`` are sentences on what was left out, and why.
+    Each query has a document graded above 0. ``notes`` are sentences on what was left out, and why.
     """
 
     queries: Mapping[str, str]
@@ -45,7 +45,7 @@ class Judgments:
     notes: Sequence[str] = ()
 
     def sampled(self, most: int | None, seed: int) -> "Judgments":
-        """So many of the queries at most, drawn by ``seed``; None: all."""
+        """Return at most ``most`` of the queries (None: all), drawn at random by ``seed``."""
         if most is None or most >= len(self.queries):
             return self
         drawn = sorted(random.Random(seed).sample(sorted(self.queries), most))  # noqa: S311 - no secret
@@ -56,7 +56,7 @@ class Judgments:
         return Judgments(texts, grades, self.notes).noting(f"a sample of {most} of {len(self.queries)} queries")
 
     def noting(self, note: str) -> "Judgments":
-        """With one more note, unless it is empty."""
+        """Return a copy with one more note, unless it is empty."""
         return replace(self, notes=(*self.notes, note)) if note else self
 
 
@@ -69,10 +69,11 @@ class _Row:
 
 
 def read(file: Path, queries: Path | None = None) -> Judgments:
-    """Judgments in ``file``: qrels, whose query ids ``queries`` (JSON lines with ``_id`` and ``text``) explains; or
-    without ``queries``, a table with a heading, of the query's text, the document's id and the grade.
+    """Read judgments: qrels if ``queries`` is given, else a table with a heading.
 
-    qrels have three columns with a heading (BEIR) or four without (TREC).
+    qrels have three columns with a heading (BEIR) or four without (TREC); ``queries`` holds the texts of their query
+    ids, as JSON lines with ``_id`` and ``text``. A table has columns for the query's text, the document's id and the
+    grade; rows without a grade are skipped.
 
     Raises:
         JudgmentError: a file or line cannot be read, or no judgment is above 0.
@@ -86,7 +87,7 @@ def read(file: Path, queries: Path | None = None) -> Judgments:
 
 
 def _usable(file: Path, grades: dict[str, dict[str, int]], texts: Mapping[str, str] | None) -> Judgments:
-    """Without the queries that no order could please."""
+    """Leave out the queries without a document graded above 0, for which every order is as good."""
     if not grades:
         raise JudgmentError(file, None, "holds no judgment")
     judged = {query: found for query, found in grades.items() if any(grade > 0 for grade in found.values())}
@@ -112,7 +113,7 @@ def _put(grades: dict[str, dict[str, int]], row: _Row, file: Path, texts: Mappin
 
 
 def _grade(row: _Row, file: Path) -> int:
-    """A whole number: graded measures are defined on those. One below 0 counts as 0, as in TREC's qrels."""
+    """Return a whole number, as graded measures need; a grade below 0 counts as 0, as in TREC's qrels."""
     try:
         grade = float(row.grade.replace(",", "."))
     except ValueError:
@@ -153,7 +154,7 @@ def _table(file: Path) -> Iterator[_Row]:
 
 
 def _columns(file: Path, heading: Sequence[str]) -> tuple[int, ...]:
-    """Places of the query's text, the document's id and the grade."""
+    """Return the column numbers of the query's text, the document's id and the grade."""
     names = [name.strip().lower() for name in heading]
     found = [[names.index(name) for name in known if name in names][:1] for known in _COLUMNS]
     if not all(found):
@@ -179,7 +180,7 @@ def _texts(file: Path) -> dict[str, str]:
 
 
 def _lines(file: Path) -> Iterable[tuple[int, str]]:
-    """Lines that are not blank, numbered from 1."""
+    """Return the lines that are not blank, with their numbers from 1."""
     lines = (raw.rstrip("\r") for raw in _content(file).split("\n"))
     return ((line, raw) for line, raw in enumerate(lines, 1) if raw.strip())
 

@@ -1,4 +1,4 @@
-"""How good an order is by judgments, and whether it is better than another: measures by ir-measures, tests by scipy."""
+"""How good orders are by judgments, and whether one is better than another; uses ir-measures and scipy."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ Orders = Mapping[str, Sequence[str]]
 _RESAMPLES = 9999
 _TOLERANCE = 1e-9
 SIGNIFICANT = 0.05
-"""A difference with a smaller p-value is called one."""
+"""A difference with a smaller p-value is called significant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Comparison:
     """One order against another over the same queries, by one measure; a difference above 0 is for the first.
 
     ``low`` and ``high`` bound the mean difference with 95 % confidence (bootstrap over queries, bias-corrected);
-    ``p_value`` is of a paired two-sided randomisation test. Both are None for fewer than two queries.
+    ``p_value`` is of a paired two-sided randomisation test. All three are None for fewer than two queries.
     """
 
     difference: float
@@ -35,19 +35,19 @@ class Comparison:
 
     @property
     def significant(self) -> bool:
-        """Whether chance alone would rarely bring such a difference."""
+        """Whether the p-value is below :data:`SIGNIFICANT`."""
         return self.p_value is not None and self.p_value < SIGNIFICANT
 
 
 def names(cutoff: int) -> tuple[str, ...]:
-    """The measures of a page of so many results, the one that decides first."""
+    """Return the names of the measures at this cutoff, the one that decides first."""
     return tuple(map(str, _measures(cutoff)))
 
 
 def by_query(grades: Grades, orders: Orders, cutoff: int) -> dict[str, dict[str, float]]:
-    """Each measure's value for each judged query; a query without results counts 0.
+    """Return each measure's value for each judged query; a query without results counts 0.
 
-    All are cut: AP and R count each relevant document, and take those behind the cutoff for missed.
+    All are cut off: AP and R count every relevant document, and those behind the cutoff as missed.
     nDCG has linear gain and a logarithmic discount (Järvelin and Kekäläinen, 2002), as in trec_eval.
     """
     judged = {query: dict(found) for query, found in grades.items()}
@@ -59,14 +59,14 @@ def by_query(grades: Grades, orders: Orders, cutoff: int) -> dict[str, dict[str,
 
 
 def mean(values: Mapping[str, float], queries: Sequence[str] | None = None) -> float:
-    """Over all queries, or over some of them."""
+    """Return the mean over all queries (None), or over some of them."""
     return float(np.mean([values[query] for query in (values if queries is None else queries)]))
 
 
 def compare(
     ours: Mapping[str, float], theirs: Mapping[str, float], queries: Sequence[str], seed: int = 0
 ) -> Comparison:
-    """The values of one measure under two orders, paired by query."""
+    """Compare the values of one measure under two orders, paired by query; ``seed`` is for the resampling."""
     differences = np.array([ours[query] - theirs[query] for query in queries])
     wins, losses = int((differences > _TOLERANCE).sum()), int((differences < -_TOLERANCE).sum())
     low, high, p_value = _chance(differences, seed)
@@ -74,7 +74,7 @@ def compare(
 
 
 def chance_of(count: int, total: int, share: float) -> float:
-    """The probability that ``count`` or more of ``total`` draws are hits, where each is one with probability ``share``.
+    """The probability that ``count`` or more of ``total`` draws are hits, each with probability ``share``.
 
     >>> round(chance_of(1, 50, 0.01), 3)
     0.395

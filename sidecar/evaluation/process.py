@@ -26,9 +26,9 @@ class NotServing(Exception):
 
 @contextmanager
 def running(settings: Settings, log: Path) -> Iterator[str]:
-    """A sidecar with all its models warm, whose log goes to a file; gives its ``host:port``.
+    """Run a sidecar that logs to a file, and yield its ``host:port`` once all its models are warm.
 
-    Settings are handed over as they are, secrets included, and never written.
+    Settings are passed to its process as they are, secrets included, and never written to a file.
 
     Raises:
         NotServing: it ended, a model failed, or it took longer than :data:`START_S`.
@@ -59,7 +59,7 @@ def _port(pipe: Connection, log: Path) -> int:
 
 
 def _serve(settings: Settings, log: Path, pipe: Connection) -> None:
-    """Serve until SIGTERM; tells the port when all models are ready, or what went wrong."""
+    """Serve until SIGTERM; send the port through the pipe when all models are ready, or a text on what went wrong."""
     from sidecar import logs
 
     with log.open("a") as sys.stderr:
@@ -67,7 +67,7 @@ def _serve(settings: Settings, log: Path, pipe: Connection) -> None:
         logs.configure()
         try:
             asyncio.run(_run(settings, pipe))
-        except Exception as error:  # noqa: BLE001 - told to who waits, in words
+        except Exception as error:  # noqa: BLE001 - reported in words to the process that waits
             pipe.send(f"{type(error).__name__}: {error}")
 
 

@@ -1,4 +1,4 @@
-"""What a model loses when it runs in another number type: its scores, its orders and its time beside the exact ones."""
+"""What a model loses and gains in another number type: scores, orders and time compared with the exact model's."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +21,7 @@ _TOP = 10
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A query, its candidates in BM25's order by id, and judgments by id."""
+    """A query, its candidates' texts by id in BM25's order, and its judgments by id."""
 
     text: str
     passages: Mapping[str, str]
@@ -30,22 +30,22 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """One way to run a model beside the exact one; orders are means over the queries."""
+    """One way to run a model, compared with the exact one; figures on orders are means over the queries."""
 
     largest_difference: float
-    """Of a raw score."""
+    """Of raw scores, as is the mean."""
     mean_difference: float
     rank_correlation: float
-    """Spearman's, of each query's candidates."""
+    """Spearman's, over each query's candidates."""
     top_10_kept: float
-    """Share of the exact order's first ten."""
+    """Share of the exact order's first ten that are still among the first ten."""
     ndcg_at_10: float | None
     """None where ir-measures is not installed."""
     seconds_per_100_pairs: float
 
 
 def sample() -> list[Query]:
-    """The demo's judged queries, each with what BM25 finds first among the demo's documents."""
+    """Return the demo's judged queries, each with its first :data:`_CANDIDATES` of the demo's documents by BM25."""
     data = corpus.load()
     ids = list(data.documents)
     texts = [f"{one['title']}\n{one['text']}" for one in data.documents.values()]
@@ -59,14 +59,14 @@ def sample() -> list[Query]:
 
 
 def steps(queries: Sequence[Query], scorers: int) -> int:
-    """How often :func:`compare` will advance."""
+    """Return how often :func:`compare` will call ``advance``."""
     return scorers * (len(queries) + _ROUNDS)
 
 
 def compare(
     scorers: Mapping[str, Scorer], queries: Sequence[Query], advance: Callable[[], None] = lambda: None
 ) -> dict[str, Quality]:
-    """Each scorer by name beside the first, which is the exact one."""
+    """Compare each scorer with the first, which is the exact one; by name."""
     scored = {name: _scores(scorer, queries, advance) for name, scorer in scorers.items()}
     exact = next(iter(scored.values()))
     took_s = _seconds(scorers, queries, advance)
@@ -74,7 +74,7 @@ def compare(
 
 
 def _scores(scorer: Scorer, queries: Sequence[Query], advance: Callable[[], None]) -> list[Floats]:
-    """Scores of each query's candidates, whose order they have."""
+    """Return the scores of each query's candidates, in the candidates' order."""
     scores = []
     for query in queries:
         scores.append(scorer.score(scorer.encode(query.text, list(query.passages.values()))))
@@ -83,7 +83,7 @@ def _scores(scorer: Scorer, queries: Sequence[Query], advance: Callable[[], None
 
 
 def _seconds(scorers: Mapping[str, Scorer], queries: Sequence[Query], advance: Callable[[], None]) -> dict[str, float]:
-    """The fastest of a few rounds, in which all score the same pairs by turns."""
+    """Return seconds per 100 pairs, the fastest of a few rounds in which the scorers take turns on the same pairs."""
     took_s: dict[str, list[float]] = {name: [] for name in scorers}
     for _ in range(_ROUNDS):
         for name, scorer in scorers.items():
@@ -96,7 +96,7 @@ def _seconds(scorers: Mapping[str, Scorer], queries: Sequence[Query], advance: C
 
 
 def _spread(scorer: Scorer, queries: Sequence[Query]) -> Iterator[Pair]:
-    """The first candidates of every query, then the second ones, and so on."""
+    """Yield the pair of every query's first candidate, then of its second one, and so on."""
     pairs = [scorer.encode(query.text, list(query.passages.values())) for query in queries]
     for rank in range(_CANDIDATES):
         yield from (one[rank] for one in pairs if rank < len(one))
@@ -116,7 +116,7 @@ def _quality(exact: Sequence[Floats], scores: Sequence[Floats], queries: Sequenc
 
 
 def _correlation(one: Floats, other: Floats) -> float:
-    """Spearman's; 1 where there is nothing to order."""
+    """Return Spearman's correlation; 1 where there is nothing to order."""
     if len(one) < 2:
         return 1.0
     ranks = [np.argsort(np.argsort(-scores, kind="stable")) for scores in (one, other)]

@@ -1,4 +1,4 @@
-"""A study as people read it: table, verdict, the queries it hurts, a picture; and as JSON and YAML for programs."""
+"""Reports a study: tables, verdict, the queries it hurts and a picture for people; JSON and YAML for programs."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -22,11 +22,11 @@ JSON, PICTURE, POLICY = "eval.json", "eval.png", "policy.yaml"
 _HURT = 3
 _SHOWN = 5
 _BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#666666"
-"""Of Okabe and Ito's palette, which the colour-blind can tell apart."""
+"""From Okabe and Ito's palette, whose colours the colour-blind can tell apart."""
 
 
 def show(found: Study, advice: Advice, console: Console) -> None:
-    """Print all of it."""
+    """Print notes, tables, warnings, the conclusion, and the queries that the chosen variant hurts."""
     for note in found.judgments.notes:
         console.print(f"note: {escape(note)}")
     console.print(quality(found))
@@ -59,7 +59,7 @@ def quality(found: Study) -> Table:
 
 
 def chance(compared: Comparison) -> str:
-    """A p-value for people."""
+    """Format a p-value for people; `-` if there is none."""
     if compared.p_value is None:
         return "-"
     return "<.001" if compared.p_value < 0.001 else f"{compared.p_value:.3f}"
@@ -93,7 +93,7 @@ def name_of(one: Measured, found: Study) -> str:
 
 
 def warnings(found: Study) -> Iterator[str]:
-    """What must not be passed over: orders that are not the model's, and figures that rest on little."""
+    """Yield warnings of orders that are not the model's, and of figures from too few queries."""
     total = len(found.judgments.queries)
     for one in found.measured:
         if fell_back := one.fell_back:
@@ -118,7 +118,7 @@ def _counted(one: Measured) -> str:
 
 
 def conclusion(found: Study, advice: Advice) -> Iterator[str]:
-    """Which variant to take, and whether to take one at all."""
+    """Yield sentences on which variant to take, and whether to take one at all."""
     compared = advice.confirmed
     tuned, held = len(found.split.tuning), len(found.split.held_out)
     among = "of what fits the budget" if advice.fits else "though nothing fits the budget"
@@ -189,7 +189,7 @@ def picture(found: Study, advice: Advice) -> Figure:
 
 
 def write(found: Study, advice: Advice, policy: Mapping[str, Any] | None, folder: Path) -> list[Path]:
-    """JSON with all figures, query by query; the picture; the policy as YAML, where there is one. Gives the files."""
+    """Write all figures as JSON, the picture, and the policy as YAML (None: no such file); return the files."""
     folder.mkdir(parents=True, exist_ok=True)
     content, drawn, advised = (folder / name for name in (JSON, PICTURE, POLICY))
     content.write_text(json.dumps(_content(found, advice), indent=2))

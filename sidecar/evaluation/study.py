@@ -15,16 +15,16 @@ from sidecar.evaluation.measures import Comparison
 from sidecar.evaluation.variants import Variant
 
 ENOUGH_TO_HOLD_OUT = 20
-"""With fewer queries all of them choose, and none are left to confirm it."""
+"""With fewer queries all are used to choose a variant, and none are held out to confirm the choice."""
 _AS_GOOD = 0.002
-"""Of two variants whose means differ by no more, the faster one is taken."""
+"""Of variants whose means differ by no more, the fastest is taken."""
 MOST_LATE = 0.01
-"""A variant fits its budget when no larger share of its calls comes too late, as far as the timed ones can tell."""
+"""Largest share of late calls with which a variant fits its budget, as far as the timed calls can tell."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """Ids of the queries that a variant is chosen by, and of those that confirm the choice; the same, where few."""
+    """Ids of the queries that choose a variant, and of those that confirm the choice; the same if there are few."""
 
     tuning: Sequence[str]
     held_out: Sequence[str]
@@ -36,7 +36,7 @@ class Split:
 
     @classmethod
     def of(cls, queries: Sequence[str], share: float, seed: int) -> "Split":
-        """``share`` of the queries for tuning, drawn by ``seed``, the rest to confirm."""
+        """Draw ``share`` of the queries for tuning by ``seed``; the rest confirms. Too few queries do both."""
         if len(queries) < ENOUGH_TO_HOLD_OUT:
             return cls(queries, queries)
         drawn = random.Random(seed).sample(list(queries), len(queries))  # noqa: S311 - no secret
@@ -46,9 +46,9 @@ class Split:
 
 @dataclass(frozen=True)
 class Times:
-    """Of calls one after the other; ``reasons`` say why some came too late, and how many.
+    """Times of calls made one after the other; ``reasons`` counts the late ones by reason.
 
-    What was skipped for another reason, such as its language, is none of them: no budget would change it.
+    A call skipped for another reason, such as its language, is not late: no budget would change it.
     """
 
     calls: int
@@ -59,7 +59,7 @@ class Times:
 
     @classmethod
     def of(cls, answers: Sequence[Answer]) -> "Times":
-        """Percentiles and reasons of some calls."""
+        """Summarise the times of some calls, at least one."""
         took, engine = [one.took_ms for one in answers], [one.engine_ms for one in answers]
         reasons = Counter(one.reason for one in answers if one.late)
         p50, p99 = np.percentile(took, [50, 99]).tolist()
@@ -77,16 +77,16 @@ class Times:
 
     @property
     def fits(self) -> bool:
-        """Whether so many late calls may be chance where 1 % come too late.
+        """Whether so many late calls may be chance if 1 % of all calls are late.
 
-        A share alone would refuse a variant for a single one of 50 calls, which happens by chance in 4 of 10 such
-        samples; so it is refused where that is rarer than 1 in 20: from 3 of 50 on, 2 of 20, 1 of 5.
+        The share alone would refuse a variant for one late call of 50, which happens by chance in 4 of 10 such
+        samples. It is refused only where chance is rarer than 1 in 20: from 3 of 50 on, 2 of 20, 1 of 5.
         """
         return self.late == 0 or measures.chance_of(self.late, self.calls, MOST_LATE) >= measures.SIGNIFICANT
 
     @property
     def doubtful(self) -> bool:
-        """Whether more calls came too late than may, though too few were timed to tell that from chance."""
+        """Whether the share of late calls is too large, but too few were timed to tell that from chance."""
         return self.fits and self.late_share > MOST_LATE
 
 
@@ -101,7 +101,7 @@ class Measured:
 
     @property
     def fell_back(self) -> list[str]:
-        """Queries whose order is not the model's, though it is counted as if."""
+        """Queries whose order is not entirely the model's, though ``values`` count it as if it were."""
         return [query for query, answer in self.answers.items() if answer.fell_back]
 
 
@@ -137,16 +137,16 @@ class Study:
 
     @property
     def measure(self) -> str:
-        """The one that decides."""
+        """Name of the measure that decides."""
         return measures.names(self.cutoff)[0]
 
     def against_engine(self, one: Measured, queries: Sequence[str] | None = None) -> Comparison:
-        """A variant against the engine's order, by the measure that decides."""
+        """Compare a variant with the engine's order, by the measure that decides; ``queries`` None: all."""
         chosen = list(self.judgments.queries) if queries is None else queries
         return measures.compare(one.values[self.measure], self.engine[self.measure], chosen, self.seed)
 
     def hurt_most(self, one: Measured, count: int) -> list[str]:
-        """The queries that lost most, the worst first."""
+        """Return at most ``count`` queries that lost most against the engine's order, the worst first."""
         ours, theirs = one.values[self.measure], self.engine[self.measure]
         losses = {query: theirs[query] - ours[query] for query in ours if ours[query] < theirs[query]}
         return sorted(losses, key=lambda query: -losses[query])[:count]
@@ -162,7 +162,7 @@ class Advice:
 
     @property
     def measured(self) -> bool:
-        """Whether any answer is the model's: a policy that is off, or queries in another language, tell nothing."""
+        """Whether any answer is the model's: with a policy that is off, or texts in another language, none is."""
         return len(self.chosen.fell_back) < len(self.chosen.answers)
 
     @property
@@ -178,12 +178,13 @@ class Advice:
 
     @property
     def worth_it(self) -> bool:
-        """Whether the policy is better on than off: what always falls back helps nobody."""
+        """Whether to switch the policy on: it fits the budget, and helps or may help."""
         return self.fits and self.verdict in ("helps", "may help")
 
 
 def advise(study: Study) -> Advice:
-    """The best variant on the tuning queries, of those that fit the budget; of equals the fastest."""
+    """Choose the best variant on the tuning queries of those that fit the budget (of all, if none does); of those about
+    as good, the fastest."""
     fitting = [one for one in study.measured if one.times.fits]
     means = {id(one): measures.mean(one.values[study.measure], study.split.tuning) for one in study.measured}
     candidates = fitting or list(study.measured)
@@ -194,7 +195,7 @@ def advise(study: Study) -> Advice:
 
 
 def frontier(study: Study) -> list[Measured]:
-    """Variants that no other one beats in both quality and median time, fastest first."""
+    """Return the variants that no other one beats in both quality and median time, fastest first."""
     kept: list[Measured] = []
     for one in sorted(study.measured, key=lambda one: (one.times.p50_ms, -_mean(study, one))):
         if not kept or _mean(study, one) > _mean(study, kept[-1]):
@@ -203,7 +204,7 @@ def frontier(study: Study) -> list[Measured]:
 
 
 def row(study: Study, one: Measured) -> dict[str, Any]:
-    """All figures of a variant, over all queries."""
+    """Return all figures of a variant, over all queries."""
     compared = study.against_engine(one)
     return {
         "model": one.variant.model,

@@ -1,4 +1,4 @@
-"""Asks what a sweep compares: of sidecars that it starts, or of one that runs."""
+"""Asks the queries of a sweep: of sidecars that it starts, or of a running one."""
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +20,7 @@ Asked = list[tuple[Variant, Mapping[str, Answer], Times]]
 
 @dataclass(frozen=True)
 class Found:
-    """Each variant's answers and times; ``note`` is a sentence on judged documents that are not there, or empty."""
+    """Each variant's answers and times; ``note`` tells of missing relevant documents and cached times, if any."""
 
     asked: Asked
     note: str
@@ -32,7 +32,7 @@ AS_IT_SERVES = "as it serves"
 
 
 def steps(settings: Settings, policy: str, variants: Sequence[Variant], queries: int, timed: int) -> int:
-    """How often :func:`of_own` will advance."""
+    """Return how often :func:`of_own` will call ``advance``."""
     timings = len(set(costs(settings, policy, variants).values()))
     return len(variants) * queries + timings * min(timed, queries)
 
@@ -46,12 +46,12 @@ def of_own(
     timed: int,
     advance: Callable[[], None],
 ) -> Found:
-    """Answers of a sidecar that serves all variants with time enough, and the times of ``timed`` queries, of another
-    that has the policy's own budget and keeps nothing from one call to the next.
+    """Ask a sidecar that serves all variants, with enough time, for its answers; and measure the times of at most
+    ``timed`` queries on another one, with the policy's own budget and no caches.
 
     Raises:
         AskingError: a call ends with an error.
-        NotServing: a sidecar does not come up.
+        NotServing: a sidecar does not start.
     """
     few = dict(list(judged.queries.items())[:timed])
     warm_up = dict(list(few.items())[:_WARM_UP_CALLS])
@@ -82,7 +82,7 @@ def of_running(
     judged: Judgments,
     advance: Callable[[], None],
 ) -> Found:
-    """Answers of a sidecar that runs, as it serves them, with each window; times are of the same calls.
+    """Ask a running sidecar, with each window (none: the policy's own); times are of the same calls.
 
     Raises:
         AskingError: a call ends with an error.
@@ -99,10 +99,10 @@ def of_running(
 
 
 def check_ids(client: BlockingRerankClient, question: Question, judged: Judgments, options: pb.Options) -> str:
-    """A sentence on relevant documents that the index lacks; empty when it lacks none.
+    """Return a sentence on relevant documents that the index lacks; empty if it lacks none.
 
     Raises:
-        AskingError: it has none of them: judgments of other ids make every order look as bad as the next.
+        AskingError: it has none of them, so that all orders would look equally bad; or a call ends with an error.
     """
     relevant = sorted({one for found in judged.grades.values() for one, grade in found.items() if grade > 0})
     absent = asking.absent(client, question, relevant, options)

@@ -9,25 +9,25 @@ from typing import Any
 from sidecar.settings import Cosine, PolicySettings, Settings
 
 MODEL_BUDGET_MS = 120_000
-"""Where quality is measured nothing falls back for want of time; how long it takes is measured by itself."""
+"""Budget where quality is measured, so that nothing falls back for lack of time; times are measured separately."""
 _SCORE_CACHE_MIB = 256
 _SHARE = r"(?::(0(?:\.\d+)?|1(?:\.0+)?))?"
 _FUSION = re.compile(rf"(replace|linear|rrf){_SHARE}{_SHARE}")
 
 
 _IN_THE_WAY = {"tls", "auth", "tracing"}
-"""Of `server`: it would refuse the plain calls of the evaluation, or pass them off as an app's."""
+"""Keys of `server` left out: they would refuse the evaluation's plain calls, or trace them like an app's."""
 Cost = tuple[str, int | None, int, bool]
-"""Model, tokens, window, and whether there is a cosine: a fusion takes no other time worth mentioning."""
+"""Model, tokens of a pair, window, whether there is a cosine: what time depends on; a fusion takes hardly any."""
 
 
 class VariantError(ValueError):
-    """What is to be compared is misspelt, or not in the configuration."""
+    """What is to be compared is misspelt, out of range, or not in the configuration."""
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A policy with these settings; ``max_length`` None is its model's own, ``fusion`` for :func:`fusion_of`."""
+    """A policy with these settings; ``max_length`` None: its model's own; ``fusion``: as :func:`fusion_of` reads it."""
 
     model: str
     max_length: int | None
@@ -36,13 +36,13 @@ class Variant:
 
     @property
     def policy(self) -> str:
-        """Name of its policy in the settings that :func:`served` makes."""
+        """Name of the variant's policy in the settings that :func:`served` makes."""
         return "/".join(("eval", self.model, str(self.max_length or "all"), str(self.window), self.fusion))
 
 
 def fusion_of(text: str) -> dict[str, Any]:
-    """Settings of a policy for a fusion written as METHOD, METHOD:WEIGHT or METHOD:WEIGHT:SHARE: the weight is that of
-    the models, the share of it the cosine's (0: without).
+    """Return policy settings for a fusion written as METHOD, METHOD:WEIGHT or METHOD:WEIGHT:SHARE: the weight of the
+    models, and the share of it that is the cosine's (0: no cosine).
 
     >>> fusion_of("linear:0.7")
     {'fusion': {'method': 'linear', 'model_weight': 0.7}}
@@ -50,7 +50,7 @@ def fusion_of(text: str) -> dict[str, Any]:
     {'fusion': {'method': 'linear', 'model_weight': 0.7}, 'cosine': None}
 
     Raises:
-        VariantError: it is written in another way.
+        VariantError: it is not written so.
     """
     found = _FUSION.fullmatch(text.strip())
     if not found or (found[1] == "replace" and found[2]):
@@ -63,7 +63,7 @@ def fusion_of(text: str) -> dict[str, Any]:
 
 
 def _fused(base: dict[str, Any], fusion: str) -> dict[str, Any]:
-    """A policy with another fusion; what that does not say stays."""
+    """Return the policy with another fusion; settings that this does not name stay."""
     changes = fusion_of(fusion)
     merged = {key: {**(base.get(key) or {}), **change} if change else change for key, change in changes.items()}
     return {**base, **merged}
@@ -77,10 +77,10 @@ def sweep(
     fusions: Sequence[str],
     models: Sequence[str],
 ) -> list[Variant]:
-    """Every combination; where nothing is given, what the policy has.
+    """Return every combination of the values, each once; an empty list stands for the policy's own value.
 
     Raises:
-        VariantError: there is no such policy, model or fusion.
+        VariantError: there is no such policy, model or fusion, or a window or length is out of range.
     """
     if policy not in settings.policies:
         raise VariantError(f"policy {policy!r} is not in the configuration; allowed: {', '.join(settings.policies)}")
@@ -108,7 +108,7 @@ def sweep(
 
 
 def costs(settings: Settings, policy: str, variants: Sequence[Variant]) -> dict[Variant, Cost]:
-    """What the time of each variant depends on: those alike in it take the same time."""
+    """Return the cost of each variant; variants with equal costs take the same time."""
     base = _dumped(settings, policy)
     policies = [PolicySettings.model_validate(_policy(base, variant, for_quality=False)) for variant in variants]
     return {
@@ -118,11 +118,11 @@ def costs(settings: Settings, policy: str, variants: Sequence[Variant]) -> dict[
 
 
 def served(settings: Settings, policy: str, variants: Sequence[Variant], *, for_quality: bool) -> Settings:
-    """The settings of a sidecar that serves each variant as a policy of its own, on a free port of this machine only,
-    in plain text, to whoever asks, for every call.
+    """Return the settings of a sidecar that serves each variant as a policy of its own, on for every call, on a free
+    loopback port, in plain text and without authentication.
 
-    For quality every call has as much time as it takes, and scores are kept, since variants share most of them; for
-    times the budget is the policy's own, and nothing is kept: each document is new, which is the slowest case.
+    For quality every call has :data:`MODEL_BUDGET_MS`, and scores are cached, since variants share most of them; for
+    times the budget is the policy's own, and nothing is cached: each document is new, which is the slowest case.
     """
     base = _dumped(settings, policy)
     policies = {variant.policy: _policy(base, variant, for_quality=for_quality) for variant in variants}
@@ -142,9 +142,9 @@ def served(settings: Settings, policy: str, variants: Sequence[Variant], *, for_
 
 
 def policy_yaml(settings: Settings, policy: str, variant: Variant, *, enabled: bool) -> dict[str, Any]:
-    """What a configuration file has to say for this variant to be the policy: its parts ``policies`` and ``models``.
+    """Return the parts ``policies`` and ``models`` of a configuration file that make this variant the policy.
 
-    For which calls it is tried (``mode``, ``percent``) stays as it is: see :func:`rollout_note`.
+    The calls for which the policy is tried (``mode``, ``percent``) stay the same: see :func:`rollout_note`.
     """
     base = _dumped(settings, policy)
     changed = {
@@ -159,7 +159,7 @@ def policy_yaml(settings: Settings, policy: str, variant: Variant, *, enabled: b
 
 
 def rollout_note(settings: Settings, policy: str) -> str:
-    """A sentence on a policy that is not on for every call, though it is measured so; empty where it is."""
+    """Return a sentence on a policy that is not on for every call, though it is measured so; empty if it is on."""
     own = settings.policies[policy]
     rollout = {"mode": own.mode if own.mode != "on" else "", "percent": f"{own.percent:g}" if own.percent < 100 else ""}
     kept = ", ".join(f"`{key}: {value}`" for key, value in rollout.items() if value)
@@ -168,7 +168,7 @@ def rollout_note(settings: Settings, policy: str) -> str:
 
 
 def model_name(variant: Variant) -> str:
-    """Name of its model, which is the configuration's own where no length is given."""
+    """Return the name of the variant's model: the configuration's own if ``max_length`` is None, else a new one."""
     return variant.model if variant.max_length is None else f"{variant.model}-{variant.max_length}"
 
 
@@ -178,12 +178,12 @@ def _model(settings: Settings, variant: Variant) -> dict[str, Any]:
 
 
 def _dumped(settings: Settings, policy: str) -> dict[str, Any]:
-    """What a policy says beside the defaults."""
+    """Return the settings of a policy that differ from the defaults."""
     return settings.policies[policy].model_dump(mode="json", exclude_defaults=True)
 
 
 def _second_models(policies: Iterable[Mapping[str, Any]]) -> set[str]:
-    """Names of the models that cosines are of."""
+    """Return the names of the models of the policies' cosines."""
     cosines = [Cosine.model_validate(one.get("cosine", {})) for one in policies if one.get("cosine", {}) is not None]
     return {cosine.model for cosine in cosines}
 
