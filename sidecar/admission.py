@@ -1,10 +1,10 @@
-"""Who gives way when not all can be served: the callers that already have the most. Pure.
+"""Admits jobs when not all can be served; the callers that hold the most give way. Pure.
 
-A caller alone may use everything. Where a job does not fit, those who hold more than its caller would give up their
-last jobs for it, so that in the end all hold the same or have all they want ("longest queue drop", Wei, Coyle and
-Hsiao, 1991). Before a job is refused that is no more than its call needs, waiting jobs with more pairs that need not
-have them all give some up: rather fewer hits for each call than none for some. Nothing is remembered of callers but
-their waiting jobs, so nobody can make it grow.
+A single caller may use everything. If a job does not fit, callers that hold more than its own would give up their last
+jobs for it, so that in the end all hold the same or have all they want ("longest queue drop", Wei, Coyle and Hsiao,
+1991). Before a job of only the pairs that its call needs is refused, larger waiting jobs give up pairs that they do
+not need: fewer hits for each call are better than none for some. Only waiting jobs are remembered of callers, so
+callers cannot make the memory grow.
 """
 
 from collections import defaultdict
@@ -15,13 +15,16 @@ from sidecar.batching import Job, Key
 from sidecar.job_queue import Queue
 
 _MOST_DISPLACED = 32
-"""A job is not worth more of others than these."""
+"""Most jobs displaced for one."""
 _MOST_PORTIONS = 16
-"""Nor more of their portions than these."""
+"""Most portions taken for one."""
 
 
 def admit(queue: Queue[Key], job: Job[Key], now: float, free_at: float) -> list[Job[Key]] | None:
-    """Let a job wait, or return None and change nothing. Returned are the jobs that were taken out to make room."""
+    """Queue a job that fits; return the jobs displaced for it, or None if it cannot be admitted.
+
+    A job that is taken out and put back goes behind others with an equal deadline.
+    """
     out: list[Job[Key]] = []
     while not fits(queue, job, now, free_at):
         victim = _victim(queue, job) if len(out) < _MOST_DISPLACED else None
@@ -37,10 +40,10 @@ def admit(queue: Queue[Key], job: Job[Key], now: float, free_at: float) -> list[
 
 
 def squeeze_in(queue: Queue[Key], job: Job[Key], now: float, free_at: float) -> list[tuple[Job[Key], int]] | None:
-    """Let a job wait that fits once others of its model have given up pairs; or return None and change nothing.
+    """Queue a job that fits once others of its model have given up pairs; else return None and restore these.
 
-    Those due before it give first, of these the one with the most to give. Returned are they, and how many pairs each
-    gave up.
+    Return each job that gave up pairs, and how many. Those due no later than the job give first, the one with the most
+    spare pairs before the others.
     """
     if not could_squeeze_in(queue, job, free_at):
         return None
@@ -63,7 +66,7 @@ def squeeze_in(queue: Queue[Key], job: Job[Key], now: float, free_at: float) -> 
 
 
 def could_squeeze_in(queue: Queue[Any], job: Job[Any], free_at: float) -> bool:
-    """Whether a job would end in time if others gave up all that they need not have; roughly, as lengths differ."""
+    """Whether a job would end in time if others gave up all spare pairs; an estimate, as lengths differ."""
     rivals = _rivals(queue, job)
     if not rivals or free_at + job.remaining_s >= job.deadline:
         return False
@@ -73,8 +76,8 @@ def could_squeeze_in(queue: Queue[Any], job: Job[Any], free_at: float) -> bool:
 
 
 def _rivals(queue: Queue[Key], job: Job[Key]) -> list[Job[Key]]:
-    """Jobs of the same model that have pairs to give and more than this one, of its own caller or of one that has as
-    much waiting."""
+    """Jobs of the same model with spare pairs and more wanted pairs than this one has; of its own host, or of one with
+    at least as much device time waiting as its own host would have with this job."""
     jobs, held = queue.of(job.model), defaultdict[tuple[str, ...], float](float)
     for one in jobs:
         held[one.caller[:1]] += one.remaining_s
@@ -85,7 +88,7 @@ def _rivals(queue: Queue[Key], job: Job[Key]) -> list[Job[Key]]:
 
 
 def could_admit(queue: Queue[Any], job: Job[Any], now: float, free_at: float) -> bool:
-    """Whether :func:`admit` would let the job wait; changes nothing."""
+    """Whether :func:`admit` would queue the job. Changes only the order of jobs with an equal deadline."""
     displaced = admit(queue, job, now, free_at)
     if displaced is None:
         return False
@@ -96,7 +99,7 @@ def could_admit(queue: Queue[Any], job: Job[Any], now: float, free_at: float) ->
 
 
 def _spares(queue: Queue[Key], job: Job[Key], other: Job[Key], now: float, free_at: float) -> bool:
-    """Put back a job that was taken out in vain: it was not the one in the way."""
+    """Put back a job that was taken out if the new one fits all the same; whether it does."""
     queue.add(other)
     if fits(queue, job, now, free_at):
         return True
@@ -105,12 +108,12 @@ def _spares(queue: Queue[Key], job: Job[Key], other: Job[Key], now: float, free_
 
 
 def fits(queue: Queue[Key], job: Job[Key], now: float, free_at: float) -> bool:
-    """Whether there is room for its pairs, and it would end in time without making others late."""
+    """Whether the queue has room for its pairs, and it would end in time without making others late."""
     return queue.has_room(len(job.waiting)) and queue.on_time(job, now, free_at)
 
 
 def _victim(queue: Queue[Key], job: Job[Key]) -> Job[Key] | None:
-    """Whom the job may displace next: for room anyone, for time only jobs of its own model, as models take turns."""
+    """The job to displace next: for room any, for time only one of the same model, as models take turns."""
     if not queue.has_room(len(job.waiting)):
         return _largest(queue, job, lambda one: (one.model, *one.caller), lambda one: len(one.waiting))
     return _largest(queue.of(job.model), job, lambda one: one.caller, lambda one: one.remaining_s)
@@ -122,9 +125,10 @@ def _largest(
     path: Callable[[Job[Key]], tuple[str, ...]],
     size: Callable[[Job[Key]], float],
 ) -> Job[Key] | None:
-    """The last job, of those that mostly wait, of whoever holds the most where the paths part; None if that is unfair.
+    """The job to displace: the one due last, of those that mostly wait, of the largest holder; None if that is unfair.
 
-    It is fair as long as, the jobs swapped, they still hold no less than the newcomer.
+    The holder is found at the first level of the path where the newcomer's own branch is not the largest. It is fair
+    if the holder, after the swap, still holds no less than the newcomer's branch.
     """
     rivals, own = list(jobs), path(job)
     for depth in range(len(own)):

@@ -1,7 +1,7 @@
 """Cuts the pairs of jobs into batches. Pure: no clock, no I/O.
 
 A batch holds pairs of similar length, the longest first, so that little is lost to padding; a model that packs its
-pairs end to end has none to lose, and takes any. What room is left is filled from the next jobs of the same model.
+pairs end to end has no padding, and takes any length. Room that is left is filled from the next jobs of the same model.
 """
 
 import math
@@ -14,22 +14,22 @@ from typing import Generic, TypeVar
 
 Key = TypeVar("Key")
 PredictS = Callable[[int, float], float]
-"""Seconds that (pairs, tokens of each) will take."""
+"""Predicts the seconds of a forward pass of (pairs, tokens of each)."""
 
 _LEAST_GAIN = 0.25
-"""Device time saved over the time that a batch takes longer: those already in it wait for the pairs that join."""
+"""A later job's pairs must save this share more device time than they add to a batch, since those in it wait longer."""
 _MOST_JOBS = 16
-"""Jobs that one batch is filled from at most, so that looking for pairs takes no time worth mentioning."""
+"""Most jobs that one batch is filled from, so that the search for pairs takes negligible time."""
 _GROWTH = 2
-"""A portion of a job ends at so many times the pairs that the one before it ends at."""
+"""Each portion of a job ends at this many times the pair count at which the one before it ends."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What one forward pass may hold: ``max_batch_tokens`` with padding, and ``max_batch_s`` of predicted time.
 
-    ``spread`` says how far passes have lately been from their prediction, as a mean share of it; ``packed`` that there
-    is no padding. A model that is loaded anew, be it under the same name, has limits of its own.
+    ``spread`` returns the recent mean distance of passes from their prediction, as a share of it; ``packed``: there is
+    no padding. Each loaded model has an instance of its own, also one that is loaded anew under the same name.
     """
 
     max_batch_tokens: int
@@ -39,46 +39,46 @@ class Limits:
     packed: bool = False
 
     def fits(self, pairs: int, length: float) -> bool:
-        """Whether one pass may hold that many pairs of that padded length; a single pair always may."""
+        """Whether one pass may hold that many pairs of that padded length; a single pair always fits."""
         if pairs == 1:
             return True
         return pairs * length <= self.max_batch_tokens and self.predict_s(pairs, length) <= self.max_batch_s
 
     def doubt_s(self, seconds: float) -> float:
-        """How far the end of that many predicted seconds may be off: twice the spread of so many passes together."""
+        """Seconds by which that many predicted seconds may be off: twice the spread of the sum of their passes."""
         return 2 * self.spread() * math.sqrt(seconds * min(seconds, self.max_batch_s))
 
     def row_s(self, tokens: int) -> float:
-        """What one more pair of ``tokens`` adds to a pass of that padded length."""
+        """Predicted seconds that one more pair of ``tokens`` adds to a pass of that padded length."""
         return self.predict_s(2, tokens) - self.predict_s(1, tokens)
 
 
 @dataclass(slots=True)
 class Load:
-    """A batch that is being filled with pairs, longest first: it is full when padding has cost as much as a new pass.
+    """A batch that is being filled with pairs, longest first, until padding would cost more than a new pass.
 
-    So padding and passes together cost at most twice what the best cut would, and mostly within 5 % of it. Takes for
-    granted that the time of a pass grows evenly with its pairs.
+    So padding and passes together cost at most twice what the best cut would, and mostly within 5 % of it. Assumes that
+    the time of a pass is linear in its pairs.
     """
 
     limits: Limits
     longest: int
     pairs: int = 0
     tokens: int = 0
-    """With padding."""
+    """Tokens so far, with padding."""
     rows_s: float = 0.0
     padding_s: float = 0.0
     pass_s: float = field(init=False)
-    """What a pass costs beside its pairs."""
+    """Predicted seconds of a pass without its pairs."""
     longest_row_s: float = field(init=False)
-    """What a pair of the longest's tokens adds."""
+    """Predicted seconds that a pair of ``longest`` tokens adds."""
 
     def __post_init__(self) -> None:
         self.longest_row_s = self.limits.row_s(self.longest)
         self.pass_s = self.limits.predict_s(1, self.longest) - self.longest_row_s
 
     def take(self, tokens: int, longest_s: float = math.inf) -> bool:
-        """Whether a pair joins, which it then has; ``longest_s`` bounds the predicted time of the batch."""
+        """Add a pair if it fits; whether it did. ``longest_s`` bounds the predicted time of the batch."""
         limits = self.limits
         width, row_s, padding_s = tokens, self._row_s(tokens), 0.0
         if not limits.packed:
@@ -96,7 +96,7 @@ class Load:
         return True
 
     def _row_s(self, tokens: int) -> float:
-        """As :meth:`Limits.row_s`, with half of its predictions: it is asked for each pair at each cut."""
+        """As :meth:`Limits.row_s`, by one prediction instead of two: called for each pair at each cut."""
         return self.limits.predict_s(1, tokens) - self.pass_s
 
     def _holds(self, tokens: int, row_s: float, bound_s: float) -> bool:
@@ -110,28 +110,28 @@ class Load:
 
     @property
     def length(self) -> float:
-        """Tokens that each pair costs: the longest's where the others are padded to it; packed, the mean."""
+        """Tokens that each pair costs: those of the longest if the others are padded to it; the mean if packed."""
         return self.tokens / self.pairs if self.pairs else self.longest
 
     @property
     def predicted_s(self) -> float:
-        """How long it will take as it is; 0 while it is empty."""
+        """Predicted seconds of the batch as it is; 0 while it is empty."""
         return self.pass_s + self.rows_s if self.pairs else 0.0
 
 
 SPARE_TIME = ("spare time",)
-"""The caller of work that nobody waits for, and that is handed in only while nobody else wants the device."""
+"""The caller of spare-time work, which is submitted only while nobody else wants the device."""
 
 
 @dataclass(eq=False)
 class Job(Generic[Key]):
     """All pairs of one request. ``lengths[i]`` is the token count of pair ``i``; ``deadline`` a monotonic time in s.
 
-    ``caller`` says who asks, from the whole to the part (a host, then a policy); what is short is shared evenly at each
+    ``caller`` goes from the whole to the part (a host, then a policy); under overload capacity is shared evenly at each
     level. A ``probe`` was admitted although it is predicted to be late, to learn whether the prediction still holds.
 
-    With ``least`` the scores of the first so many pairs are an answer, if need be. Those pairs then go to the device
-    first, the others behind them in portions, so that what is there when time is over is a beginning of the whole.
+    With ``least`` the scores of the first ``least`` pairs suffice (None: all are needed). These pairs go to the device
+    first, the others behind them in portions, so that the scores that are there in time are those of the first pairs.
     """
 
     key: Key
@@ -143,9 +143,9 @@ class Job(Generic[Key]):
     probe: bool = False
     least: int | None = None
     wanted: int = field(init=False)
-    """The first so many pairs are to be scored: all, unless the job was shortened."""
+    """How many of the first pairs are to be scored: all, unless the job was shortened."""
     waiting: list[int] = field(init=False)
-    """Pairs not yet given to the device, as they are to go there: by portion, and of each the longest first."""
+    """Pairs not yet given to the device, in the order in which they go there: by portion, longest first in each."""
     remaining_s: float = field(init=False)
     """Predicted device time of those pairs, if no other job shares their batches."""
 
@@ -156,7 +156,7 @@ class Job(Generic[Key]):
 
     @property
     def is_spare(self) -> bool:
-        """Whether it is work for spare time: no other job is held up by it, or predicted to be."""
+        """Whether it is spare-time work: other models' jobs go first, and are not predicted to be slowed by it."""
         return self.caller == SPARE_TIME
 
     @property
@@ -165,7 +165,7 @@ class Job(Generic[Key]):
         return 2 * len(self.waiting) > self.wanted
 
     def _ends_of(self, pair: int) -> int:
-        """How many pairs come before the end of the portion that a pair is in."""
+        """The pair count at which the portion of a pair ends; may exceed the job's."""
         end = self.least or len(self.lengths)
         while end <= pair:
             end *= _GROWTH
@@ -173,14 +173,14 @@ class Job(Generic[Key]):
 
     @property
     def spare_pairs(self) -> int:
-        """How many of the waiting pairs could be given up; those that are needed stand before them."""
+        """How many of the waiting pairs could be given up: those behind the first ``least``."""
         least = self.least
         return len(self.waiting) - bisect_left(self.waiting, True, key=lambda pair: pair >= least) if least else 0
 
     def give_up_portion(self) -> int:
-        """Give up the last portion that waits: how many pairs; 0 where it is the one that is needed.
+        """Give up the last waiting portion; return how many pairs, 0 if it is the needed one.
 
-        What is on the device already is not given up.
+        Pairs that went to the device are not given up.
         """
         end = self._ends_of(self.waiting[-1]) if self.waiting else 0
         if end <= (self.least or end):
@@ -190,14 +190,14 @@ class Job(Generic[Key]):
         return before - len(self.waiting)
 
     def shorten(self, seconds: float) -> int:
-        """Give up the last portions that wait, as far as the rest would take more than ``seconds``; how many pairs."""
+        """Give up the last waiting portions while the rest would take ``seconds`` or more; return how many pairs."""
         given_up = 0
         while self.remaining_s >= seconds and (pairs := self.give_up_portion()):
             given_up += pairs
         return given_up
 
     def keep(self, waiting: list[int]) -> None:
-        """Let only these pairs wait, in this order."""
+        """Replace the waiting pairs, in order, and predict their device time anew."""
         self.waiting = waiting
         lengths = [self.lengths[pair] for pair in waiting]
         if self.least:  # batches are filled across portions, as if there were none
@@ -205,9 +205,9 @@ class Job(Generic[Key]):
         self.remaining_s = sum(seconds for _, seconds in runs(lengths, self.limits))
 
     def drop_run(self, pairs: Sequence[int], seconds: float) -> None:
-        """Let these wait no more, which :func:`runs` would cut as one run of ``seconds``.
+        """Remove waiting pairs that :func:`runs` would cut as one run of ``seconds``.
 
-        What remains need not be cut anew then, which would take most of the time between two batches.
+        So the rest need not be cut anew, which would take most of the time between two batches.
         """
         if self.waiting[: len(pairs)] == pairs:
             self.waiting = self.waiting[len(pairs) :]
@@ -219,9 +219,9 @@ class Job(Generic[Key]):
 
 @dataclass(frozen=True, slots=True)
 class Batch(Generic[Key]):
-    """Pairs of one model for one forward pass, as (job, pair) in order; ``predicted_s`` is its expected time.
+    """Pairs of one model for one forward pass, as (job, pair) in order; ``predicted_s`` is its predicted time.
 
-    ``length`` is how many tokens each pair costs, see :attr:`Load.length`.
+    ``length`` is the number of tokens that each pair costs, see :attr:`Load.length`.
     """
 
     model: str
@@ -244,10 +244,10 @@ def runs(lengths: Sequence[int], limits: Limits) -> Iterator[tuple[Sequence[int]
 def next_batch(jobs: Sequence[Job[Key]], now: float) -> Batch[Key]:
     """Move pairs out of ``jobs`` (at least one, all of one model, earliest deadline first) into one batch.
 
-    Jobs share a batch only where they have the very same limits: while a model is replaced, those that began before are
-    still to be scored by the old one. The pairs of a later job fill the batch only where that shortens all work
-    together markedly, and as far as it makes no job before it late: on a device that takes the predicted time, who was
-    on time stays on time. Without that gain jobs would only wait for each other, and all end late.
+    Jobs share a batch only if they have the same limits object: while a model is replaced, earlier jobs are still
+    scored by the old one. Pairs of a later job join only if that markedly shortens all work together, and as far as it
+    makes no job before it late, if the device takes the predicted time. Without that gain jobs would only wait for each
+    other, and all end late.
     """
     head = jobs[0]
     load, pairs = _first_run(head)
@@ -265,8 +265,8 @@ def next_batch(jobs: Sequence[Job[Key]], now: float) -> Batch[Key]:
 
 
 def _joined(load: Load, job: Job[Key], longest_s: float) -> tuple[Load, list[int]]:
-    """The batch with pairs of a later job, which it has given up; or the same and none, where that does not pay or the
-    job is of a model that was replaced."""
+    """Fill the batch with pairs taken from a later job, and return both; the same batch and no pairs if that does not
+    pay, or if one of the two is of a model that was replaced."""
     if job.limits is not load.limits:
         return load, []
     waiting, remaining_s, filled = job.waiting, job.remaining_s, copy(load)
@@ -279,8 +279,10 @@ def _joined(load: Load, job: Job[Key], longest_s: float) -> tuple[Load, list[int
 
 
 def _first_run(job: Job[Key]) -> tuple[Load, list[int]]:
-    """Move the longest pairs of ``job`` into a new batch, while they fit and are worth its padding; with padding also
-    those of later portions that are as long, or each portion would end a batch."""
+    """Move the first waiting pairs of ``job`` into a new batch, while they fit and are worth its padding.
+
+    Unless packed, pairs of later portions that fit are taken too, or each portion would end a batch.
+    """
     load = Load(job.limits, job.lengths[job.waiting[0]])
     taken = list(takewhile(lambda pair: load.take(job.lengths[pair]), job.waiting))
     if job.least and not load.limits.packed and not load.full:
@@ -291,7 +293,7 @@ def _first_run(job: Job[Key]) -> tuple[Load, list[int]]:
 
 def _fill(load: Load, job: Job[Key], longest_s: float) -> list[int]:
     """Move pairs of ``job`` into the batch while they fit, are worth its padding, and keep it within ``longest_s``; but
-    none that can be given up while others that are needed stay."""
+    no spare pair while a needed one stays behind."""
     taken = []
     for pair in job.waiting:
         if load.take(job.lengths[pair], longest_s):

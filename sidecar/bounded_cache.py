@@ -1,8 +1,7 @@
-"""A cache that keeps to its bytes: the longest unused go first. Threads may share it; its reads rely on that the
-interpreter does one operation of a dictionary after the other.
+"""A least-recently-used cache bounded in bytes. Thread-safe: reads rely on atomic dictionary operations.
 
-It is on the way of every passage of every call. cachetools' LRUCache, the better choice where that does not matter,
-takes more than twice the time for a hundred keys, and two thirds more memory for an entry beside its value.
+Every passage of every call passes through it. cachetools' LRUCache, the better choice where speed does not matter,
+takes more than twice the time for a hundred keys, and two thirds more memory for an entry besides its value.
 """
 
 from collections import OrderedDict
@@ -13,18 +12,18 @@ from typing import Generic, TypeVar
 Value = TypeVar("Value")
 
 ENTRY_BYTES = 360
-"""What an entry takes beside its value: key, headers, its place in the table. Measured in processes whose cache had
-been full for a while: 300 to 380 (200 to 250 while it fills); tests/unit/test_cache_memory.py looks again."""
+"""Bytes of an entry besides its value: key, headers, its place in the table. Measured in processes whose cache had
+been full for a while: 300 to 380 (200 to 250 while it fills); tests/unit/test_cache_memory.py checks it."""
 
 
 class BoundedCache(Generic[Value]):
-    """Values by the digest of what they depend on; ``value_bytes`` says what a value takes of ``max_bytes``."""
+    """Values by the digest of what they depend on; ``value_bytes`` returns the bytes of a value."""
 
     def __init__(self, max_bytes: int, value_bytes: Callable[[Value], int]) -> None:
         self.max_bytes = max_bytes
-        """The bound; 0 keeps nothing."""
+        """The limit of :attr:`size_bytes`; 0: nothing is kept."""
         self.size_bytes = 0
-        """What is taken of it."""
+        """Bytes of all entries, values included."""
         self.hits = 0
         self.misses = 0
         self._value_bytes = value_bytes
@@ -32,11 +31,11 @@ class BoundedCache(Generic[Value]):
         self._lock = Lock()
 
     def peek(self, keys: Sequence[bytes]) -> list[Value | None]:
-        """The value kept under each key, None where there is none; counts nothing, nor takes it for a use."""
+        """The value under each key, None where there is none; counts neither as hit or miss nor as a use."""
         return [self._kept.get(key) for key in keys]
 
     def find(self, keys: Sequence[bytes]) -> list[Value | None]:
-        """The value kept under each key, None where there is none; counts hits and misses."""
+        """The value under each key, None where there is none; counts hits and misses."""
         found = self.peek(keys)
         self._used(key for key, one in zip(keys, found, strict=True) if one is not None)
         misses = sum(one is None for one in found)
@@ -44,9 +43,9 @@ class BoundedCache(Generic[Value]):
         return found
 
     def find_all(self, keys: Iterable[bytes]) -> list[Value] | None:
-        """The value kept under each key; None at the first that has none, and then nothing is counted."""
+        """The value under each key, counted as hits; None at the first key without one, and then nothing is counted."""
         used, found = [], []
-        for key in keys:  # which may have to be made first
+        for key in keys:  # lazily: a key may have to be computed first
             one = self._kept.get(key)
             if one is None:
                 return None
@@ -57,7 +56,7 @@ class BoundedCache(Generic[Value]):
         return found
 
     def keep(self, fresh: Mapping[bytes, Value]) -> None:
-        """Keep these; what is larger than all the room is not kept."""
+        """Add values, evicting the least recently used; one that alone exceeds ``max_bytes`` is not kept."""
         with self._lock:
             for key, one in fresh.items():
                 size_bytes = ENTRY_BYTES + self._value_bytes(one)
@@ -77,7 +76,7 @@ class BoundedCache(Generic[Value]):
         kept = self._kept
         with self._lock:
             for key in keys:
-                if key in kept:  # else a thread that keeps something has dropped it since
+                if key in kept:  # else another thread's keep() has evicted it since
                     kept.move_to_end(key)
 
     def _count(self, hits: int, misses: int) -> None:

@@ -1,18 +1,18 @@
-"""A circuit breaker: what has failed again and again is left alone, and tried once in a while. Pure."""
+"""A circuit breaker: what keeps failing is left alone, except for a trial once in a while. Pure."""
 
 from dataclasses import dataclass
 
 FAILURES = 5
-"""In a row, after which it opens."""
+"""Failures in a row after which it opens."""
 TRY_EVERY_S = 1.0
-"""While it is open there is a trial so often, until one goes well."""
+"""While it is open, a trial is due so long after the last trial or failure, if there is no other work."""
 OVERDUE_S = 5.0
-"""So long a trial waits for a moment when there is nothing else to do."""
+"""As :data:`TRY_EVERY_S`, if there is other work."""
 
 
 @dataclass(slots=True)
 class Breaker:
-    """Of one thing that may fail; times in seconds of a monotonic clock."""
+    """The breaker of one thing that may fail; times are in monotonic seconds."""
 
     failures: int = 0
     _tried_at: float = 0.0
@@ -28,18 +28,18 @@ class Breaker:
         return self.failures == FAILURES - 1
 
     def is_due(self, now: float, *, idle: bool) -> bool:
-        """Whether it is time for a trial; ``idle`` where there is nothing else to do."""
+        """Whether it is open and a trial is due; ``idle``: there is no other work."""
         return self.is_open and now >= self._tried_at + (TRY_EVERY_S if idle else OVERDUE_S)
 
     def tried(self, now: float) -> None:
-        """A trial has begun."""
+        """Note that a trial has begun."""
         self._tried_at = now
 
     def went_well(self) -> None:
-        """Closes it."""
+        """Note a success, which closes it."""
         self.failures = 0
 
     def failed(self, now: float) -> None:
-        """Opens it, if that happens too often in a row."""
+        """Note a failure; :data:`FAILURES` in a row open it."""
         self.failures += 1
         self._tried_at = now

@@ -1,7 +1,7 @@
-"""The second, cheap opinion on a call's documents, beside the cross-encoder's and never at its expense.
+"""A bi-encoder's cosines of a call's documents: a cheap second opinion, never at the cross-encoder's expense.
 
-Documents whose vectors are kept cost the device a short query; they are compared while the cross-encoder works. The
-others are read afterwards, while there is time left and nobody else wants the device, and else when the call is over.
+Documents with cached vectors cost the device only a short query; they are compared while the cross-encoder works. The
+others are encoded afterwards, while there is time left and nobody else wants the device, or else after the call.
 """
 
 import asyncio
@@ -19,15 +19,18 @@ from sidecar.scoring.base import Pair
 from sidecar.spare_time import SpareTime
 
 ORDERING_S = 0.005
-"""Kept of the time left for making an order of what is there."""
+"""Seconds of the time left that are reserved for making the order."""
 
 Encode = Callable[[LoadedModel, str, Sequence[Sequence[str]], tuple[str, ...]], Awaitable[Sequence[Sequence[Pair]]]]
-"""The pairs of each document's passages, for a caller; does not hold up the event loop."""
+"""Tokenises a query with each document's passages, for a caller, without blocking the event loop."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cosines:
-    """Cosines of the passages of documents, by the document's original rank; those without any are left out."""
+    """Cosines of each document's passages, by its original rank, without the documents that have none.
+
+    ``version`` is the bi-encoder's; empty if there are no cosines.
+    """
 
     version: str = ""
     passages: Mapping[int, Sequence[float]] = field(default_factory=dict)
@@ -38,14 +41,14 @@ NONE = Cosines()
 
 @dataclass(frozen=True, slots=True)
 class _Begun:
-    """A call's documents: what is known of them, and the pairs of those that are still to be read."""
+    """A call's documents by original rank: known cosines, and the pairs of those with a vector not cached yet."""
 
     known: Mapping[int, Sequence[float]]
     unread: Mapping[int, Sequence[Pair]]
 
 
 class CosineScorer:
-    """Compares queries with documents, through the scheduler like any other scoring."""
+    """Computes cosines of queries and documents, through the scheduler like any other scoring."""
 
     def __init__(self, scheduler: Scheduler, encode: Encode, spare_time: SpareTime) -> None:
         self._scheduler = scheduler
@@ -62,10 +65,10 @@ class CosineScorer:
         *,
         wait: bool = True,
     ) -> AsyncIterator[Callable[[], Awaitable[Cosines]]]:
-        """Compare known documents while the block runs. Yields what gives all cosines that are there in time: with
-        ``wait`` it reads documents that are new to the model first.
+        """Compare documents with cached vectors while the block runs; yield a function that returns all cosines.
 
-        It never raises for want of a cosine: what fails, or comes too late, is left out.
+        With ``wait`` that function first encodes documents that are new to the model, else they are encoded after the
+        call. With ``model`` None there are no cosines. What fails or is late is left out, not raised.
         """
         if model is None:
             yield _none
@@ -120,7 +123,7 @@ class CosineScorer:
 
 
 def _heard(beginning: "asyncio.Task[_Begun]") -> None:
-    """An error that nobody waits for any more is none."""
+    """Retrieve the task's error, so that asyncio does not report one that nobody awaits any more."""
     if not beginning.cancelled():
         beginning.exception()
 
@@ -130,6 +133,6 @@ async def _none() -> Cosines:
 
 
 def _regrouped(groups: Mapping[int, Sequence[Pair]], scores: Sequence[float]) -> dict[int, list[float]]:
-    """Scores that stand one after the other, by the group they belong to."""
+    """Split a flat list of scores by the groups they belong to."""
     rest = iter(scores)
     return {rank: [next(rest) for _ in group] for rank, group in groups.items()}

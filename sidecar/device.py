@@ -1,9 +1,9 @@
-"""The thread that owns the device: it takes one batch after the other from the queue, and asks nobody in between.
+"""The thread that owns the device: it takes one batch after the other from the queue, without the event loop.
 
-The event loop is not on that way. While it parses a large message the device goes on, and between two batches nothing
-waits for it to wake up. Where a scorer only launches its passes, as on CUDA, the next batch is chosen, packed and
-launched shortly before the one on the device is predicted to end: one batch ahead, chosen as late as can be. A second
-thread then waits for the scores, so that it is known when a pass was over.
+So the device goes on while the loop parses a large message, and no batch waits for the loop to wake up. If a scorer
+only launches its passes, as on CUDA, the next batch is chosen, packed and launched shortly before the one on the device
+is predicted to end: one batch ahead, chosen as late as possible. A second thread then waits for the scores, to know
+when a pass ended.
 """
 
 import math
@@ -29,18 +29,18 @@ from sidecar.scoring.base import DeviceLost, Launches, Pair, Scores
 from sidecar.tickets import Ticket, sample_job
 
 _COMPLAIN_EVERY_S = 10.0
-"""Passes of one model that fail are logged so often at most."""
+"""Failed passes of one model are logged at most once in this time."""
 _CAUSE_CHARS = 200
 _LOST_ADVICE = "restart this sidecar: a device does not come back within a process; replies keep the engine's order"
 _LEAD_S = 0.004
-"""A batch ahead is chosen so long before the other one's predicted end, and earlier where predictions are in doubt: as
-long as packing and launching a few hundred pairs takes."""
+"""A batch ahead is chosen this long before the predicted end of the other one, or earlier by the prediction's doubt:
+packing and launching a few hundred pairs takes so long."""
 
 
 @dataclass(slots=True, eq=False)
 class Flight:
-    """A batch that went to the device at ``at``. ``scores`` gives its scores: it waits for what was ``launched``, and
-    computes what was not. ``landed`` is what came of it, and when."""
+    """A batch that went to the device at ``at`` (monotonic seconds). ``scores`` returns its scores: it waits for a
+    ``launched`` pass, and runs any other. ``landed`` is the result and when it came; None until then."""
 
     batch: Batch[Ticket]
     at: float
@@ -50,7 +50,7 @@ class Flight:
 
 
 class Device:
-    """Scores what waits in ``queue``; whoever touches that holds :attr:`lock`."""
+    """Scores the jobs of ``queue``, which may be used only with :attr:`lock` held."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class Device:
         clock: Callable[[], float],
         on_death: Callable[[BaseException], None],
     ) -> None:
-        """``on_death`` is called in the thread when it has met a fault of its own, and serves no more."""
+        """``on_death`` is called in the thread when an unexpected error has ended it."""
         self.lock = threading.Condition()
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="device")
         self._arrivals = ThreadPoolExecutor(1, thread_name_prefix="arrivals")
@@ -75,11 +75,11 @@ class Device:
         self._landed_at = 0.0
         self._complained_at: dict[str, float] = {}
         self.breakers: defaultdict[str, Breaker] = defaultdict(Breaker)
-        """Of each model's passes; whoever touches them holds :attr:`lock`."""
+        """The breaker of each model's passes; use with :attr:`lock` held."""
         self._served: dict[str, LoadedModel | None] = {}
-        """Of names whose model was replaced or dropped, whose passes still count."""
+        """For each name whose model was replaced or dropped: the model whose passes still count, None for none."""
         self.failing: dict[str, LoadedModel] = {}
-        """The models whose breakers are open; whoever touches it holds :attr:`lock`."""
+        """The models whose breakers are open; use with :attr:`lock` held."""
 
     @property
     def busy(self) -> bool:
@@ -88,25 +88,25 @@ class Device:
 
     @property
     def models(self) -> set[str]:
-        """Names of those with a batch on the device."""
+        """Names of the models with a batch on the device."""
         return {flight.batch.model for flight in self._flights}
 
     @property
     def free_at(self) -> float:
-        """When the batches on the device are predicted to be over, or the last one was."""
+        """When the batches on the device are predicted to end, or the last one ended; monotonic seconds."""
         flights = self._flights
         start = max(self._landed_at, flights[0].at) if flights else self._landed_at
         return start + sum(flight.batch.predicted_s for flight in flights)
 
     def wake(self) -> None:
-        """Something waits in the queue; call with the lock held."""
+        """Wake the thread, as a job was queued, or start it; call with the lock held."""
         self.lock.notify()
         if not self._serving and not self._stopped:
             self._serving = True
             self.thread.submit(self._serve)
 
     def forget(self, model: str, instead: LoadedModel | None) -> None:
-        """No longer know how a model's passes have gone, nor learn it; needs the lock."""
+        """Forget how a model's passes went, and count only those of ``instead`` (None: of none); needs the lock."""
         self._served[model] = instead
         self.failing.pop(model, None)
         self.breakers.pop(model, None)
@@ -121,8 +121,10 @@ class Device:
         self._arrivals.shutdown(wait=False)
 
     def shed_late(self) -> None:
-        """Shorten the jobs that can no longer end in time whole, and answer those that cannot even then, so that what
-        would be late never reaches the device; needs the lock."""
+        """Shorten the jobs that can no longer end whole in time, and fail those that cannot even so; needs the lock.
+
+        So pairs that would be late never reach the device.
+        """
         now = self._clock()
         for job, pairs in self._queue.shorten(now):
             self._metrics.shed_pairs.labels("late").inc(pairs)
@@ -132,7 +134,7 @@ class Device:
             job.key.fail(BudgetExhausted("the job could no longer end within its budget"))
 
     def _serve(self) -> None:
-        """One batch after the other, until nobody waits. Whatever breaks here is told."""
+        """Score one batch after the other until the queue is empty. An error of its own is logged, and ends it."""
         try:
             while (batch := self._next()) or self._flights:
                 ahead = self._flights
@@ -141,12 +143,13 @@ class Device:
                     self._land(one)
                 if flight and not flight.launched:
                     self._land(flight)
-        except BaseException as error:  # noqa: BLE001 - a thread that ends without a word leaves all waiting
+        except BaseException as error:  # noqa: BLE001 - if the thread ended silently, all would wait for ever
             log.critical("device_thread_ended", error=type(error).__name__, exc_info=error)
             self._on_death(error)
 
     def _next(self) -> Batch[Ticket] | None:
-        """The next batch; behind another one, as late as it can be chosen, and None when that ends before one comes."""
+        """The next batch; None if there is none. Behind another batch it is chosen as late as possible, and is None if
+        that ends before a job comes."""
         with self.lock:
             for ahead in self._flights:
                 self._wait_for_end_of(ahead)
@@ -156,7 +159,7 @@ class Device:
             return batch
 
     def _wait_for_end_of(self, flight: Flight) -> None:
-        """Wait until little is left of it, and from then on for work, until it is over."""
+        """Wait until a batch is about to end, and from then on until it has ended or a job waits."""
         batch = flight.batch
         lead_s = _LEAD_S + batch.pairs[0][0].limits.doubt_s(batch.predicted_s)
         self.lock.wait_for(lambda: self._stopped or flight.landed, max(0.0, self.free_at - lead_s - self._clock()))
@@ -176,16 +179,20 @@ class Device:
         return flight
 
     def _arrive(self, flight: Flight) -> None:
-        """Wait for the scores of a batch. What was launched is waited for in a thread of its own, so that it is known
-        when it was over, however far from its prediction."""
+        """Wait for the scores of a batch, and note when they came.
+
+        A launched pass is waited for in a thread of its own, to know when it ended, however far from its prediction.
+        """
         scores = _scores_of(flight)
         with self.lock:
             flight.landed = scores, self._clock()
             self.lock.notify()
 
     def _land(self, flight: Flight) -> None:
-        """Wait for the scores of a batch and hand them out; one that failed is tried again job by job, behind what was
-        launched meanwhile. Nothing happens when it has landed before."""
+        """Wait for the scores of a batch and hand them out; do nothing if it has landed before.
+
+        A batch that failed is tried again job by job, after those launched meanwhile have landed.
+        """
         if flight not in self._flights:
             return
         scores, took_s = self._awaited(flight)
@@ -201,7 +208,7 @@ class Device:
             self._hand_out(flight.batch, scores, took_s)
 
     def _awaited(self, flight: Flight) -> tuple[Scores | ModelError, float]:
-        """What came of a batch, and how many seconds it had the device; it is on the device no more then."""
+        """Wait for a batch and take it off the device; return its scores or error, and its seconds on the device."""
         if not flight.launched:
             self._arrive(flight)
         with self.lock:
@@ -213,8 +220,11 @@ class Device:
         return scores, took_s
 
     def _count_failure(self, batch: Batch[Ticket]) -> None:
-        """One more failed pass of its model. Before that opens the breaker, the model is given its sample: where it
-        takes that, the callers' pairs are at fault and not the model, and the count begins anew."""
+        """Count one more failed pass of its model.
+
+        If that would open the breaker, the model first scores its sample: if it can, the callers' pairs are at fault
+        and not the model, and the count begins anew.
+        """
         ticket = batch.pairs[0][0].key
         if not self._counts(ticket.model):
             return
@@ -231,11 +241,11 @@ class Device:
                 self.failing[batch.model] = ticket.model
 
     def _counts(self, model: LoadedModel) -> bool:
-        """Whether a model is the one that is served by its name: calls that began before may still use another."""
+        """Whether a model is the one served by its name: passes of an old one, for earlier calls, do not count."""
         return self._served.get(model.name, model) is model
 
     def _takes_sample(self, ticket: Ticket) -> bool:
-        """Whether the model of a failed job scores its sample; also where there is none, as nothing would close the
+        """Whether the model of a failed job can score its sample; True if it has none, as nothing could close the
         breaker then."""
         model = ticket.model
         try:
@@ -252,8 +262,10 @@ class Device:
         return not isinstance(scores, ModelError)
 
     def _complain(self, model: str, error: ModelError) -> None:
-        """Log what a pass failed of, and not more often than somebody reads it. A pass knows token ids and no text, so
-        that what it raises may be told in its own words."""
+        """Log why a pass failed, at most once in :data:`_COMPLAIN_EVERY_S` for each model.
+
+        A pass sees token ids but no text, so its error message may be logged as it is.
+        """
         self._metrics.failed_passes.labels(model).inc()
         now = self._clock()
         if now >= self._complained_at.get(model, -math.inf) + _COMPLAIN_EVERY_S:
@@ -266,7 +278,7 @@ class Device:
             log.critical("device_lost", cause=_said(error.__cause__), advice=_LOST_ADVICE)
 
     def _observe(self, batch: Batch[Ticket], took_s: float) -> None:
-        """Learn how long it took."""
+        """Record a pass that succeeded, and correct predictions by the time it took."""
         model = batch.pairs[0][0].key.model
         with self.lock:
             if self._counts(model):
@@ -276,13 +288,13 @@ class Device:
         self._metrics.observe_forward(batch.model, len(batch.pairs) * batch.length, batch.predicted_s, took_s)
 
     def _hand_out(self, batch: Batch[Ticket], scores: Scores, took_s: float) -> None:
-        """Each job's pairs stand together in a batch."""
+        """Give each job its scores and its part of the time; a job's pairs are adjacent in a batch."""
         end = 0
         for job, pairs in groupby(batch.pairs, itemgetter(0)):
             places = [pair for _, pair in pairs]
             start, end = end, end + len(places)
             part_s = took_s * len(places) / len(batch.pairs)
-            with self.lock:  # it may be shortened meanwhile
+            with self.lock:  # the job may be shortened meanwhile
                 wasted = job.key.is_over
                 if not wasted:
                     job.key.put(places, scores[start:end], part_s)
@@ -290,7 +302,7 @@ class Device:
                 self._metrics.observe_waste(batch.model, part_s)
 
     def _isolate(self, batch: Batch[Ticket], error: ModelError) -> None:
-        """One bad pair must not fail the jobs that shared its batch: each is tried alone, and a lone one fails."""
+        """Score each job of a failed batch alone, since one bad pair must not fail the others; fail a single job."""
         jobs = list(dict.fromkeys(job for job, _ in batch.pairs))
         if len(jobs) == 1:
             with self.lock:
@@ -305,7 +317,7 @@ class Device:
 
 
 def _said(error: BaseException | None) -> str:
-    """The beginning of what an error says; one that cannot even say that must not end the thread."""
+    """The first line of an error's message, shortened; an error whose ``str`` raises must not end the thread."""
     try:
         return str(error or "").strip().split("\n")[0][:_CAUSE_CHARS]
     except BaseException as fault:  # noqa: BLE001 - whatever its code does
@@ -313,10 +325,10 @@ def _said(error: BaseException | None) -> str:
 
 
 def _launched(scorer: Launches, pairs: Sequence[Pair]) -> Callable[[], Scores]:
-    """What waits for the scores, with the device at work on them."""
+    """Launch a pass; return a function that waits for its scores, or raises the error of the launch."""
     try:
         return scorer.launch(pairs)
-    except BaseException as error:  # noqa: BLE001 - told with the errors of the pass itself
+    except BaseException as error:  # noqa: BLE001 - handled with the errors of the pass itself
         return partial(_raise, error)
 
 
@@ -325,8 +337,8 @@ def _raise(error: BaseException) -> Scores:
 
 
 def _scores_of(flight: Flight) -> Scores | ModelError:
-    """The scores of a batch, or whatever went wrong as a :class:`ModelError`: an interrupt or exit in the midst of a
-    model must not end the thread."""
+    """The scores of a batch, or any failure as a :class:`ModelError`: even a model's interrupt or exit must not end the
+    thread."""
     count = len(flight.batch.pairs)
     try:
         with np.errstate(over="ignore"):

@@ -1,4 +1,4 @@
-"""What a call may do: which connector, which index, under which plan. Decides before a byte goes to the engine."""
+"""What a call may do: which connector, which index, under which plan. Decided before a search or fetch is sent."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -30,9 +30,9 @@ _UNNAMED_USER = "connector {!r} forwards the end user's rights: send `authorizat
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """All that is decided of a search before the engine is asked. ``plan`` is None only where ``skip`` says why.
+    """Everything decided about a search before it is sent. ``plan`` is None only where ``skip`` says why.
 
-    ``known`` is what the index expression stands for, where that had to be asked.
+    ``known`` is what the index expression stands for; None if the engine did not have to be asked.
     """
 
     call: SearchCall
@@ -46,9 +46,9 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """What a Rerank call may use: the plan, None where ``why`` says that none applies, and where texts are fetched.
+    """What a Rerank call may use: its plan (None: no policy applies, see ``why``), and the connector to fetch from.
 
-    From ``closed_indices`` no document is ever fetched.
+    No document is ever fetched from ``closed_indices``; ``connector`` is None if none can be fetched at all.
     """
 
     plan: Plan | None
@@ -58,7 +58,7 @@ class Access:
 
 
 class Gate:
-    """Checks calls against the configuration. All methods are quick and touch nothing but it."""
+    """Authorises and plans calls by the configuration. No I/O; only :meth:`work_out` may be slow."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Gate:
         connectors: Mapping[str, Connector],
         is_off: Callable[[str], bool] = lambda _: False,
     ) -> None:
-        """``is_off`` tells whether a policy is switched off by hand."""
+        """``is_off`` returns whether the named policy is switched off by hand."""
         self._settings = settings
         self._is_off = is_off
         self._connectors = connectors
@@ -74,7 +74,7 @@ class Gate:
         self._plans = policy.Plans(settings)
 
     def for_search(self, call: SearchCall) -> Connector:
-        """The connector that a search goes to, with the rights that it has there.
+        """The connector that a search goes to, acting with its own rights or the end user's, as configured.
 
         Raises:
             InvalidRequest, UnknownName, NotAllowed, NoAuthorization: the call is not valid or not allowed.
@@ -88,7 +88,7 @@ class Gate:
         return self._with_rights(name, call.authorization)
 
     def names_timeout_s(self, call: SearchCall | RerankCall) -> float:
-        """The longest to wait for what a name stands for: a share of the smallest budget that it may decide on."""
+        """Seconds to wait for index names to be resolved: a share of the smallest budget that the call may get."""
         budgets_ms = [policy.budget_ms for policy in self._settings.policies.values()]
         asked_ms = call.narrowing.overrides.budget_ms
         return min([*budgets_ms, asked_ms] if asked_ms else budgets_ms) / 1e3 * _NAMES_SHARE
@@ -98,13 +98,13 @@ class Gate:
         return self._resolver.must_ask(connector.name, call.index or None, call.narrowing.policy)
 
     def work_out(self, connector: str | None, index: str, known: Known) -> Resolution:
-        """The policy that follows from an answer of the engine, kept with it; may be called from any thread."""
+        """Choose the policy by the resolved indices, and keep it in ``known``; may be called from any thread."""
         if known.resolution is None:
             known.resolution = self._resolver.choose(connector, index, known.members, known.problem)
         return known.resolution
 
     def prepare(self, call: SearchCall, connector: Connector, known: Known | None, time_left_s: float) -> Prepared:
-        """Under which plan and as which request a search goes to its connector.
+        """Choose the plan of a search and build its request; ``time_left_s`` bounds a timeout given to the engine.
 
         Raises:
             InvalidRequest, NotAllowed: the call is not valid or not allowed.
@@ -118,15 +118,16 @@ class Gate:
         return Prepared(call, connector, plan, why, skip, _request(call, plan, size, time_left_s), known)
 
     def as_asked(self, prepared: Prepared, time_left_s: float) -> Prepared:
-        """The same search without the window, which the engine has refused."""
+        """The same search as the app wrote it, without the window that the engine has refused; not reranked."""
         own = _request(prepared.call, prepared.plan, None, time_left_s)
         return replace(prepared, skip=skips.by_refused_window(), request=own)
 
     def for_rerank(self, call: RerankCall) -> tuple[str | None, Connector | None]:
-        """The connector's name, and the connector if texts can be fetched from it, with the rights it has there.
+        """The connector's name, and the connector if texts can be fetched from it, acting as in :meth:`for_search`.
 
         Raises:
-            InvalidRequest, UnknownName: there is no such connector, or the end user's rights cannot be read.
+            UnknownName, NotAllowed: there is no such connector, or it is not for the caller's role.
+            InvalidRequest: the end user's `authorization` cannot be used.
         """
         name = self._connector_name(call)
         if name is None or (self._forwards(name) and call.authorization is None):
@@ -134,14 +135,17 @@ class Gate:
         return name, self._with_rights(name, call.authorization)
 
     def to_be_resolved(self, connector: Connector, call: RerankCall) -> list[str]:
-        """Names of candidates' indices which may be aliases: a fetch by id passes an alias's filter by."""
+        """Index names of candidates without text that have to be resolved, as they may be aliases.
+
+        A fetch by id would bypass an alias's filter. Empty where the caller may read every index.
+        """
         if not self._restricts(connector.name, call.caller):
             return []
         named = {one.ref.index for one in call.candidates if one.ref and one.text is None}
         return sorted(name for name in named if name and self._is_allowed(connector.name, name, call.caller))
 
     def plan_of(self, call: RerankCall, name: str | None, known: Known | None) -> tuple[Plan | None, str]:
-        """The plan of a Rerank call and why it is this one; before the engine is asked for anything of its candidates.
+        """The plan of a Rerank call, and why it is this one; needed before its candidates' indices are resolved.
 
         Raises:
             InvalidRequest, NotAllowed: the call is not valid or not allowed.
@@ -158,12 +162,12 @@ class Gate:
         connector: Connector | None,
         resolved: Mapping[str, Known],
     ) -> Access:
-        """What a Rerank call may use. Its candidates may say that they are from anywhere: where not every index is
-        allowed, texts are fetched only from concrete ones that are allowed by their own name.
+        """What a Rerank call may use. Its candidates may claim to be from any index: where not every index is allowed,
+        texts are fetched only from concrete indices that are allowed by their own name.
 
         Raises:
             InvalidRequest, NotAllowed: the call is not valid or not allowed.
-            NoAuthorization: texts are missing, and are fetched only for an end user.
+            NoAuthorization: texts are missing, and the connector fetches only with an end user's rights.
         """
         plan, why = planned
         missing = [candidate for candidate in call.candidates if needs_fetch(candidate, plan)]
@@ -192,7 +196,7 @@ class Gate:
         )
 
     def search_timeout_s(self, connector: Connector) -> float:
-        """The longest that a search on this connector may take."""
+        """Seconds that a search on this connector may take."""
         return self._settings.connectors[connector.name].search_timeout_ms / 1e3
 
     def _plan(
@@ -201,10 +205,11 @@ class Gate:
         """The plan of a call and why it is this one; None when no policy applies.
 
         Raises:
-            InvalidRequest: the policy is unknown, a value is over its limit, or the query is too long.
+            InvalidRequest: the policy is unknown or in conflict, a value is over its limit, or the query is too long.
+            NotAllowed: the policy is not for the caller's role.
         """
         narrowing = call.narrowing
-        self._check_policy(narrowing.policy, call.caller)  # also one that there is none of, of which no more is told
+        self._check_policy(narrowing.policy, call.caller)  # before the lookup, so also for unknown names
         found = self._resolution(connector, call, known)
         self._check_policy(found.policy_name, call.caller)
         key, overrides = narrowing.arm_key(call.query), narrowing.overrides
@@ -221,7 +226,7 @@ class Gate:
             raise NotAllowed(f"policy {name!r} is not for the role of {caller.name!r}")
 
     def _resolution(self, connector: str | None, call: SearchCall | RerankCall, known: Known | None) -> Resolution:
-        """The policy of a call; what follows from an answer of the engine is worked out once for it."""
+        """The policy of a call; the one that follows from ``known`` is worked out once and kept in it."""
         if known is None or call.narrowing.policy is not None:
             return self._resolver.resolve(connector, call.index or None, call.narrowing.policy)
         return self.work_out(connector, call.index, known).checked()
@@ -234,8 +239,11 @@ class Gate:
             raise InvalidRequest(f"`top_n` is {call.top_n}; allowed: 1..{limit}")
 
     def _connector_name(self, call: SearchCall | RerankCall) -> str | None:
-        """The configured name: the one asked for, or the only one of the caller's when none is; None when that is not
-        clear."""
+        """The connector asked for; if none is, the only one that the caller may use, or None if there is not just one.
+
+        Raises:
+            UnknownName, NotAllowed: the connector is not configured, or not for the caller's role.
+        """
         asked, allowed = call.connector, call.caller.role.connectors
         known = [name for name in self._connectors if fits(allowed, name)]
         if asked and asked not in known:
@@ -245,7 +253,11 @@ class Gate:
         return asked or (known[0] if len(known) == 1 else None)
 
     def _with_rights(self, name: str, authorization: str | None) -> Connector:
-        """The connector as itself or, where it forwards, as the end user; never as itself for want of a user."""
+        """The connector with its own credentials or, where it forwards, with the end user's alone.
+
+        Raises:
+            NoAuthorization, InvalidRequest: the end user's `authorization` is missing, or cannot be used.
+        """
         connector = self._connectors[name]
         if not self._forwards(name):
             return connector
@@ -264,7 +276,10 @@ class Gate:
         return tuple(self._settings.connectors[name].allow_indices) != everything or caller.role.indices != everything
 
     def _check_body(self, connector: str, body: Json, caller: Caller) -> None:
-        """Where not every index is allowed, the body may not read another one past the URL."""
+        """Refuse a body that reads an index which is not allowed, or hides which one it reads.
+
+        Called only where not every index is allowed.
+        """
         if "pit" in body:
             raise NotAllowed("a point in time hides which index it reads: only some indices are allowed here")
         if hides_a_query(body):
@@ -289,7 +304,7 @@ class Gate:
 
 
 def fits(patterns: Iterable[str], name: str) -> bool:
-    """Whether a name is one of these, `*` being any text."""
+    """Whether a name fits one of the patterns, in which `*` stands for any text."""
     return any(matches(pattern, name) for pattern in patterns)
 
 
@@ -300,7 +315,7 @@ def _request(call: SearchCall, plan: Plan | None, size: int | None, time_left_s:
 
 
 def needs_fetch(candidate: Candidate, plan: Plan | None) -> bool:
-    """Whether nothing of a candidate's text came with the request."""
+    """Whether a candidate came without text: no ``text``, no source, and none of the plan's fields in its hit."""
     if candidate.text is not None or candidate.source is not None:
         return False
     return plan is None or lacks_text(candidate, plan.text)

@@ -5,18 +5,17 @@ from collections.abc import Iterable
 from sidecar.wildcards import matches
 
 MAX_EXPRESSION_CHARS = 4096
-"""Longest index expression; the engines take no longer URL, and what is longer would cost time before it is refused."""
+"""Longest index expression: the engines accept no longer URL, and checking a longer one would cost time."""
 
 
 def is_allowed(patterns: Iterable[str], index_expression: str) -> bool:
     """Whether a request may name this index expression: every part of its comma list must fit an allow pattern.
 
-    A wildcard of the request is an ordinary character here: `a*` is inside `a*` and not inside `a-*`; whatever an
-    allowed one expands to is then inside too. Of an exclusion (`-old`) the rest must fit. `_all` needs a pattern `*`
-    or `_all`, another cluster (`cluster:index`) a pattern `*` or one with a colon. No part may be empty, `.` or `..`,
-    or hold whitespace, control characters or any of `/ \\ ? # " < > |`; only where everything is allowed (the list is
-    exactly `*`) date math in angle brackets passes.
-    Nothing longer than MAX_EXPRESSION_CHARS is allowed.
+    A wildcard of the request is compared as an ordinary character: `a*` fits `a*` but not `a-*`; so all that an allowed
+    wildcard expands to is allowed too. An exclusion (`-old`) must fit without its minus. `_all` needs a pattern `*` or
+    `_all`, another cluster (`cluster:index`) a pattern `*` or one with a colon. No part may be empty, `.` or `..`, or
+    contain whitespace, control characters or any of `/ \\ ? # " < > |`; only where everything is allowed (the list is
+    exactly `*`) may it be date math in angle brackets. Nothing longer than MAX_EXPRESSION_CHARS is allowed.
     """
     allowed = tuple(patterns)
     return len(index_expression) <= MAX_EXPRESSION_CHARS and all(

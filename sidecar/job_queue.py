@@ -1,6 +1,6 @@
-"""The jobs that wait for the device: who is served next, who would end in time, who no longer can. Pure.
+"""The jobs that wait for the device: which is served next, which would end in time, which no longer can. Pure.
 
-Models take turns as :mod:`sidecar.shares` says; of one model the job with the earliest deadline comes first.
+Models take turns by :mod:`sidecar.shares`; of one model the job with the earliest deadline comes first.
 """
 
 import bisect
@@ -17,7 +17,7 @@ _OPTIMISM = 0.9
 
 
 class Queue(Generic[Key]):
-    """The jobs that wait; equal deadlines in the order they came."""
+    """The waiting jobs of each model, earliest deadline first; equal deadlines in the order of :meth:`add`."""
 
     def __init__(self, max_pairs: int, shares: Shares | None = None) -> None:
         self.max_pairs = max_pairs
@@ -36,24 +36,24 @@ class Queue(Generic[Key]):
 
     @property
     def pairs(self) -> int:
-        """Pairs that wait."""
+        """Number of waiting pairs."""
         return sum(len(job.waiting) for job in self)
 
     def has_room(self, pairs: int) -> bool:
-        """Whether that many more pairs may wait."""
+        """Whether so many more pairs may wait."""
         return self.pairs + pairs <= self.max_pairs
 
     def ends_at(self, job: Job[Key], free_at: float) -> float:
-        """When a job that came now would end, with the device free at ``free_at``."""
+        """When a job added now is predicted to end, with the device free at ``free_at``; monotonic seconds."""
         jobs = self._jobs.get(job.model, [])
         place = bisect.bisect_right(jobs, job.deadline, key=lambda other: other.deadline)
         own_s = sum(other.remaining_s for other in jobs[:place]) + job.remaining_s
         return self._ends_at(job.model, own_s, free_at)
 
     def on_time(self, job: Job[Key], now: float, free_at: float) -> bool:
-        """Whether ``job`` would end in time, and no other of its model that would end in time became late by it.
+        """Whether ``job`` would end in time, and makes no job of its model late that would end in time without it.
 
-        Some of the time left to each is kept as a margin.
+        A margin of each job's time left is kept free.
         """
         ends_at = self.ends_at(job, free_at)
         if ends_at + _margin_s(job, ends_at - free_at, now) > job.deadline:
@@ -70,30 +70,32 @@ class Queue(Generic[Key]):
         return True
 
     def add(self, job: Job[Key]) -> None:
-        """Let a job wait for its turn."""
+        """Add a job behind those of its model with the same or an earlier deadline."""
         bisect.insort_right(self._jobs.setdefault(job.model, []), job, key=lambda other: other.deadline)
 
     def remove(self, job: Job[Key]) -> None:
-        """Forget a job: its caller has gone, or it failed. Nothing happens when it does not wait."""
+        """Remove a job if it waits."""
         if job in (jobs := self._jobs.get(job.model, [])):
             jobs.remove(job)
             self._drop_empty()
 
     def shorten(self, now: float) -> list[tuple[Job[Key], int]]:
-        """Have the jobs that may be shortened give up what can no longer end in time; those that did, and how many
-        pairs. One whose last waiting pair is gone leaves the queue."""
+        """Make jobs with a ``least`` give up portions that can no longer end in time; return which, and how many pairs.
+
+        A job without a waiting pair leaves the queue.
+        """
         shortened = [(job, pairs) for jobs in self._jobs.values() for job, pairs in _shortened(jobs, now)]
         if shortened:
             self.drop_done()
         return shortened
 
     def drop_done(self) -> None:
-        """Let the jobs leave of which no pair waits any more."""
+        """Remove jobs without a waiting pair."""
         self._jobs = {model: [job for job in jobs if job.waiting] for model, jobs in self._jobs.items()}
         self._drop_empty()
 
     def late(self, now: float) -> list[Job[Key]]:
-        """Take out the jobs that can no longer end in time behind those before them: the device does no wasted work."""
+        """Remove and return the jobs that can no longer end in time behind those before them, to save device time."""
         late = [job for jobs in self._jobs.values() for job in _late(jobs, now)]
         for job in late:
             self._jobs[job.model].remove(job)
@@ -101,19 +103,19 @@ class Queue(Generic[Key]):
         return late
 
     def take(self, now: float) -> Batch[Key] | None:
-        """The next batch, or None when nobody waits. Jobs whose last pair was taken leave the queue."""
+        """Take the next batch; None if no job waits. Jobs whose last pair was taken leave the queue."""
         if not self._jobs:
             return None
         wanted = [model for model, jobs in self._jobs.items() if not all(job.is_spare for job in jobs)]
         model = self.shares.pick(wanted or self._jobs)
         batch = next_batch(self._jobs[model], now)
         self.drop_done()
-        if not batch.pairs[0][0].is_spare:  # or who reads for later would leave half of the device to who is asked now
+        if not batch.pairs[0][0].is_spare:  # charged, it would count as use that slows other models down
             self.shares.charge(model, batch.predicted_s, now)
         return batch
 
     def rescale(self, model: str, factor: float) -> None:
-        """The device has turned out slower (above 1) or faster for this model than it was when its jobs came."""
+        """Multiply the predicted time of a model's waiting jobs: above 1 if the device has become slower."""
         for job in self._jobs.get(model, ()):
             job.remaining_s *= factor
 
@@ -121,9 +123,9 @@ class Queue(Generic[Key]):
         return free_at + own_s * self._slowdown(model, own_s, free_at) + self.shares.turn_s(model, free_at)
 
     def _slowdown(self, model: str, own_s: float, free_at: float) -> float:
-        """How many times longer ``own_s`` seconds of a model take because of what others have waiting or lately used.
+        """The factor by which other models' waiting jobs or recent use stretch ``own_s`` seconds of a model.
 
-        Until they are over, no other model gets more than its share beside them.
+        Meanwhile no other model gets more than its share.
         """
         others_s = (
             min(sum(job.remaining_s for job in jobs if not job.is_spare), own_s * self.shares.ratio(other, model))
@@ -138,12 +140,13 @@ class Queue(Generic[Key]):
 
 
 def _margin_s(job: Job[Key], seconds: float, now: float) -> float:
-    """What is kept free before the deadline of a job that is predicted to end in so many seconds."""
+    """Seconds kept free before the deadline of a job that is predicted to end in ``seconds``."""
     return max(_MARGIN * max(0.0, job.deadline - now), job.limits.doubt_s(seconds))
 
 
 def _shortened(jobs: list[Job[Key]], now: float) -> Iterator[tuple[Job[Key], int]]:
-    """Those of ``jobs``, earliest deadline first, that gave up pairs, as far as an optimist would too; and how many."""
+    """Shorten ``jobs``, earliest deadline first, to what would end in time by an optimistic prediction; yield each
+    that gave up pairs, and how many."""
     end = now
     for job in jobs:
         if job.least and (pairs := job.shorten((job.deadline - end) / _OPTIMISM)):
@@ -153,7 +156,8 @@ def _shortened(jobs: list[Job[Key]], now: float) -> Iterator[tuple[Job[Key], int
 
 
 def _late(jobs: list[Job[Key]], now: float) -> Iterator[Job[Key]]:
-    """Those of ``jobs``, earliest deadline first, that even an optimist gives up; they do not hold up the others."""
+    """Those of ``jobs``, earliest deadline first, that would be late even by an optimistic prediction; the others are
+    predicted without them."""
     end = now
     for job in jobs:
         if end + _least_s(job) >= job.deadline:

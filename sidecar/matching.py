@@ -1,4 +1,4 @@
-"""Which policy's `match` fits a name best. Pure."""
+"""Finds the policy whose `match` fits a name best. Pure."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from sidecar.wildcards import fits
 
 
 class Near(IntEnum):
-    """How near a name of an index is to what the request wrote; the nearer one wins among equals."""
+    """How near a name of an index is to what the request wrote; among equally specific matches the nearer wins."""
 
     CONCRETE = 0
     """The index itself."""
@@ -20,15 +20,15 @@ class Near(IntEnum):
 
 
 Key = tuple[bool, int, int, bool, int, int]
-"""What orders entries that fit different names of one index; docs/policies.md tells the order in words."""
+"""The sort key of entries that fit different names of one index; docs/policies.md states the order in words."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Entry:
     """One `match` of one policy. ``weight`` is (exact, literal characters, names its connector): more is more specific.
 
-    ``keys`` holds one for each :class:`Near`; the largest wins. Of two exact entries it is the nearer, since lengths
-    of different names tell nothing.
+    ``keys`` holds a sort key for each :class:`Near`; the largest wins. Of two exact entries the nearer has it, since
+    the lengths of different names mean nothing.
     """
 
     policy: str
@@ -42,12 +42,12 @@ class Entry:
 
     @property
     def is_exact(self) -> bool:
-        """Whether it is a name and no pattern."""
+        """Whether it is a name rather than a pattern."""
         return self.weight[0]
 
 
 class Table:
-    """The `match` entries of all policies that count for one connector (or for a call without one)."""
+    """The `match` entries of all policies that apply to one connector (None: to a call without one)."""
 
     def __init__(self, settings: Settings, connector: str | None) -> None:
         self._entries = sorted(_entries(settings, connector), key=_on_one_name, reverse=True)
@@ -63,7 +63,7 @@ class Table:
         self._rivals = sorted(best_of_each, key=lambda entry: entry.keys[Near.VIA], reverse=True)[:2]
 
     def best(self, name: str) -> Entry | None:
-        """The most specific entry that fits; of equals the first in the file."""
+        """The most specific entry that fits, the first in the file among equals; None if none fits."""
         if found := self._exact.get(name):
             return found
         for length in self._starts:
@@ -78,7 +78,7 @@ class Table:
         return found
 
     def all(self, name: str) -> list[Entry]:
-        """The best fitting entry of each policy that has one, the most specific first."""
+        """The best fitting entry of each policy that has one; most specific first."""
         found: dict[str, Entry] = {}
         for entry in self._entries:
             if entry.policy not in found and fits(entry.pieces, name):
@@ -86,7 +86,7 @@ class Table:
         return list(found.values())
 
     def decides(self, part: str) -> bool:
-        """Whether no alias or index that a part of an expression may stand for can match another policy better."""
+        """Whether the part's own match is final: nothing that it may stand for can match another policy better."""
         best = self.best(part)
         if best is None:
             return False

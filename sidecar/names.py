@@ -1,4 +1,4 @@
-"""What index expressions stand for: asked of the engine once, remembered for a while, corrected by what hits reveal."""
+"""The indices behind index expressions: resolved by the engine, cached, and corrected by what hits reveal."""
 
 import asyncio
 import time
@@ -12,7 +12,7 @@ from connectors.errors import ConnectorError
 from sidecar.resolution import Resolution
 
 _Key = tuple[str, str, str]
-"""Connector's name, whose rights, expression: what one user may see is never shown to another."""
+"""Connector's name, its identity (whose rights), expression: what one user may see is never shown to another."""
 
 _PROBLEM_TTL_S = 1.0
 _COOL_DOWN_S = 1.0
@@ -22,9 +22,9 @@ _CHARS_PER_NAME = 64
 
 
 class Known:
-    """The indices behind one expression; ``problem`` says in a few words why the engine could not tell, else empty.
+    """The indices behind one expression; ``problem`` says why they could not be resolved, else empty.
 
-    ``resolution`` is the policy that follows, once somebody has worked it out.
+    ``resolution`` is the policy that follows from them; None until it is worked out.
 
     >>> Known([Member("logs-1", ("logs",))]).knows("logs-2")
     False
@@ -39,12 +39,12 @@ class Known:
         self._indices = frozenset(member.index for member in self.members)
 
     def knows(self, index: str) -> bool:
-        """Whether a hit from this index is no news; it is none either where the engine could not tell."""
+        """Whether a hit from this index is expected: it is a member, or the members could not be resolved."""
         return bool(self.problem) or index in self._indices
 
 
 class _Kept(NamedTuple):
-    """An answer, how many names it counts for, and until when it is fresh, not to be doubted, and of use at all."""
+    """A cached answer, its weight in names, and the times until which it is fresh, not to be doubted, and usable."""
 
     known: Known
     weight: int
@@ -54,13 +54,13 @@ class _Kept(NamedTuple):
 
 
 class Names:
-    """Remembers what expressions stand for, at most ``max_names`` index names in all, each for ``ttl_s`` seconds.
+    """Caches what expressions stand for, at most ``max_names`` index names in all, each for ``ttl_s`` seconds.
 
-    After these an answer still serves, up to ten times as long, while the engine is asked again; so only the first
-    call for an expression waits. Concurrent calls for the same expression share one call to the engine, which none of
-    them can cancel; there are ``most_calls`` of these at a time at most. A failure is remembered for a second at most,
-    so that an engine in trouble is not asked by every call. With a ``ttl_s`` of 0 nothing is remembered. ``clock``
-    counts seconds; ``shared_timeout_s`` is what the shared call may take at least, for a caller in a hurry must not
+    A stale answer still serves until it is ten times ``ttl_s`` old, while the engine is asked again; so only the
+    first call for an expression waits. Concurrent calls for the same expression share one call to the engine, which
+    none of them can cancel; at most ``most_calls`` are under way at a time. A failure is remembered for a second at
+    most, so that an engine in trouble is not asked by every call. With a ``ttl_s`` of 0 nothing is remembered.
+    ``clock`` counts seconds. The shared call may take at least ``shared_timeout_s``: a caller in a hurry must not
     make it fail for all.
     """
 
@@ -85,10 +85,10 @@ class Names:
         )
 
     async def members(self, connector: Connector, expression: str, *, timeout_s: float, fresh: bool = False) -> Known:
-        """The indices behind an expression, or why they are not known after ``timeout_s`` seconds at most.
+        """The indices behind an expression, or why they are unknown; waits ``timeout_s`` seconds at most.
 
-        ``fresh`` says that nothing older than ``ttl_s`` will do, even if that means to wait.
-        Raises nothing but what is not a :class:`connectors.errors.ConnectorError`.
+        ``fresh`` accepts no answer older than ``ttl_s``, and waits for a new one instead.
+        A :class:`connectors.errors.ConnectorError` becomes ``problem``; it is not raised.
         """
         key = _key(connector, expression)
         kept = self._known.get(key)
@@ -99,7 +99,7 @@ class Names:
             return kept.known
         if task is None:
             return Known(problem="the engine is being asked for too many names at once")
-        await asyncio.wait({task}, timeout=timeout_s)  # neither its timeout nor our being cancelled cancels the task
+        await asyncio.wait({task}, timeout=timeout_s)  # neither a timeout nor a cancellation cancels the task
         if not task.done():
             return Known(problem=f"no answer within {timeout_s:.3g} s")
         if task.cancelled():
@@ -107,11 +107,11 @@ class Names:
         return task.result()
 
     def forget(self, connector: Connector, expression: str, known: Known) -> None:
-        """Ask again: a hit shows that the expression no longer stands for what ``known`` says, which came from here.
+        """Drop an answer, ``known``, that a hit has disproved, and ask the engine again.
 
-        If others have made the same discovery by now, nothing is asked twice. The new answer is not doubted for a
-        second (``ttl_s`` if that is less), or an index that the engine never lists, or an alias that moves all the
-        time, would make every call ask.
+        Do nothing if it has been replaced since. The new answer is not doubted for a second (``ttl_s`` if that is
+        less): otherwise an index that the engine never lists, or an alias that moves all the time, would make every
+        call ask. The old answer stays while too many calls to the engine are under way.
         """
         key = _key(connector, expression)
         kept = self._known.get(key)
@@ -121,7 +121,7 @@ class Names:
             self._known.pop(key, None)
 
     async def close(self) -> None:
-        """End the calls that are under way; who waits for one is told so. Safe to call twice."""
+        """Cancel the calls under way; their waiters get a ``problem``. Safe to call twice."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -131,7 +131,10 @@ class Names:
     def _ask(
         self, connector: Connector, key: _Key, timeout_s: float, cool_down_s: float = 0.0
     ) -> asyncio.Task[Known] | None:
-        """The call that will tell; who waits for an earlier one gets that answer, but it is not remembered."""
+        """Start a call to the engine; None if too many are under way.
+
+        Those who wait for an earlier call for the key still get its answer, but it is not remembered.
+        """
         if len(self._tasks) >= self._most_calls:
             return None
         task = asyncio.create_task(_answer(connector, key[-1], max(timeout_s, self._shared_timeout_s)))
@@ -144,7 +147,7 @@ class Names:
         self._tasks.discard(task)
         failed = task.cancelled() or task.exception() is not None
         if self._asking.get(key) is not task:
-            return  # it was asked before a hit showed that the expression stands for something else
+            return  # a newer call replaced it, after a hit showed that the expression stands for something else
         del self._asking[key]
         if not failed:
             self._keep(key, task.result(), cool_down_s)
@@ -173,5 +176,6 @@ def _key(connector: Connector, expression: str) -> _Key:
 
 
 def _weight(key: _Key, known: Known) -> int:
-    """How many index names an answer counts for; a long expression counts for the memory it takes."""
+    """How many index names an answer counts as: its indices and aliases, one more, and one per 64 characters of its
+    expression."""
     return 1 + len(key[-1]) // _CHARS_PER_NAME + sum(1 + len(member.via) for member in known.members)

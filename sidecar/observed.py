@@ -1,4 +1,4 @@
-"""Counts what a connector is asked and how that ends, and leaves an engine alone that gives no answer."""
+"""Counts a connector's calls by outcome, and refuses calls to an engine that does not answer."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
@@ -13,14 +13,14 @@ Answer = TypeVar("Answer")
 
 
 class ObservedConnector:
-    """A connector that counts the calls of another one, and says in errors whose they are; otherwise the same.
+    """Wraps a connector: counts its calls, and adds the names of connector and engine to its errors.
 
-    While its engine is known to give no answer (:mod:`sidecar.silence`), calls raise ``EngineUnavailable`` at once
-    instead of waiting for it.
+    While the engine is known not to answer (:mod:`sidecar.silence`), calls raise ``EngineUnavailable`` at once instead
+    of waiting for it.
     """
 
     def __init__(self, connector: Connector, engine: str, metrics: Metrics, silence: Silence | None = None) -> None:
-        """``silence`` is what views for other users share."""
+        """``silence`` is the state that views for other users share; None makes a new one."""
         self.name = connector.name
         self.identity = connector.identity
         self._connector = connector
@@ -58,7 +58,7 @@ class ObservedConnector:
         return await self._ask("render", lambda: render(template, timeout_s=timeout_s))
 
     async def info(self, *, timeout_s: float) -> EngineInfo:
-        """See :class:`connectors.base.Connector`. It is asked also while other calls are not."""
+        """See :class:`connectors.base.Connector`. Not refused while the engine does not answer."""
         return await self._count("info", self._connector.info(timeout_s=timeout_s))
 
     async def close(self) -> None:
@@ -88,12 +88,12 @@ class ObservedConnector:
             outcome = type(error).__name__
             if is_silence(error):
                 self._silence.missed()
-            elif error.status:  # else nothing was sent
+            elif error.status:  # without a status nothing was sent
                 self._silence.heard()
             self._own(error)
             raise
         else:
-            if answer:  # nothing may have been sent where nothing was to be had
+            if answer:  # an empty answer may not be the engine's: with nothing to ask for, nothing is sent
                 self._silence.heard()
             return answer
         finally:

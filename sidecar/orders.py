@@ -1,14 +1,14 @@
-"""Orders kept for a while, so that later pages of a search agree with its first.
+"""Caches orders for a while, so that later pages of a search agree with its first.
 
-The rule: a page is cut from the order of its own call. Where a policy keeps orders, the first page decides, and later
-pages of the same query over the same window follow it, also when it was degraded; so no hit is lost between them or
-shown twice. A first page that is asked again follows only an order that is RERANKED, and else tries anew; what it makes
-counts from then on, also for a reader who had gone on to later pages of the degraded order. A later page that is asked
-for while the first is in the making waits for it. Nothing takes the place of a RERANKED order but another one.
+The rule: a page is cut from the order of its own call. If the policy caches orders, the first page decides, and later
+pages of the same query over the same window follow it, even if it is degraded; so no hit is lost between them or shown
+twice. A first page that is requested again follows only a RERANKED order, and else makes a new one, which counts from
+then on, also for a reader who had gone on to later pages of the degraded order. A later page that is requested while
+the first is being made waits for it. A RERANKED order is replaced only by another one.
 
-Same window means: the engine gave the same documents with the same scores, text and versions (as far as the hits tell
-them) in the same order. So an order never outlives a change of the index that shows in the window, and needs no other
-question to the engine.
+Same window means: the engine returned the same documents with the same scores, text and versions (as far as the hits
+have them) in the same order. So an order never outlives a change of the index that shows in the window, and needs no
+further request to the engine.
 """
 
 import asyncio
@@ -37,14 +37,17 @@ _LOOKED_AT = (
 )
 _ORDER_BYTES = 1000
 _PLACE_BYTES = 300
-"""What an order and one place of it take, beside passages and the detail."""
+"""Bytes that an order and each of its places take, without the text of passages and detail."""
 _CHAR_BYTES = 4
 _WAIT_SHARE = 0.5
-"""Share of the time left that a later page waits for the first."""
+"""Share of the time left that a later page waits at most for the first."""
 
 
 def key_of(retrieved: Retrieved) -> bytes | None:
-    """What an order depends on, digested; None where none is kept: no policy, one without `order_cache_s`, a skip."""
+    """The digest of all that an order depends on; None if it is not cached.
+
+    That is: without a policy or connector, with an `order_cache_s` of 0, or if reranking is skipped.
+    """
     task = retrieved.task
     if task.skip or task.plan is None or task.connector is None or not task.plan.order_cache_s:
         return None
@@ -55,12 +58,12 @@ def key_of(retrieved: Retrieved) -> bytes | None:
 
 
 def may_follow(kept: Ranking, *, first_page: bool) -> bool:
-    """Whether a call takes this order instead of making one."""
+    """Whether a call takes this cached order instead of making one."""
     return not first_page or kept.outcome is Outcome.RERANKED
 
 
 class Orders:
-    """Rankings by key, each for its own time, the longest unused go first when ``max_bytes`` is reached."""
+    """A cache of rankings, each with its own time to live; at ``max_bytes`` the least recently used are evicted."""
 
     def __init__(self, max_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._kept: TLRUCache[bytes, tuple[Ranking, float]] = TLRUCache(
@@ -69,7 +72,10 @@ class Orders:
         self._making: dict[bytes, asyncio.Event] = {}
 
     async def agreed(self, retrieved: Retrieved, make: Callable[[], Awaitable[Ranking]]) -> Ranking:
-        """The order that all pages of a search share, by the rule above; ``make`` makes one where there is none."""
+        """The order that all pages of a search share, by the rule above; ``make`` makes one if none may be followed.
+
+        Raises what ``make`` raises.
+        """
         key, plan = key_of(retrieved), retrieved.task.plan
         if key is None or plan is None:
             return await make()
@@ -82,18 +88,18 @@ class Orders:
         made = await (self._make_known(key, make) if first_page else make())
         kept = self.recall(key)
         if kept and made.outcome is not Outcome.RERANKED and may_follow(kept, first_page=first_page):
-            return replace(kept, remembered=True)  # another call has done better meanwhile
+            return replace(kept, remembered=True)  # another call has made a better one meanwhile
         if first_page or kept is None:
             self.keep(key, made, plan.order_cache_s)
         return made
 
     def recall(self, key: bytes) -> Ranking | None:
-        """The order kept under ``key``, if its time is not over."""
+        """The order cached under ``key``; None if there is none, or if it has expired."""
         kept = self._kept.get(key)
         return kept[0] if kept else None
 
     def keep(self, key: bytes, ranking: Ranking, ttl_s: float) -> None:
-        """Keep an order for ``ttl_s`` seconds; one that is larger than all the room is not kept."""
+        """Cache an order for ``ttl_s`` seconds, unless it alone exceeds the cache's size."""
         if _size(ranking) <= self._kept.maxsize:
             self._kept[key] = (ranking, ttl_s)
 
@@ -103,7 +109,7 @@ class Orders:
         try:
             return await make()
         finally:
-            asyncio.get_running_loop().call_soon(made.set)  # when it is kept
+            asyncio.get_running_loop().call_soon(made.set)  # after the caller has cached the order
             if self._making.get(key) is made:
                 del self._making[key]
 

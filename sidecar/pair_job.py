@@ -1,4 +1,4 @@
-"""What there is to score of a call: its pairs, and the scores that are known already. Pure."""
+"""The pairs of a call, and the scores that are known already. Pure."""
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,17 +11,17 @@ from sidecar.loaded import LoadedModel
 from sidecar.scoring.base import Pair
 
 Key = bytes | int
-"""The digest of a pair; without a score cache its place in the job, so that no two pairs are the same."""
+"""The digest of a pair; without a score cache its place in the job, so that no two pairs share a key."""
 Kept = tuple[float, bool]
-"""What a score cache has of a pair: its score, and :func:`is_cut`."""
+"""What a score cache keeps of a pair: its score, and :func:`is_cut`."""
 
 
 @dataclass(frozen=True, slots=True)
 class PairJob:
     """The pairs of one call: ``groups`` has the keys of each document's passages, in the order of the window.
 
-    ``pairs`` are the token ids of those without a known score; empty where they were not asked for. ``cut`` are the
-    keys of all that are known to be :func:`is_cut`. ``late`` says why these are the first documents only, if so.
+    ``pairs`` are the tokenised pairs without a known score; empty if nothing was tokenised. ``cut`` are the keys of the
+    pairs known to be :func:`is_cut`. ``late`` says why only the first documents are covered, None if all are.
     """
 
     model: LoadedModel
@@ -32,7 +32,7 @@ class PairJob:
     late: Fallback | None = None
 
     def again(self, cache: BoundedCache[Kept]) -> "PairJob":
-        """The same job, less what others had scored of it since it was looked up."""
+        """The same job; pairs that have been scored and cached since are known."""
         kept = _kept(list(self.pairs), cache)
         if not kept:
             return self
@@ -41,19 +41,19 @@ class PairJob:
 
     @property
     def truncated_ratio(self) -> float:
-        """Share of the call's passages whose pairs are :func:`is_cut`; those that nothing is known of do not count."""
+        """Share (0 to 1) of the call's passages that are :func:`is_cut`, among those scored or tokenised."""
         seen = [key for group in self.groups for key in group if key in self.known or key in self.pairs]
         return sum(key in self.cut for key in seen) / len(seen) if seen else 0.0
 
 
 def is_cut(model: LoadedModel, pair: Pair) -> bool:
-    """Whether a pair is as long as its model reads, and so was very likely cut."""
+    """Whether a pair has the most tokens its model reads, and so was very likely truncated."""
     return pair.tokens >= model.scorer.max_length
 
 
 @dataclass(frozen=True, slots=True)
 class LookedUp:
-    """A call's passages, and what is known of their scores: ``missing`` are the texts without one."""
+    """A call's passages and their cached scores; ``missing`` are the texts without one, in the order of the window."""
 
     model: LoadedModel
     query: str
@@ -62,7 +62,7 @@ class LookedUp:
     missing: Mapping[Key, str]
 
     def again(self, cache: BoundedCache[Kept]) -> "LookedUp":
-        """The same, looked up now."""
+        """The same; scores that have been cached since are in ``kept``, and no longer missing."""
         kept = _kept(list(self.missing), cache)
         if not kept:
             return self
@@ -70,11 +70,11 @@ class LookedUp:
         return replace(self, kept={**self.kept, **kept}, missing=missing)
 
     def reaches(self, pairs: int) -> int:
-        """How many of the first documents are there whole, given so many of the first pairs that are missing."""
+        """How many of the first documents are complete once the first ``pairs`` missing pairs are there."""
         return covered(self.groups, {*self.kept, *islice(self.missing, pairs)})
 
     def tokenised(self, texts: Sequence[str]) -> Sequence[Pair]:
-        """The pairs of some of what is missing. Takes milliseconds where they have not been tokenised before.
+        """Tokenise some of the missing texts; takes milliseconds if they have not been tokenised before.
 
         Raises:
             QueryTooLong: the query leaves no room for a passage.
@@ -82,13 +82,19 @@ class LookedUp:
         return self.model.scorer.encode(self.query, texts) if texts else []
 
     def tokenised_before(self) -> Sequence[Pair] | None:
-        """The pairs of all that is missing, if the model keeps the token ids of every one; raises the same."""
+        """The pairs of all missing texts if the model keeps the token ids of every one, else None.
+
+        Raises as :meth:`tokenised`.
+        """
         finder = self.model.finder
         return finder.encode_kept(self.query, list(self.missing.values())) if finder else None
 
     def job(self, pairs: Sequence[Pair] | None, late: Fallback | None = None) -> PairJob:
-        """All that there is to score, given the pairs of what is missing; only what is known, given None. Given the
-        pairs of a beginning, and why there are no ``late`` ones: the first documents, as far as it reaches."""
+        """The job made of the known scores and the pairs of the missing texts.
+
+        ``pairs`` None: known scores only. ``late`` says why ``pairs`` are only the first of them: the job then has only
+        the first documents, those that are complete.
+        """
         known = {key: score for key, (score, _) in self.kept.items()}
         asked = {} if pairs is None else dict(zip(self.missing, pairs, strict=late is None))
         cut = {key for key, (_, was_cut) in self.kept.items() if was_cut}
@@ -102,7 +108,7 @@ class LookedUp:
 
 
 def look_up(model: LoadedModel, query: str, passages: Sequence[Sequence[str]], cache: BoundedCache[Kept]) -> LookedUp:
-    """The passages of each document, and the scores that are known already."""
+    """Look up the cached scores of the passages of each document."""
     flat = [passage for group in passages for passage in group]
     keys: Sequence[Key] = range(len(flat))
     kept: dict[Key, Kept] = {}
@@ -115,23 +121,23 @@ def look_up(model: LoadedModel, query: str, passages: Sequence[Sequence[str]], c
 
 
 def _kept(keys: Sequence[Key], cache: BoundedCache[Kept]) -> dict[Key, Kept]:
-    """Those that are kept; nobody counts that somebody has looked."""
+    """The cached scores among these keys, without counting hits, misses or uses."""
     digests = [key for key in keys if isinstance(key, bytes)]
     return {key: one for key, one in zip(digests, cache.peek(digests), strict=True) if one is not None}
 
 
 def covered(groups: Sequence[Sequence[Key]], there: set[Key]) -> int:
-    """How many of the first groups are there whole."""
+    """How many of the first groups are wholly in ``there``."""
     missing = (place for place, group in enumerate(groups) if not there.issuperset(group))
     return next(missing, len(groups))
 
 
 def digests_of(version: str, query: str, passages: Sequence[str]) -> Iterator[bytes]:
-    """The digest of all that the score of each pair depends on: weights, dtype and truncation (the scorer's
-    ``version``), query and passage, each whole.
+    """Digest all that the score of each pair depends on: weights, dtype and truncation (the scorer's ``version``),
+    the whole query and the whole passage.
 
-    So a hit is safe between end users: whoever asks for it has sent the query and read the passage himself, and learns
-    a number that the model would have told him anyway.
+    So end users may share scores: whoever finds one has sent the query and read the passage, and the model would have
+    given the same number.
     """
     start = hashlib.sha256(hashlib.sha256(repr((version, query)).encode()).digest())
     for passage in passages:

@@ -1,4 +1,4 @@
-"""The scores of a call's pairs: kept ones, those that another call waits for already, and the rest from the device."""
+"""Scores a call's pairs: from the cache, from other calls that have them under way, and the rest on the device."""
 
 import asyncio
 import math
@@ -16,15 +16,15 @@ from sidecar.tickets import Spent, Submitted
 from sidecar.timing import Stopwatch
 
 SCORE_BYTES = 80
-"""What a kept score takes, its tuple counted."""
+"""Bytes of a cached score, its tuple included."""
 _MOST_WAITS = 3
-"""So often a call sees pairs fail that others had on their way, and waits for others again."""
+"""Failures of other calls' pairs that a call bears; then it waits for no more and scores its pairs itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What a call leaves to its pairs: until when, where the time is told, who calls, how few documents are enough
-    (None: all), and from when on what is there will do (None: never)."""
+    """How a call's pairs are scored: deadline, stopwatch, caller, fewest documents that suffice (None: all), and when
+    partial scores do (None: never)."""
 
     deadline: Deadline
     watch: Stopwatch
@@ -35,9 +35,9 @@ class Terms:
 
 @dataclass(frozen=True, slots=True)
 class PairScores:
-    """The score of each passage of the first ``groups`` documents, one after the other; they may be not finite.
+    """The score of each passage of the first ``groups`` documents, in order; possibly NaN or infinite.
 
-    ``late`` says why there are no more, where it was not the queue that let no more in.
+    ``late`` says why there are no more; None if there are all, or if the job was shortened at admission.
     """
 
     scores: Sequence[float]
@@ -47,28 +47,28 @@ class PairScores:
 
 @dataclass(eq=False, slots=True)
 class _Flight:
-    """Pairs on their way to the device for one call, by their place in its job. Whatever ends it, it lands."""
+    """Pairs submitted to the device for one call, by their place in its job; ``landed`` is set however that ends."""
 
     due: Deadline
     places: Mapping[Key, int]
     submitted: Submitted
     landed: asyncio.Event = field(default_factory=asyncio.Event)
     left: bool = False
-    """Whether its caller has gone, or had no more time."""
+    """Whether its caller was cancelled, or ran out of time."""
 
     def brings(self, key: Key, by: Deadline) -> bool:
-        """Whether the score of a pair is to be expected by then: it has not been given up."""
+        """Whether the score of a pair is due by then, and the pair has not been given up."""
         return self.due <= by and self.places[key] < self.submitted.job.wanted
 
     def scores(self) -> dict[Key, float]:
-        """Those that are there and finite, also of a job that failed or was abandoned: others may wait for them."""
+        """The finite scores so far, also of a job that failed or was abandoned: others may wait for them."""
         scores = self.submitted.job.key.scores.tolist()
         return {key: scores[place] for key, place in self.places.items() if math.isfinite(scores[place])}
 
 
 @dataclass(frozen=True, slots=True)
 class _Flown:
-    """The scores of a job's pairs, how many of its groups they are, and why not more, if it was shortened."""
+    """The scores of a job's first ``groups`` groups; ``late`` says why not of more, if the job was shortened."""
 
     scores: Mapping[Key, float]
     groups: int
@@ -76,37 +76,38 @@ class _Flown:
 
 
 _Reach = tuple[Sequence[Sequence[Key]], Fallback | None]
-"""The groups that a call covers: all, or the first ones where there was time for no more; and why no more, where that
-showed only when they were under way."""
+"""The groups that a call covers (all, or the first ones for which there was time), and why not more, if its job was
+shortened after admission."""
 
 
 class PairScorer:
-    """Gives each pair its score, and has it computed once where several calls ask for it.
+    """Scores pairs, each once where several calls ask for it.
 
-    A call waits for another one's pair only where that is due no later than itself. What does not come of it, as its
-    caller has gone, is scored for the next one that waits, and the others wait for that. Where it failed too often, a
-    call scores its pairs itself, as if there had been nobody else. So it ends within its own deadline, and inherits no
-    one's failure or cancellation. That a pair is given up which it waits for already, it learns when that job ends.
+    A call waits for another call's pair only if that is due no later than itself. If that caller leaves, the next
+    waiter submits its pairs, and the others wait for that one. After too many failures a call scores its pairs itself.
+    So it ends within its own deadline, and inherits no other call's failure or cancellation. If a pair it waits for is
+    given up, it learns so only when that job ends.
     """
 
     def __init__(self, scheduler: Scheduler, max_bytes: int) -> None:
-        """``max_bytes`` for scores that are kept; with 0 every call is by itself."""
+        """``max_bytes`` bounds the score cache; with 0 nothing is cached, and calls do not share pairs."""
         self.cache: BoundedCache[Kept] = BoundedCache(max_bytes, lambda _: SCORE_BYTES)
         self._scheduler = scheduler
         self._flying: dict[Key, _Flight] = {}
 
     @property
     def keeps(self) -> bool:
-        """Whether scores are kept at all."""
+        """Whether scores are cached."""
         return self.cache.max_bytes > 0
 
     async def scores(self, job: PairJob, terms: Terms) -> PairScores:
-        """The scores of all documents or, with ``min_groups``, of as many of the first ones as there is time for.
+        """The scores of all documents or, as far as ``terms`` allow, of as many of the first as there is time for.
 
         Raises:
-            Overloaded: there is no time for all, or for ``min_groups``.
-            BudgetExhausted: the job could no longer end in time, nor so much of it as is enough.
-            ModelError: the scorer raised or miscounted, or its thread has ended.
+            Overloaded: not enough documents could be admitted, or the job was displaced for another caller's.
+            BudgetExhausted: not enough documents could be scored in time.
+            ModelError: the scorer raised or miscounted, or the device is stuck or lost, or its thread has ended.
+            CircuitOpen: the model's last passes have all failed.
         """
         known = dict(job.known)
         try:
@@ -135,14 +136,14 @@ class PairScorer:
     def _others(
         self, job: PairJob, groups: Sequence[Sequence[Key]], known: Mapping[Key, float], deadline: Deadline
     ) -> dict[Key, _Flight]:
-        """The pairs of these groups that another call waits for, which is due no later."""
+        """The unknown pairs of these groups that another call, due no later, has under way."""
         if not self.keeps or not job.pairs:
             return {}
         flights = ((key, self._flying.get(key)) for key in chain(*groups) if key not in known)
         return {key: flight for key, flight in flights if flight and flight.brings(key, deadline)}
 
     async def _landed(self, flights: Iterable[_Flight], known: dict[Key, float], terms: Terms) -> None:
-        """Wait for the calls that have pairs on their way, and add what came of them to ``known``, whatever ends it."""
+        """Wait for other calls' pairs; add their scores to ``known``, even if cancelled."""
         with terms.watch.stage("queue"):
             try:
                 for flight in flights:
@@ -159,7 +160,7 @@ class PairScorer:
         awaited: Iterable[Key],
         terms: Terms,
     ) -> _Reach:
-        """Have the device score what is neither known nor awaited, and add it to ``known``, whatever ends it."""
+        """Score on the device what is neither known nor awaited; add the scores to ``known``, even if it fails."""
         wanted = _wanted(groups, {*known, *awaited}) if job.pairs else {}
         if not wanted:
             return groups, None
@@ -179,7 +180,7 @@ class PairScorer:
         return covered, scored.late
 
     async def _flown(self, flight: _Flight, sent: Sequence[Sequence[Key]], terms: Terms) -> _Flown:
-        """What came of a submitted job, which other calls may wait for meanwhile."""
+        """Await a submitted job; meanwhile other calls may wait for its pairs."""
         if self.keeps:
             self._flying.update(dict.fromkeys(flight.places, flight))
         try:
@@ -204,7 +205,7 @@ class PairScorer:
 
 
 def _tell(watch: Stopwatch, spent: Spent) -> None:
-    """Where a job's time went, also of one that came to nothing: that is where it is to be looked for."""
+    """Record where a job's time went, even if it brought no scores: the times then help to find out why."""
     watch.ended("queue", spent.queue_ms, ago_ms=spent.score_ms)
     if spent.score_ms:
         watch.ended("score", spent.score_ms)
@@ -221,7 +222,10 @@ def _worth_keeping(flight: _Flight) -> dict[bytes, Kept]:
 
 
 def _wanted(groups: Sequence[Sequence[Key]], there: set[Key]) -> dict[int, list[Key]]:
-    """The keys of each group that are not there, each key once, by the group's place; groups without any left out."""
+    """The keys of each group that are not in ``there``, each key once, by the group's place; no empty groups.
+
+    Adds them to ``there``.
+    """
     wanted: dict[int, list[Key]] = {}
     for place, group in enumerate(groups):
         keys = [key for key in dict.fromkeys(group) if key not in there]
@@ -232,7 +236,7 @@ def _wanted(groups: Sequence[Sequence[Key]], there: set[Key]) -> dict[int, list[
 
 
 def _settled(job: PairJob, known: Mapping[Key, float], terms: Terms, late: Fallback) -> Sequence[Sequence[Key]]:
-    """The first groups, as far as their scores are there; raises ``late`` where those are not enough."""
+    """The first groups whose scores are known; raises ``late`` if they do not suffice."""
     count = covered(job.groups, set(known))
     settles = terms.min_groups or terms.settles_at
     if not settles or count < (terms.min_groups or 1):

@@ -1,4 +1,4 @@
-"""What a tokenizer puts around query and passage, so that pairs are made of ids that are known already. Pure."""
+"""The template of ids that a tokenizer puts around query and passage, to join pairs from cached ids. Pure."""
 
 from array import array
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ from tokenizers import Encoding, Tokenizer
 
 Ids = NDArray[np.int32]
 Raw = bytes
-"""Ids one after the other, int32 in the machine's byte order: what is kept of a passage, and joined at once."""
+"""Ids one after the other, int32 in the machine's byte order: the cached form of a passage, quick to join."""
 _ID_BYTES = 4
 Side = Literal["left", "right"]
 """The end of a passage at which it is truncated."""
@@ -22,7 +22,7 @@ _PROBED_PASSAGE_TOKENS = (1, 7, 64)
 
 
 def raw(ids: Sequence[int]) -> Raw:
-    """Ids as they are kept."""
+    """Ids in their cached form."""
     return array("i", ids).tobytes()
 
 
@@ -46,11 +46,11 @@ class Template:
 
     @property
     def specials(self) -> int:
-        """Tokens beside those of query and passage."""
+        """Number of tokens other than those of query and passage."""
         return len(self.before) + len(self.between) + len(self.after)
 
     def heading(self, query: Raw) -> "Heading":
-        """All pairs of one query."""
+        """What all pairs of one query have in common."""
         before, between, after = (part.tobytes() for part in (self.before, self.between, self.after))
         return Heading(before + query + between, after, _types(self, len(query) // _ID_BYTES))
 
@@ -64,7 +64,7 @@ class Heading:
     types: "Types"
 
     def pairs(self, passages: Sequence[Raw]) -> list[tuple[Ids, Ids]]:
-        """Ids and type ids of the pair with each passage, not to be written to: all lie in the same memory."""
+        """Ids and type ids of the pair with each passage; read-only, as the arrays share memory."""
         if not passages:
             return []
         joined = self.start + (self.end + self.start).join(passages) + self.end
@@ -78,8 +78,10 @@ class Heading:
 
 
 class Types:
-    """Type ids of the pairs of queries of one length. Where the end has those of the passage, they share their memory.
-    Threads may share it."""
+    """Type ids of the pairs of all queries of one length; thread-safe.
+
+    If the tokens after the passage have its type, all pairs share one array.
+    """
 
     def __init__(self, template: Template, query_tokens: int) -> None:
         query = np.full(query_tokens, template.query_type, np.int32)
@@ -89,7 +91,7 @@ class Types:
         self._longest = self._start
 
     def of(self, tokens: int) -> Ids:
-        """Those of a pair of so many tokens."""
+        """The type ids of a pair of so many tokens, read-only."""
         if not self._shares:
             return self._row(tokens - len(self._start) - len(self._end), self._end)
         longest = self._longest
@@ -102,7 +104,7 @@ class Types:
 
 
 def _fixed(*parts: Ids) -> Ids:
-    """The parts in one array that nobody can write to, since many calls share it."""
+    """The parts in one array, read-only since many calls share it."""
     joined = np.concatenate(parts)
     joined.flags.writeable = False
     return joined
@@ -114,10 +116,10 @@ def _types(template: Template, query_tokens: int) -> Types:
 
 
 def proven(core: Tokenizer, side: Side, specials: Sequence[str]) -> Template | None:
-    """The template of a tokenizer, if every probe made by it has the ids and types of the tokenizer's own pair.
+    """The template of a tokenizer, if each probe joined by it has the ids and types of the tokenizer's own pair.
 
-    ``core`` neither pads nor truncates, and ``specials`` are its special tokens as text. None where a pair is more than
-    ids put one after the other, as when the passage comes first or is written twice.
+    ``core`` neither pads nor truncates, and ``specials`` are its special tokens as text. None if pairs cannot be joined
+    from ids, as when the passage comes first or is repeated.
     """
     template = _derived(core.encode("a b", "c d e"))
     if template is None or template.specials != core.num_special_tokens_to_add(is_pair=True):
@@ -130,7 +132,7 @@ def proven(core: Tokenizer, side: Side, specials: Sequence[str]) -> Template | N
 
 
 def _derived(pair: Encoding) -> Template | None:
-    """The parts by the sequence each token belongs to; None if those are not query, then passage, each in one run."""
+    """The template by each token's sequence; None unless query, then passage, are one run of tokens each."""
     runs = list(_runs(pair.sequence_ids))
     if [sequence for sequence, _, _ in runs if sequence is not None] != [0, 1]:
         return None
@@ -150,7 +152,7 @@ def _derived(pair: Encoding) -> Template | None:
 
 
 def _runs(sequences: Sequence[int | None]) -> Iterator[tuple[int | None, int, int]]:
-    """(sequence, start, end) of each run of tokens of the same one."""
+    """(sequence, start, end) of each run of tokens of the same sequence."""
     start = 0
     for place in range(1, len(sequences) + 1):
         if place == len(sequences) or sequences[place] != sequences[start]:
@@ -159,13 +161,13 @@ def _runs(sequences: Sequence[int | None]) -> Iterator[tuple[int | None, int, in
 
 
 def _probes(specials: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Queries and passages in which a tokenizer might do more than to read one word after the other."""
+    """Queries and passages that could reveal a tokenizer whose pairs are not its ids joined."""
     queries = ["a", "Which apples keep?", _WORDS, " \n leading", f"a {''.join(specials)} b"]
     return queries, ["", " ", f"{_WORDS}\n\t{_WORDS}", _WORDS * 20, "x" * 300, "東京" * 50, *specials]
 
 
 def _agrees(core: Tokenizer, template: Template, query: str, passage: str, side: Side) -> bool:
-    """Whether the pair put together is the tokenizer's own, whole and truncated."""
+    """Whether the joined pair equals the tokenizer's own, whole and truncated."""
     alone, wanted = core.encode(query, add_special_tokens=False).ids, core.encode(query, passage)
     ids = raw(core.encode(passage, add_special_tokens=False).ids)
     heading = template.heading(raw(alone))
@@ -187,7 +189,7 @@ def _same(heading: Heading, passage: Raw, wanted: Encoding) -> bool:
 
 
 def shortened(ids: Raw, tokens: int, side: Side) -> Raw:
-    """At most so many ids; those at ``side`` go."""
+    """At most ``tokens`` ids; truncated at ``side``."""
     most = tokens * _ID_BYTES
     if len(ids) <= most:
         return ids

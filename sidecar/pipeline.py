@@ -1,4 +1,4 @@
-"""The way of a request, top to bottom, and the only place that makes a fallback."""
+"""Answers a request from start to end, and alone decides on falling back to the original order."""
 
 import asyncio
 from collections.abc import Callable
@@ -32,8 +32,8 @@ from sidecar.types import Carried, Outcome, Ranked, Ranking, Reason
 from sidecar.verdict import ranking_of
 
 _SETTLING_S, _SETTLING_SHARE = 0.002, 0.1
-"""Kept for making an order of a part of the scores, and at most so much of the time left: a job that is admitted is
-predicted to end before that. The reply has a reserve of its own."""
+"""Seconds, and at most this share of the time left, reserved for ordering by partial scores. An admitted job is
+predicted to end before that; the reply has a reserve of its own."""
 
 
 class Pipeline:
@@ -65,11 +65,11 @@ class Pipeline:
 
     @property
     def stalled(self) -> bool:
-        """Whether no text that is new can be read."""
+        """Whether the reader or the tokenizer threads are stuck."""
         return self._reading.stalled
 
     def close(self) -> None:
-        """Let go of the tokenizer's threads, and of what waits for spare time."""
+        """Shut down the reading threads, and drop shadow rankings and documents that wait for spare time."""
         self._shadow.close()
         self._spare_time.close()
         self._reading.close()
@@ -107,7 +107,7 @@ class Pipeline:
         return Retrieved(task, hits, request.page, request.first_rank)
 
     async def finish(self, retrieved: Retrieved) -> Answer:
-        """The second half of :meth:`search`: the hits in their final order. Fails only by being cancelled."""
+        """The second half of :meth:`search`: the hits in their final order. Raises nothing but a cancellation."""
         ranking = await self._orders.agreed(retrieved, lambda: self._rank(retrieved.task))
         return retrieved.answer(tried(ranking, retrieved.task))
 
@@ -142,7 +142,7 @@ class Pipeline:
         return Answer(results, ranked, plan, watch.stop())
 
     async def _rank(self, task: Task) -> Ranking:
-        """The new order, or from any failure or lateness on the original one, with the reason."""
+        """The new order; on any failure or lateness the original one, with the reason."""
         count = len(task.candidates)
         if task.skip or task.plan is None:
             return Ranking.original(count, Outcome.SKIPPED, *(task.skip or (Reason.NO_POLICY, "")))
@@ -169,7 +169,7 @@ class Pipeline:
             raise BudgetExhausted("the budget ended before the scores were there") from None
 
     async def _rank_by_model(self, task: Task, plan: Plan, model: LoadedModel) -> Ranking:
-        """Fetch what is missing, read (passages, kept scores, token ids), score with the cosines beside, and order."""
+        """Fetch missing documents, look up and tokenise passages, score them beside their cosines, and order."""
         caller = (calling.get().name or calling_host.get(), plan.policy)
         least = min(plan.min_rank_window_size or len(task.candidates), len(task.candidates))
         missing, shrinks = missing_of(task, plan), plan.min_rank_window_size is not None
@@ -190,7 +190,7 @@ class Pipeline:
         return replace(ranked, truncated_ratio=read.job.truncated_ratio, pinned=pinned)
 
     async def _rank_in_spare_time(self, task: Task, plan: Plan, deadline: Deadline) -> Ranking | None:
-        """The order by model and engine, made of what the device has left; None where somebody else wants it."""
+        """The order by model and engine, scored in spare time; None if time runs out or others want the device."""
         model = self._models.get(plan.model)
         aside = replace(task, deadline=deadline)
         if not self._has_spare_time():
@@ -210,11 +210,11 @@ class Pipeline:
         return ranking_of(original, plan, read.passages, scored, NONE, model.scorer.version)
 
     def _has_spare_time(self) -> bool:
-        """Whether nobody is scored, or about to be."""
+        """Whether the device is idle, its queue is empty, and a reader and a tokenizer thread are free."""
         return self._scheduler.idle and not self._reading.all_taken
 
     async def _scored(self, read: Read, plan: Plan, terms: Terms, least: int) -> PairScores:
-        """The model's scores; none where they come too late and the rest is ordered without."""
+        """The model's scores; if they are late and the policy orders the rest by cosine, no scores and the reason."""
         try:
             if read.refusal:
                 self._scheduler.refuse(read.refusal, least)
@@ -226,7 +226,7 @@ class Pipeline:
             return PairScores([], 0, late)
 
     def _second_model(self, plan: Plan) -> LoadedModel | None:
-        """What compares beside the model; an order without it is better than none."""
+        """The plan's bi-encoder if it is ready; None: rank without it."""
         ready = plan.cosine is not None and self._models.is_ready(plan.cosine.model)
         return self._models.get(plan.cosine.model) if plan.cosine and ready else None
 
@@ -236,7 +236,7 @@ class Pipeline:
 
 
 def _settles_at(deadline: Deadline, plan: Plan) -> Deadline | None:
-    """From when on a part of the scores will do, so that there is time to order by it; None: only all of them will."""
+    """When partial scores become acceptable, in time to order by them; None: all are needed."""
     if plan.min_rank_window_size is None and not plan.orders_rest:
         return None
     left_s = 2 * ORDERING_S if plan.orders_rest else _SETTLING_S
@@ -244,7 +244,7 @@ def _settles_at(deadline: Deadline, plan: Plan) -> Deadline | None:
 
 
 def tried(ranking: Ranking, task: Task) -> Ranking:
-    """A ranking with the arm that the call is in, where its policy is being tried, and drawn from both orders if so."""
+    """The ranking with the call's arm if its policy is on trial; interleaved if the arm says so."""
     plan = task.plan
     if plan is None or not plan.tried:
         return ranking

@@ -1,6 +1,6 @@
-"""What a request may change of its policy, and the plan that comes of it. Pure: no I/O, no clock.
+"""What a request may override of its policy, and the resulting plan. Pure: no I/O, no clock.
 
-Which policy an index expression gets is told by :mod:`sidecar.resolution`.
+:mod:`sidecar.resolution` decides which policy an index expression gets.
 """
 
 import hashlib
@@ -17,12 +17,12 @@ from sidecar.text_settings import TextSettings
 
 
 class InvalidOverride(InvalidRequest):
-    """The request changes a value of its policy to one that is out of bounds."""
+    """The request overrides a value of its policy with one that is out of bounds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Overrides:
-    """What a request asks to be different from its policy; None leaves the policy's value."""
+    """Values that a request overrides in its policy; None keeps the policy's value."""
 
     rank_window_size: int | None = None
     budget_ms: int | None = None
@@ -34,9 +34,10 @@ AS_CONFIGURED = Overrides()
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Everything decided about one request before the first byte is read from the engine.
+    """Everything that policy and overrides decide about one request.
 
-    `version` is 12 hex digits that change whenever the policy or the settings of its models change.
+    ``min_rank_window_size`` None: the window is not shrunk. ``min_score`` None: no hit is dropped. ``languages`` None:
+    any. ``version`` is 12 hex digits that change whenever the policy or the settings of its models change.
     """
 
     policy: str
@@ -52,25 +53,25 @@ class Plan:
     enabled: bool
     arm: Arm
     tried: bool
-    """Whether calls differ in their arms, or are not in the new order alone."""
+    """Whether the policy is on trial: its mode is shadow or interleave, or not all calls get its mode."""
     languages: tuple[str, ...] | None
     order_cache_s: int
     engine_timeout: bool
     version: str
     switched_off: bool = False
-    """By hand, whatever the configuration says."""
+    """Whether it is switched off by hand, whatever the configuration says."""
 
     @property
     def orders_rest(self) -> bool:
-        """Whether what the model has no time for is ordered all the same."""
+        """Whether documents that the model has no time to score are ordered by cosine and engine."""
         return self.cosine is not None and self.cosine.order_rest
 
 
 def plan(settings: Settings, policy: str, overrides: Overrides = AS_CONFIGURED, key: str = "") -> Plan:
-    """The plan of a request under the named policy, whose arm ``key`` decides.
+    """The plan of a request under the named policy; ``key`` decides its arm.
 
     Raises:
-        UnknownPolicy, InvalidOverride: there is no such policy, or the request asks for more than it allows.
+        UnknownPolicy, InvalidOverride: there is no such policy, or an override is out of its bounds.
     """
     chosen = configured(settings, policy)
     window = _bounded("rank_window_size", overrides.rank_window_size, chosen)
@@ -97,7 +98,7 @@ def plan(settings: Settings, policy: str, overrides: Overrides = AS_CONFIGURED, 
 
 
 class Plans:
-    """The plans of a configuration. Most calls ask for nothing else than what is configured: that one is made once."""
+    """Makes the plans of a configuration; one without overrides, of a policy not on trial, is made once and shared."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -114,14 +115,18 @@ class Plans:
 
 
 def languages_of(settings: Settings, policy: PolicySettings) -> tuple[str, ...] | None:
-    """The languages that a policy's model is for; None is any."""
+    """The languages that a policy reranks: its own or, by `auto`, its model's; None: any."""
     if policy.languages != "auto":
         return policy.languages
     return settings.models[policy.model].languages
 
 
 def _bounded(field: str, asked: int | None, policy: PolicySettings) -> int:
-    """The policy's value, or the one asked for if it is within 1 and the policy's limit (a NaN never is)."""
+    """The override, or the policy's value if ``asked`` is None.
+
+    Raises:
+        InvalidOverride: it is not from 1 to the policy's limit (a NaN never is).
+    """
     value: int = getattr(policy, field) if asked is None else asked
     limit: int = getattr(policy.limits, field)
     if not 1 <= value <= limit:
@@ -143,6 +148,6 @@ def version_of(settings: Settings, policy: str) -> str:
 
 @lru_cache(maxsize=1024)
 def _version(policy: PolicySettings, *models: ModelSettings) -> str:
-    """Of SHA-256 over the canonical JSON of a policy and the settings of its models."""
+    """The first 12 hex digits of SHA-256 over the canonical JSON of a policy and the settings of its models."""
     content = [part.model_dump(mode="json") for part in (policy, *models)]
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""From scores to an order. Pure; the same input always gives the same order, ties stay as the engine had them."""
+"""From scores to an order. Pure and deterministic; ties keep the engine's order."""
 
 import heapq
 import math
@@ -17,10 +17,10 @@ NO_COSINE: Mapping[int, float] = MappingProxyType({})
 def best_passages(
     passages: Mapping[int, Sequence[str]], scores: Sequence[float], mean_of_top: int = 1
 ) -> dict[int, Ranked]:
-    """The best passage of each document, by original rank; ``scores`` are those of all passages one after the other.
+    """The best passage of each document, by original rank; ``scores`` are those of all passages in order.
 
-    A document's score is the mean of its best ``mean_of_top`` scores, or of all where it has fewer. Scores behind the
-    end are missing for whole documents only, which are then left out.
+    A document's score is the mean of its best ``mean_of_top`` scores, or of all if it has fewer. ``scores`` may end
+    early, between two documents; the documents behind that are left out.
 
     Raises:
         NonFiniteScore: a score is NaN or infinite. One NaN would silently misorder a sort.
@@ -50,10 +50,10 @@ def order(
 ) -> list[int]:
     """The new order of ``len(original)`` candidates, as their original ranks, best first.
 
-    ``original`` holds the engine's scores, ``relevance`` the model's by original rank, ``cosine`` the bi-encoder's. A
-    candidate without either (no text, pinned, behind a shrunk window) keeps its original place. Those that the model
-    scored share their places: the cosine has its ``share`` of the model's weight where each of them has one, else none.
-    Those with a cosine alone share theirs: it stands in for the model.
+    ``original`` holds the engine's scores, ``relevance`` the model's and ``cosine`` the bi-encoder's by original rank.
+    A candidate with neither (no text, pinned, behind a shrunk window) keeps its original place. Those that the model
+    scored are reordered among their own places; if each of them has a cosine, it gets ``share`` (0 to 1) of the model's
+    weight. Those with only a cosine are reordered among theirs, with the cosine in place of the model's score.
     """
     places = list(range(len(original)))
     scored, rest = sorted(relevance), sorted(cosine.keys() - relevance.keys())
@@ -69,7 +69,7 @@ def order(
 
 
 def counts(cosine: Collection[int], ranks: Iterable[int]) -> bool:
-    """Whether cosines have a say among these candidates: each needs one, or some would be compared by less."""
+    """Whether cosines count among these candidates: only if each has one, so that all are compared by the same."""
     return bool(cosine) and all(rank in cosine for rank in ranks)
 
 
@@ -79,8 +79,8 @@ def applied(
     fusion: Fusion,
     cosine: Mapping[int, float] = NO_COSINE,
 ) -> str:
-    """The fusion that :func:`order` uses: ``replace`` where the model alone decides, as without a score of the engine,
-    else as configured."""
+    """The fusion that :func:`order` uses: as configured, or ``replace`` if the model's score alone decides, as cosines
+    do not count and an engine's score is missing or not finite."""
     fused = counts(cosine, relevance) or _can_fuse([original[rank] for rank in relevance])
     return fusion.method if fused else "replace"
 
@@ -96,7 +96,10 @@ def _fuse(
     fusion: Fusion,
     share: float,
 ) -> Sequence[float]:
-    """Weighted sum of what there is; at least one of ``model`` and ``near`` is."""
+    """Weighted sum of the signals there are; at least one of ``model`` and ``near`` is not None.
+
+    The engine's scores are left out if one is missing or not finite.
+    """
     if model is not None and fusion.method == "replace":
         return model
     weight = fusion.model_weight
@@ -122,7 +125,7 @@ def _scaled(scores: Sequence[float], fusion: Fusion) -> list[float]:
 
 
 def min_max(scores: Sequence[float]) -> list[float]:
-    """Scores moved and scaled to 0..1; all 0 when they are all the same.
+    """Scores shifted and scaled to 0..1; all 0 if they are all equal.
 
     >>> min_max([2.0, 6.0, 4.0])
     [0.0, 1.0, 0.5]
@@ -133,7 +136,7 @@ def min_max(scores: Sequence[float]) -> list[float]:
 
 
 def z_score(scores: Sequence[float]) -> list[float]:
-    """Scores with mean 0 and (population) standard deviation 1; all 0 when they are all the same."""
+    """Scores scaled to mean 0 and (population) standard deviation 1; all 0 if they are all equal."""
     scores = _tamed(scores)
     mean = math.fsum(scores) / len(scores) if scores else 0.0
     deviation = math.sqrt(math.fsum((score - mean) ** 2 for score in scores) / len(scores)) if scores else 0.0
@@ -141,7 +144,7 @@ def z_score(scores: Sequence[float]) -> list[float]:
 
 
 def _tamed(scores: Sequence[float]) -> Sequence[float]:
-    """Scores near the largest double, made small enough that their differences and squares are finite."""
+    """Scores, divided by the largest if that is so large that differences or squares could overflow."""
     largest = max(map(abs, scores), default=0.0)
     return [score / largest for score in scores] if largest > _SQUARE_ROOT_OF_LARGEST else scores
 

@@ -1,7 +1,7 @@
-"""From a call's candidates to the pairs that its model is to score: passages, what is known of them, token ids.
+"""From a call's candidates to the pairs that its model is to score: passages, known scores, token ids.
 
-What takes milliseconds is done in threads, whose turns callers take evenly. A call with much text gives its turn back
-after each part of it, and ends where the device could score no more of it in time.
+Work of milliseconds is done in threads, whose turns callers share evenly. A call with much text gives its turn back
+after each part of it, and stops where the device could score no more of it in time.
 """
 
 import asyncio
@@ -25,21 +25,24 @@ from sidecar.turns import Threads
 T = TypeVar("T")
 
 _MOST_AT_ONCE, _CHARS_AT_ONCE, _QUERY_CHARS_AT_ONCE = 150, 150_000, 4096
-"""More candidates, or characters of text or query, are read and tokenised in a thread: so many take up to 0.5 ms each,
-or a few where fields are lists of very short values."""
+"""With more candidates, characters of text or characters of query, reading and tokenising go to a thread. Up to these,
+each of the two takes up to 0.5 ms, or a few ms where fields are lists of very short values."""
 _PART_CHARS, _PART_TEXTS = 150_000, 1000
-"""What is tokenised in one turn: it takes 15 ms on two cores of an AMD EPYC."""
+"""Most characters and texts tokenised in one turn: it takes 15 ms on two cores of an AMD EPYC."""
 _CHARS_PER_TOKEN = 8
-"""Of a text no more is mostly read than so many characters for each token that its model takes."""
+"""Characters of a text counted per token of its model's maximum length: mostly no more of it is read."""
 
 Passages = dict[int, list[str]]
-"""By the candidate's rank."""
+"""Passages by the candidate's rank."""
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A call to be read for a model, as far as its documents had to be fetched. ``caller`` says who asks, ``least`` how
-    many of the first documents are an answer, if need be, and ``refused`` why it would not be scored in time, if so."""
+    """A call to be read for a model, with its fetched documents.
+
+    ``least`` is the fewest first documents that suffice; ``refused`` returns why it would not be scored in time, or
+    None.
+    """
 
     task: Task
     plan: Plan
@@ -52,7 +55,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """Passages, and what there is to score of them; with a ``refusal`` only what is known has been looked for."""
+    """Passages and the pairs to score; with a ``refusal`` nothing was tokenised, and ``job`` has known scores only."""
 
     passages: Passages
     job: PairJob
@@ -60,38 +63,38 @@ class Read:
 
 
 class Reading:
-    """Reads and tokenises, on the event loop where a thread would take longer to wake up than the work takes."""
+    """Reads and tokenises; on the event loop where the work is shorter than waking a thread."""
 
     def __init__(self, scores: BoundedCache[Kept]) -> None:
-        """``scores`` are those that are kept."""
+        """``scores`` is the score cache."""
         self._scores = scores
         self._readers = Threads(2, "reader")
         self._tokenizers = Threads(2, "tokenizer")
         self._aside = ThreadPoolExecutor(1, thread_name_prefix="shadow")
 
     def close(self) -> None:
-        """Let go of the threads."""
+        """Shut down the threads; work under way is not waited for."""
         self._readers.close()
         self._tokenizers.close()
         self._aside.shutdown(wait=False, cancel_futures=True)
 
     @property
     def all_taken(self) -> bool:
-        """Whether a call would have to wait for a thread."""
+        """Whether all reader or all tokenizer threads are busy."""
         return self._tokenizers.all_taken or self._readers.all_taken
 
     @property
     def stalled(self) -> bool:
-        """Whether what is new cannot be read, as the threads that would are stuck."""
+        """Whether the reader or the tokenizer threads are stuck."""
         return self._tokenizers.stalled or self._readers.stalled
 
     async def read(self, asked: Asked) -> Read:
-        """The pairs of a call; those of its first documents alone where the device could score no more in time, and
-        the policy takes them for an answer.
+        """The pairs of a call; only those of its first documents where the device could score no more in time, and
+        these suffice. With a refusal, the known scores alone.
 
         Raises:
-            Fallback: there is nothing to read, in a language that is allowed, or no room beside the query; or the
-                threads that would read are stuck.
+            Fallback: there is no text, or none in an allowed language, the query leaves no room for a passage, the
+                tokenizer failed, or the threads are stuck.
         """
         passages, found, are_few = await self._looked_up(asked)
         if not found.missing:
@@ -104,7 +107,7 @@ class Reading:
         return await self._tokenised(asked, passages, found)
 
     async def read_aside(self, task: Task, plan: Plan, fetched: Fetched, model: LoadedModel) -> Read:
-        """The same for a call that nobody waits for, in a thread that no other call wants."""
+        """Read a shadow call, whole, in a thread of its own; raises as :meth:`read`."""
 
         def read() -> Read:
             passages, found = self._looked_up_in_thread(task, plan, fetched, model)
@@ -115,7 +118,7 @@ class Reading:
     async def pairs(
         self, model: LoadedModel, query: str, passages: Sequence[Sequence[str]], caller: tuple[str, ...]
     ) -> Sequence[Sequence[Pair]]:
-        """The pairs of a query with the passages of each document."""
+        """The pairs of a query with the passages of each document, one list for each; raises Fallback."""
         texts = [text for one in passages for text in one]
         made = _told(_pairs_read_before, model, query, texts)
         if made is None:
@@ -127,7 +130,7 @@ class Reading:
         return [[next(rest) for _ in one] for one in passages]
 
     async def _looked_up(self, asked: Asked) -> tuple[Passages, LookedUp, bool]:
-        """Passages, what is known of them, and whether they are few enough to go on without a thread."""
+        """Passages, their cached scores, and whether they are few enough to go on without a thread."""
         task, plan, fetched, model = asked.task, asked.plan, asked.fetched, asked.model
         if _reads_at_once(task, plan, fetched):
             passages = passages_of(task, plan, fetched)
@@ -145,8 +148,10 @@ class Reading:
         return passages, look_up(model, task.query, list(passages.values()), self._scores)
 
     async def _tokenised(self, asked: Asked, passages: Passages, found: LookedUp) -> Read:
-        """What is missing, tokenised part by part. Nobody is whose turn comes too late, nor what others had scored
-        meanwhile."""
+        """Tokenise what is missing, part by part.
+
+        Skips a call whose turn comes too late, and pairs that others scored meanwhile.
+        """
         pairs: list[Pair] = []
         async with self._tokenizers.turn(asked.caller) as turn:
             if refusal := asked.refused():
@@ -168,7 +173,7 @@ class Reading:
 
 
 def _reads_at_once(task: Task, plan: Plan, fetched: Fetched) -> bool:
-    """Whether what there is to be read is little; how much was fetched is not known."""
+    """Whether there is little to read; fetched documents are of unknown size, so not with any."""
     are_few = _are_few(len(task.candidates), task.chars, task.query)
     return are_few and plan.text.is_quick and not fetched.sources
 
@@ -178,7 +183,7 @@ def _are_few(texts: int, chars: float, query: str) -> bool:
 
 
 def _parts(texts: Sequence[str], model: LoadedModel) -> Iterator[Sequence[str]]:
-    """The texts in runs that are tokenised in one turn each; a longer text is one by itself."""
+    """Split texts into runs that are tokenised in one turn each; a text over the limit is a run by itself."""
     longest, start, chars = _CHARS_PER_TOKEN * model.scorer.max_length, 0, 0
     for end, text in enumerate(texts):
         read = min(len(text), longest)
@@ -191,18 +196,18 @@ def _parts(texts: Sequence[str], model: LoadedModel) -> Iterator[Sequence[str]]:
 
 
 def _device_s(model: LoadedModel, pairs: Sequence[Pair]) -> float:
-    """Predicted device time of these, beside what each pass costs."""
+    """Predicted device time of these pairs, without the overhead of each pass."""
     return sum(model.limits.row_s(pair.tokens) for pair in pairs)
 
 
 def _pairs_read_before(model: LoadedModel, query: str, texts: Sequence[str]) -> Sequence[Pair] | None:
-    """The pairs of a few texts, if the model has read all of them before."""
+    """The pairs of a few texts if the model keeps what it has read of all of them, else None."""
     finder = model.finder
     return finder.encode_kept(query, texts) if finder and _are_few(len(texts), sum(map(len, texts)), query) else None
 
 
 def _told(work: Callable[..., T], *arguments: Any) -> T:
-    """A tokenizer that panics raises what is no ``Exception``, which would leave the caller without any answer."""
+    """Run ``work``; a tokenizer's panic, a BaseException, becomes a ModelError, or the caller would get no answer."""
     try:
         return work(*arguments)
     except Exception:

@@ -1,4 +1,4 @@
-"""Which policy an index expression gets, and why: docs/policies.md tells the rule. Pure."""
+"""Which policy an index expression gets, and why; docs/policies.md states the rules. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -27,7 +27,7 @@ class PolicyConflict(InvalidRequest):
 class Resolution:
     """The policy chosen for a request, None if there is none, and one plain sentence that says why.
 
-    ``refused`` says that the request must not be answered, by an `on_conflict`.
+    ``refused``: an `on_conflict: refuse` forbids answering the request.
     """
 
     policy_name: str | None
@@ -35,24 +35,24 @@ class Resolution:
     refused: bool = False
 
     def checked(self) -> "Resolution":
-        """Itself. Raises PolicyConflict where it is a refusal."""
+        """Return itself; raises PolicyConflict if it is refused."""
         if self.refused:
             raise PolicyConflict(self.why)
         return self
 
 
 class Resolver:
-    """Chooses policies by one configuration; what can be worked out of that alone is worked out once."""
+    """Chooses policies by one configuration, whose match tables are built once."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._tables = {name: Table(settings, name) for name in (None, *settings.connectors)}
 
     def must_ask(self, connector: str | None, index: str | None, policy: str | None) -> bool:
-        """Whether the policy depends on what the expression stands for, so that the engine has to be asked.
+        """Whether the engine has to resolve the expression before its policy can be chosen.
 
-        It does not where the request names its policy, where each part is settled by its own name (an exact `match`,
-        or one that no other policy's can beat), and where every policy that could be chosen is the same.
+        Not where the request names its policy, where each part's own name settles it (an exact `match`, or one that
+        no other policy's can beat), where only one policy could be chosen, or where the index is empty or too long.
         """
         if policy is not None or not index or len(index) > MAX_EXPRESSION_CHARS:
             return False
@@ -83,20 +83,21 @@ class Resolver:
     ) -> Resolution:
         """Choose the policy for an index expression (`a`, `a-*`, `a,b`, an alias), or refuse to.
 
-        ``members`` are the indices behind the whole expression, where the engine was asked (see :meth:`must_ask`);
-        ``problem`` says why it could not tell. Without members each part is matched as it is written.
+        ``members`` are the indices behind the whole expression, if the engine was asked (see :meth:`must_ask`);
+        ``problem`` says why it could not resolve them. Without members each part is matched as it is written.
 
-        The most specific `match` wins: an exact name before a pattern, then the pattern with more literal characters,
-        then one that names its connector, then the earlier in the file. What a part stands for is matched by the part
-        as written, by the alias or data stream that leads to it, and by its own name. Where the results differ, the
-        strictest `on_conflict` of the policies involved decides; what none matches counts as `default_policy`'s.
-        Exclusions (`-old`) have no say.
-
-        Raises:
-            InvalidRequest: ``index`` has more than MAX_EXPRESSION_CHARS characters.
+        An index behind a part is matched by the part as written, by the alias or data stream that leads to it, and by
+        its own name. The most specific `match` wins: an exact name before a pattern (of two exact names the nearer to
+        the request), then the pattern with more literal characters, then one that names its connector, then the
+        nearer, then the earlier in the file. Where indices or parts get different policies, the strictest
+        `on_conflict` of these decides; one that no `match` fits counts as `default_policy`'s. Exclusions (`-old`) have
+        no vote.
 
         A reason reads: index 'articles-2026' matches 'articles-*' (policy articles, 9 literal characters); also
         matched: everything '*'
+
+        Raises:
+            InvalidRequest: ``index`` has more than MAX_EXPRESSION_CHARS characters.
         """
         if len(index) > MAX_EXPRESSION_CHARS:
             raise InvalidRequest(f"index has {len(index)} characters; at most {MAX_EXPRESSION_CHARS} are allowed")
@@ -135,16 +136,16 @@ class Resolver:
 
 
 def configured(settings: Settings, policy: str) -> PolicySettings:
-    """The policy of this name. Raises UnknownPolicy."""
+    """The settings of the named policy; raises UnknownPolicy."""
     if policy not in settings.policies:
         raise UnknownPolicy(f"there is no policy {policy!r}; the policies are: {', '.join(settings.policies)}")
     return settings.policies[policy]
 
 
 def _counted(settings: Settings, votes: Sequence[Vote], subject: str) -> Resolution:
-    """The policy that all votes agree on, or the one that `on_conflict` makes of them."""
+    """The policy that all votes agree on, else the one that `on_conflict` decides on."""
     first = {vote.policy: vote for vote in reversed(votes)}
-    shown = [vote for vote in votes if first[vote.policy] is vote]  # each policy that has a vote is seen in the reason
+    shown = [vote for vote in votes if first[vote.policy] is vote]  # the reason shows a vote for each policy
     shown += [vote for vote in votes[: len(shown) + _SHOWN_VOTES] if first[vote.policy] is not vote]
     told = f"({_listed(shown, len(votes))})"
     if set(first) == {None}:
@@ -158,7 +159,7 @@ def _counted(settings: Settings, votes: Sequence[Vote], subject: str) -> Resolut
 
 
 def _settled(settings: Settings, parties: set[str | None], why: str) -> Resolution:
-    """What the strictest `on_conflict` of these policies, and None for no policy, makes of them."""
+    """The decision of the strictest `on_conflict` among these policies; None among them stands for no policy."""
     stated = {name: settings.policies[name].on_conflict for name in settings.policies if name in parties}
     statement = max(stated.values(), key=_STRICTNESS.index)
     if statement == "default":
@@ -172,7 +173,7 @@ def _settled(settings: Settings, parties: set[str | None], why: str) -> Resoluti
 
 
 def _strictest(settings: Settings, parties: set[str | None]) -> str | None:
-    """A disabled policy first, then none at all, then the smallest window, then the smallest budget, then the file."""
+    """The strictest: a disabled policy, then no policy, then smallest window, smallest budget, first in the file."""
     order = list(settings.policies)
 
     def strictness(name: str | None) -> tuple[int, int, int, int]:

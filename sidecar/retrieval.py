@@ -1,4 +1,4 @@
-"""The first half of a search: from a call to the engine's hits, and all that was decided of it on the way."""
+"""The first half of a search: from a call to the engine's hits and the plan they were asked under."""
 
 import asyncio
 from dataclasses import replace
@@ -18,13 +18,13 @@ from sidecar.names import Known, Names
 _BROKEN = 500
 
 _RESOLVED_AT_ONCE = 4
-"""Of the indices that one call names: the engine is asked for few at once, and other calls ask as well."""
+"""Index names of one Rerank call that are resolved concurrently; other calls ask the engine as well."""
 _MANY_MEMBERS = 1000
-"""Of so many indices a policy is worked out beside the event loop: it takes some 4 us for each."""
+"""With more indices than this, a policy is worked out in a thread: it takes some 4 us for each."""
 
 
 class Retrieval:
-    """Asks the engine: for what is to be known before a search, and for the hits."""
+    """Asks the engine what index names stand for, and for the hits."""
 
     def __init__(self, gate: Gate, names: Names, *, reserve_s: float) -> None:
         self._gate = gate
@@ -32,7 +32,7 @@ class Retrieval:
         self._reserve_s = reserve_s
 
     async def search(self, call: SearchCall) -> tuple[Prepared, Hits]:
-        """The engine's answer, and under which plan it was asked.
+        """The engine's hits, and the prepared search (with its plan) that found them.
 
         Raises:
             RequestError: the call is not valid or not allowed.
@@ -42,19 +42,19 @@ class Retrieval:
         deadline = self._search_deadline(call.clock, connector)
         prepared = await self._prepare(call, connector, deadline)
         prepared, hits = await self._ask(prepared, deadline)
-        known = None if "pit" in prepared.call.body else prepared.known  # a point in time is from where it was opened
+        known = None if "pit" in prepared.call.body else prepared.known  # a point in time keeps its own indices
         if known is None or all(known.knows(hit.ref.index) for hit in hits.hits):
             return prepared, hits
         self._names.forget(connector, call.index, known)
         return await self._ask_again(prepared, hits, deadline)
 
     async def prepare(self, call: SearchCall) -> Prepared:
-        """All that is decided of a search before it is sent. Raises as :meth:`search`."""
+        """Everything decided about a search before it is sent; raises as :meth:`search`."""
         connector = self._gate.for_search(call)
         return await self._prepare(call, connector, self._search_deadline(call.clock, connector))
 
     async def access(self, call: RerankCall) -> Access:
-        """Which policy and which documents a Rerank call may use.
+        """The plan, the connector and the closed indices of a Rerank call.
 
         Raises:
             RequestError: the call is not valid or not allowed.
@@ -90,7 +90,7 @@ class Retrieval:
         return known
 
     async def _ask(self, prepared: Prepared, deadline: Deadline) -> tuple[Prepared, Hits]:
-        """The engine's answer; a search that it refuses with the window and takes without is skipped, not failed."""
+        """Search; if the engine refuses the widened request, send the app's own and skip reranking."""
         request = prepared.request
         try:
             found = await prepared.connector.search(
@@ -106,9 +106,9 @@ class Retrieval:
         return await self._ask(self._gate.as_asked(prepared, deadline.remaining_s()), deadline)
 
     async def _ask_again(self, prepared: Prepared, hits: Hits, deadline: Deadline) -> tuple[Prepared, Hits]:
-        """As hits show, the expression has come to stand for other indices: the answer under the policy of these.
+        """Search anew under the policy of the indices that the expression, as hits show, stands for by now.
 
-        It is the first one where the plan is the same, or where asking again fails.
+        Return the first answer if the plan is the same, or if asking again raises a ConnectorError.
         """
         try:
             again = await self._prepare(prepared.call, prepared.connector, deadline)
@@ -117,7 +117,7 @@ class Retrieval:
             return prepared, hits
 
     def _deadline(self, clock: Clock, connector: Connector) -> Deadline:
-        """Until when the engine may answer: that may be after the budget, but not after the client has gone."""
+        """When the engine must have answered: perhaps after the budget, but before the client's own deadline."""
         patience_s = None if clock.client_time_left_s is None else clock.client_time_left_s - self._reserve_s
         return Deadline.earliest(clock.received_at, self._gate.search_timeout_s(connector), patience_s)
 
@@ -129,9 +129,9 @@ class Retrieval:
 
 
 def _is_refusal(error: ConnectorError) -> bool:
-    """Whether a smaller search may go well where this one failed: refused, broken on (500), or too much for memory.
+    """Whether a smaller search may succeed: this one was invalid, a 500, or stopped by the engine's memory breaker.
 
-    Not where the engine asks to be left alone for a while.
+    False if the engine asks to retry later.
     """
     if isinstance(error, EngineUnavailable) and error.retry_after_s is not None:
         return False

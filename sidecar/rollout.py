@@ -1,4 +1,4 @@
-"""Who gets the new order while it is being tried, and which of two orders a hit came from. Pure."""
+"""Assigns calls to the arms of a policy on trial, and interleaves two orders. Pure."""
 
 import hashlib
 import random
@@ -10,22 +10,22 @@ from sidecar.types import Ranked
 
 
 class Arm(Enum):
-    """What a call gets."""
+    """Which order a call gets."""
 
     RERANKED = "reranked"
     """The new order."""
     HELD_OUT = "held_out"
     """The engine's order, to compare with."""
     SHADOW = "shadow"
-    """The engine's order; the new one is made afterwards, and only counted."""
+    """The engine's order; the new one is made afterwards, for metrics and the log only."""
     INTERLEAVED = "interleaved"
-    """Both, drawn in turns."""
+    """Both, interleaved."""
 
 
 def arm_of(policy: str, mode: str, percent: float, key: str) -> Arm:
-    """The arm of a call: the same key always has the same one, and a larger share keeps those that had the new order.
+    """The arm of a call: always the same for a key, and a larger ``percent`` keeps every key that had the new order.
 
-    ``mode`` is that of the policy's settings, ``percent`` of the keys get it.
+    ``percent`` (0 to 100) of the keys get the arm of ``mode``, the policy's setting; the others are held out.
     """
     digest = hashlib.sha256(f"{policy}\0{key}".encode(errors="surrogatepass")).digest()
     if int.from_bytes(digest[:8], "big") / 2**64 * 100 >= percent:
@@ -36,9 +36,9 @@ def arm_of(policy: str, mode: str, percent: float, key: str) -> Arm:
 def interleaved(order: Sequence[Ranked], key: str) -> list[Ranked]:
     """Team-draft interleaving (Radlinski, Kurup and Joachims, CIKM 2008) of the engine's order and a new one.
 
-    In each round a coin, the same for the same key, says which of them draws its best hit that is not taken yet first.
-    Each place says whose draw it was: clicks on one team's hits against those on the other's tell which is better. What
-    was not ordered (pinned, without text) keeps its place.
+    In each round a coin, seeded by ``key``, decides which order first draws its best hit that is not taken yet. Each
+    place records whose draw it was: comparing the clicks on the two teams' hits shows which order is better. Candidates
+    that were not ordered (pinned, without text) keep their places.
     """
     new = [place for place in order if place.relevance_score is not None or place.cosine is not None]
     drawn = iter(_drafted(new, random.Random(key)))  # noqa: S311 - a coin that can be tossed again

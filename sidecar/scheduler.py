@@ -1,7 +1,7 @@
-"""Admits jobs to the queue of the device, and gives their scores to those who wait.
+"""Admits jobs to the queue of the device, and hands their scores to the waiters.
 
 There is no wait timer: a batch grows while the device is busy with the one before. Whatever happens to the device's
-thread, every waiter gets an answer: shedding and failing complete its future with a typed error, never by cancelling.
+thread, every waiter gets an answer: a shed or failed job's future gets a typed error, and is never cancelled.
 """
 
 import asyncio
@@ -25,29 +25,29 @@ from sidecar.shares import Shares
 from sidecar.tickets import Scored, Spent, Submitted, Ticket, sample_job
 
 Refusal = Overloaded | ModelError | CircuitOpen
-"""Why a call is not even tried."""
+"""Why a call is refused before it is tokenised."""
 
 STALLED_AFTER_S = 10.0
-"""A forward pass that takes this long beyond its prediction is taken for stuck; new jobs are refused at once."""
+"""A device this long overdue counts as stuck; new jobs are then refused at once."""
 _PROBE_EVERY_S = 1.0
-"""At most one job in this time is tried although it is predicted to be late."""
+"""At most one job of a model in this time is tried although it is predicted to be late."""
 _TRIAL_WAITS_S = 60.0
 """How long a trial of a failing model may wait for its turn."""
 _SETTLED_S = 0.015
-"""A waiter that gives up so shortly before the deadline takes what is there; before, its caller has left."""
+"""A waiter cancelled so shortly before its deadline takes the partial scores; one cancelled earlier has left."""
 _LEAST_OF_TYPICAL = 0.5
-"""Share of a typical job that must fit before a job is even made into tokens."""
+"""Share of a typical job's time that must fit into the queue, or a call is refused before it is tokenised."""
 _TYPICAL_SMOOTHING = 0.3
-"""Weight of the newest job in what is typical."""
+"""Weight of the newest job in the typical time of a document."""
 _TYPICAL_DOUBT = 0.8
-"""What is typical becomes so much of itself with each job that is refused by it alone: those jobs are never seen, and
-one heavy job must not keep all of its policy out."""
+"""Factor on the typical time with each call refused by it: what those calls would take is never learnt, and one heavy
+job must not keep all of its policy out."""
 _SHRINK_STEP = 0.8
-"""Each smaller window that is tried has this share of the one before."""
+"""Size of each smaller window that is tried, as a share of the one before."""
 
 
 class Scheduler:
-    """The queue in front of one device; all its models share it, by their ``weights`` where they are not equal."""
+    """The queue in front of one device, which its models share in proportion to their ``weights`` (default 1)."""
 
     def __init__(
         self,
@@ -73,22 +73,22 @@ class Scheduler:
 
     @property
     def alive(self) -> bool:
-        """Whether the device's thread serves; it never comes back."""
+        """Whether the scheduler serves; once it has stopped, or its thread has died, it never does again."""
         return self._stopped is None
 
     @property
     def stalled(self) -> bool:
-        """Whether what is on the device is overdue by more than :data:`STALLED_AFTER_S`."""
+        """Whether the device is busy more than :data:`STALLED_AFTER_S` after it was predicted to be free."""
         return self._device.busy and self._clock() > self._device.free_at + STALLED_AFTER_S
 
     def weigh(self, weights: Mapping[str, float]) -> None:
-        """Share the device by other weights from now on."""
+        """Replace the weights by which models share the device."""
         with self._device.lock:
             self._queue.shares.weigh(weights)
 
     @property
     def idle(self) -> bool:
-        """Whether the device has nothing to do, and nobody waits for it."""
+        """Whether the device is idle, its queue is empty, and its thread serves."""
         with self._device.lock:
             return not self._device.busy and not len(self._queue) and self.alive
 
@@ -109,8 +109,10 @@ class Scheduler:
             return set(self._device.failing)
 
     def try_failing(self) -> None:
-        """Have the device score the sample of each failing model that has not been tried for a while, though nobody
-        calls; to be called again and again, in the event loop. Waiting work goes first."""
+        """Queue a trial (the sample pair) of each failing model whose trial is due, unless it has work waiting.
+
+        Call it periodically, in the event loop: so models recover even without calls. Waiting work goes first.
+        """
         now, loop = self._clock(), asyncio.get_running_loop()
         with self._device.lock:
             if self._broken():
@@ -124,8 +126,10 @@ class Scheduler:
                     self._device.wake()
 
     def forget(self, model: str, *, instead: LoadedModel | None = None) -> None:
-        """A model is served no more, or another one is by its name: how its passes went, or go, says nothing from now
-        on."""
+        """Forget how a model's passes went; it was dropped, or replaced by ``instead`` (None: dropped).
+
+        Passes of the old model that are still to come no longer count.
+        """
         with self._device.lock:
             self._device.forget(model, instead)
             self._probed_at.pop(model, None)
@@ -140,11 +144,10 @@ class Scheduler:
         *,
         shrinks: bool = False,
     ) -> Refusal | None:
-        """Why what comes now will not be served in time, told before anything is done for it: tokens, too, take the
-        time of a CPU.
+        """Why a job submitted now would be refused, else None; asked before tokenising, which costs CPU time.
 
-        ``documents`` is how many it has at the least; then it is refused as well where even half of what as many of
-        such callers (the same policy) have lately taken would be late. ``shrinks`` says that the window may.
+        ``documents``: its fewest. While jobs wait, it is refused too if half the recent typical time for so many (same
+        model and policy) would be late. ``shrinks``: the window may shrink.
         """
         if broken := self._broken():
             return broken
@@ -156,7 +159,7 @@ class Scheduler:
         return Overloaded("the jobs before it take longer than its budget") if late else None
 
     def refuse(self, refusal: Refusal, documents: int) -> NoReturn:
-        """Raise a refusal, which counts as so many pairs that never reach the device."""
+        """Raise a refusal; an Overloaded is counted as ``documents`` pairs that never reach the device."""
         if isinstance(refusal, Overloaded):
             self._metrics.shed_pairs.labels("refused").inc(documents)
         raise refusal
@@ -200,15 +203,16 @@ class Scheduler:
         min_groups: int | None = None,
         caller: tuple[str, ...] = (),
     ) -> Submitted:
-        """Queue all pairs, a group being the pairs of one document; with ``min_groups``, only those of the first groups
-        where all would be late, and from then on at least those as far as time allows. Await :meth:`result` next.
+        """Queue the pairs of each group (one document's); await :meth:`result` next.
 
-        ``caller`` says who asks, from the whole to the part; where not all can be served, each caller gets as much.
+        With ``min_groups`` (None: all are needed) only the first groups are queued, at least so many, if all would be
+        late; others, down to ``min_groups``, may be given up while they wait. ``caller`` goes from the whole to the
+        part (host, policy): under overload all callers of a level get the same.
 
         Raises:
-            ValueError: there is not one pair.
+            ValueError: there is no pair.
             Overloaded: the job would be late, or too many pairs wait.
-            ModelError: the device is stuck, or its thread has ended.
+            ModelError: the device is stuck or lost, or its thread has ended.
             CircuitOpen: the model's last passes have all failed.
         """
         if not any(groups):
@@ -225,10 +229,11 @@ class Scheduler:
         return submitted
 
     async def result(self, submitted: Submitted) -> Scored:
-        """The scores of what was submitted; when the waiter is cancelled, the job is forgotten.
+        """Await the scores of a submitted job; if the waiter is cancelled, the job leaves the queue.
 
         Raises:
             BudgetExhausted: the job could no longer end in time.
+            Overloaded: the job was displaced for another caller's.
             ModelError: the scorer raised or miscounted, or its thread has ended.
         """
         ticket = submitted.job.key
@@ -243,7 +248,7 @@ class Scheduler:
         return Scored(scores[:kept], groups, ticket.late)
 
     def spent(self, submitted: Submitted) -> Spent:
-        """Where the time of what was submitted went, up to now."""
+        """Where a submitted job's time went, up to now."""
         return submitted.spent(self._clock())
 
     def _admit(
@@ -254,7 +259,11 @@ class Scheduler:
         min_groups: int | None,
         caller: tuple[str, ...],
     ) -> Submitted:
-        """Queue the largest job that would end in time, displacing those of callers who have more than this one."""
+        """Queue the largest window that would end in time, displacing or shortening jobs that have more if need be.
+
+        Raises:
+            Overloaded: not even the smallest would, and it may not be a probe.
+        """
         now = self._clock()
         free_at = max(now, self._device.free_at)
         for count in _sizes(len(groups), min_groups):
@@ -298,9 +307,9 @@ class Scheduler:
     def _probes(self, job: Job[Ticket]) -> bool:
         """Whether to try a job that is predicted to be late, since nothing else would ever correct the prediction.
 
-        Only where the device has nothing of its model to do, and once in :data:`_PROBE_EVERY_S` a model: one that was
-        slow for a while must not stay switched off, and a budget that is truly too small must not keep it busy. While
-        others have work, its share of the device bounds what a probe takes.
+        Only if its model has no work, and once in :data:`_PROBE_EVERY_S` for each model: one that was slow for a while
+        must not stay switched off, and a budget that is truly too small must not keep the device busy. While other
+        models have work, the model's share of the device bounds what a probe takes.
         """
         now = self._clock()
         if self._has_work(job.model) or now < self._probed_at.get(job.model, -math.inf) + _PROBE_EVERY_S:
@@ -310,11 +319,11 @@ class Scheduler:
         return True
 
     def _has_work(self, model: str) -> bool:
-        """Whether the device has, or will have, something of a model to do."""
+        """Whether a job of the model is on the device or waits."""
         return model in self._device.models or bool(self._queue.of(model))
 
     def _forget(self, job: Job[Ticket]) -> None:
-        """Drop what still waits of a job that was answered, or whose caller has gone."""
+        """Remove a job that was answered, or whose caller has gone, and count what it wasted or shed."""
         future = job.key.future
         with self._device.lock:
             self._unanswered.discard(job)
@@ -326,7 +335,7 @@ class Scheduler:
             self._metrics.shed_pairs.labels("abandoned" if left else "late").inc(len(job.waiting))
 
     def _on_death(self, error: BaseException) -> None:
-        """However the device's thread ended, nobody waits for ever. Called in that thread, or to stop it."""
+        """Fail all unanswered jobs, as the device's thread ends. Called in that thread, or by :meth:`stop`."""
         with self._device.lock:
             self._stopped = self._stopped or error
             for job in self._unanswered:
@@ -342,7 +351,8 @@ def _open(model: LoadedModel) -> CircuitOpen:
 
 
 def _kind(model: LoadedModel, caller: tuple[str, ...]) -> tuple[str, str]:
-    """Jobs whose documents are alike: those of one policy. As many as are configured, not as many as call."""
+    """The model and policy of a job, by which typical times are kept: a policy's documents are alike, and policies,
+    unlike callers, are limited in number by the configuration."""
     return model.name, caller[-1] if caller else ""
 
 

@@ -1,8 +1,8 @@
-"""The new order of calls that were answered in the engine's: made from spare capacity alone, and only counted.
+"""Ranks calls that were answered in the engine's order, in spare time, for metrics and the log only.
 
-It cannot crowd out a call: it begins when the reply has left and nobody is scored, tokenises in a thread of its own,
-and its passages are scored in parts of 20 ms, each only while nobody else wants the device; it gives up as soon as
-somebody does. Few are under way at once; of more, the rest is not tried.
+It cannot crowd out a call: it begins when the reply has left and the device is idle, tokenises in a thread of its own,
+and scores passages in parts of 20 ms, each only while nobody else wants the device; it gives up as soon as somebody
+does. At most four rankings are under way at once; others are dropped.
 """
 
 import asyncio
@@ -22,11 +22,11 @@ _ENOUGH_S = 30.0
 _REPLY_LEAVES_S = 0.05
 
 Rank = Callable[[Task, Plan, Deadline], Awaitable[Ranking | None]]
-"""Ranks in spare time; None where it gave up."""
+"""Ranks a call in spare time, by a deadline; None if it gave up."""
 
 
 class Shadow:
-    """Ranks answered calls."""
+    """Ranks answered calls in the background."""
 
     def __init__(self, rank: Rank, metrics: Metrics) -> None:
         self._rank = rank
@@ -34,7 +34,7 @@ class Shadow:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def follow(self, task: Task, plan: Plan) -> None:
-        """Rank a call that is being answered, if there is room."""
+        """Rank a call once it is answered; dropped if too many are under way."""
         if len(self._tasks) >= _AT_ONCE:
             self._metrics.shadows.labels(plan.policy, "dropped").inc()
             return
@@ -43,7 +43,7 @@ class Shadow:
         following.add_done_callback(self._tasks.discard)
 
     def close(self) -> None:
-        """Forget those under way."""
+        """Cancel the rankings under way."""
         for task in self._tasks:
             task.cancel()
 

@@ -1,4 +1,4 @@
-"""Whether an engine answers at all. Calls that end in silence raise the suspicion; asking for its version decides."""
+"""Detects engines that do not answer: unanswered calls raise the suspicion, asking for the version decides."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -9,22 +9,22 @@ from sidecar.logs import log
 from sidecar.metrics import Metrics
 
 SUSPICIOUS = 5
-"""Silent ends in a row after which the engine is asked: a few slow searches are no silence."""
+"""Unanswered calls in a row after which the engine is asked: a few slow searches do not mean that it is silent."""
 ASK_EVERY_S = 0.5
-"""How often a silent engine is asked whether it is there again."""
+"""Seconds between questions to a silent engine, until it answers."""
 ASK_TIMEOUT_S = 1.0
 
 
 def is_silence(error: ConnectorError) -> bool:
-    """Whether nothing came back; an engine that says no, or that it is busy (429, 503), has answered."""
+    """Whether the engine did not answer; one that refuses, or says that it is busy (429, 503), has answered."""
     return error.status == 0 and isinstance(error, (EngineTimeout, EngineUnavailable))
 
 
 class Silence:
-    """What is known of one engine, for all views of its connector."""
+    """Whether one engine is silent, shared by all views of its connector."""
 
     def __init__(self, connector: str, ask: Callable[[], Awaitable[object]], metrics: Metrics) -> None:
-        """``ask`` asks the engine anything that costs it nothing, within :data:`ASK_TIMEOUT_S`."""
+        """``ask`` sends the engine a cheap request, limited to :data:`ASK_TIMEOUT_S`, or raises ConnectorError."""
         self._connector = connector
         self._ask = ask
         self._gauge = metrics.connector_open.labels(connector)
@@ -33,21 +33,21 @@ class Silence:
         self._closed = False
         self._last_error = ""
         self.known = False
-        """Whether the engine is silent; calls need not wait for it to learn that."""
+        """Whether the engine is known to be silent, so that calls need not wait for it."""
         self._gauge.set(0)
 
     def heard(self) -> None:
-        """An answer came."""
+        """Note that an answer came."""
         self._in_a_row = 0
 
     def missed(self) -> None:
-        """No answer came."""
+        """Note that a call got no answer; :data:`SUSPICIOUS` in a row make it ask the engine."""
         self._in_a_row += 1
         if self._in_a_row >= SUSPICIOUS and self._asking is None and not self._closed:
             self._asking = asyncio.create_task(self._ask_until_heard(), context=Context())
 
     def close(self) -> None:
-        """Ask no more."""
+        """Stop asking. Safe to call twice."""
         self._closed = True
         if self._asking:
             self._asking.cancel()

@@ -1,6 +1,7 @@
-"""Documents read for a model that keeps what it reads: in small parts, and only while nobody else wants the device.
+"""Scores pairs in spare time: in small parts, and only while nobody else wants the device.
 
-A call may wait for its own; what it leaves unread is read when nobody calls, for the sake of calls to come.
+A call may wait for its pairs. Those that it leaves unscored are scored later if their model caches what it reads, for
+the benefit of later calls.
 """
 
 import asyncio
@@ -15,15 +16,15 @@ from sidecar.scheduler import Scheduler
 from sidecar.scoring.base import Pair
 
 PART_S = 0.02
-"""Predicted device time of one part: so long a call that comes meanwhile may have to wait."""
+"""Predicted device time of one part at most: a call that comes meanwhile may have to wait so long."""
 _LOOK_EVERY_S = 0.02
 _MOST_WAITING = 4096
-"""Documents that wait for spare time; of more, the longest waiting are forgotten."""
+"""Most pairs that wait for spare time; beyond, those that have waited longest are forgotten."""
 _ENOUGH_S = 60.0
 
 
 class SpareTime:
-    """Scores pairs on what the device has left. A part at a time is under way, and a waiting call's goes first."""
+    """Scores pairs while the device is idle, one part at a time; those of waiting calls go first."""
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
@@ -33,9 +34,9 @@ class SpareTime:
         self._worker: asyncio.Task[None] | None = None
 
     async def scores(self, model: LoadedModel, pairs: Sequence[Pair], deadline: Deadline) -> list[float] | None:
-        """Scores of all pairs, or None as soon as they will not be there in time, or somebody else wants the device.
+        """Scores of all pairs; None as soon as they would be late, or somebody else wants the device.
 
-        However it ends, what is still unread is read later.
+        However it ends, pairs still unscored are handed to :meth:`later`.
 
         Raises:
             Fallback: the scorer failed.
@@ -56,7 +57,7 @@ class SpareTime:
         return found
 
     def later(self, model: LoadedModel, pairs: Sequence[Pair]) -> None:
-        """Read them some time, where the model keeps what it reads."""
+        """Score pairs in spare time, if their model caches what it reads of them; others are ignored."""
         for pair in pairs:
             if pair.kept_as:
                 self._waiting.setdefault(pair.kept_as, (model, pair))
@@ -66,13 +67,13 @@ class SpareTime:
             self._worker = asyncio.create_task(self._work())
 
     def close(self) -> None:
-        """Forget what waits."""
+        """Forget what waits, and stop."""
         self._waiting.clear()
         if self._worker:
             self._worker.cancel()
 
     async def _work(self) -> None:
-        """Whatever fails is forgotten: nobody waits for it."""
+        """Score what waits while the device is idle and no call waits; parts that fail are forgotten."""
         while self._waiting and self._scheduler.alive:
             async with self._turn:
                 if free := self._scheduler.idle and not self._calls and bool(self._waiting):
@@ -80,14 +81,14 @@ class SpareTime:
                     try:
                         await self._score(model, part, Deadline.earliest(asyncio.get_running_loop().time(), _ENOUGH_S))
                     except CircuitOpen:
-                        free = False  # they are read when it works again
+                        free = False  # the pairs are scored when the model works again
                     except Fallback:
                         self._forget(part)
             if not free:
                 await asyncio.sleep(_LOOK_EVERY_S)
 
     def _next_part(self) -> tuple[LoadedModel, list[Pair]]:
-        """Of the model that has waited longest."""
+        """The next part of the model whose pair has waited longest."""
         model, _ = next(iter(self._waiting.values()))
         return model, next(_parts(model, [pair for other, pair in self._waiting.values() if other is model]))
 
@@ -103,7 +104,7 @@ class SpareTime:
 
 
 def _parts(model: LoadedModel, pairs: Sequence[Pair]) -> Iterator[list[Pair]]:
-    """Neighbouring pairs, as many as one part may hold."""
+    """Split pairs, in order, into parts of at most :data:`PART_S` and what one pass may hold."""
     limits = replace(model.limits, max_batch_s=min(PART_S, model.limits.max_batch_s))
     part: list[Pair] = []
     for pair in pairs:

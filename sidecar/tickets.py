@@ -1,4 +1,4 @@
-"""What a caller of the scheduler waits for, and what it is given."""
+"""What a caller of the scheduler waits for, and its results."""
 
 import asyncio
 from bisect import bisect_right
@@ -16,7 +16,7 @@ from sidecar.scoring.base import Pair, Scores
 
 @dataclass(eq=False)
 class Ticket:
-    """What one caller waits for; the key of its :class:`Job`. Both the event loop and the device's thread answer it."""
+    """What one caller waits for; the key of its :class:`Job`. Answered by the event loop or the device's thread."""
 
     model: LoadedModel
     pairs: Sequence[Pair]
@@ -25,9 +25,9 @@ class Ticket:
     missing: int = field(init=False)
     started_at: float | None = field(default=None, init=False)
     device_s: float = field(default=0.0, init=False)
-    """Its part of the device's time so far."""
+    """Its part of the device's time so far, for scores that came."""
     late: Fallback | None = field(default=None, init=False)
-    """Why some pairs will not be scored, if so."""
+    """Why some pairs will not be scored; None if all will."""
     _answered: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
@@ -36,7 +36,7 @@ class Ticket:
 
     @property
     def is_over(self) -> bool:
-        """Whether it is answered, or its caller has gone."""
+        """Whether it is answered, or its future is done: the caller has gone."""
         return self._answered or self.future.done()
 
     def fail(self, error: Exception) -> None:
@@ -44,14 +44,14 @@ class Ticket:
         self._answer(self.future.set_exception, error)
 
     def put(self, pairs: Sequence[int], scores: Scores, took_s: float) -> None:
-        """Take the scores of some pairs, which took so long together; the last one answers."""
+        """Store the scores of some pairs, and the device time they took together; answer if none is missing now."""
         self.scores[pairs] = scores
         self.device_s += took_s
         self._count_down(len(pairs))
 
     def wasted_s(self, least: int | None) -> float:
-        """Device time for scores that nobody gets, when the waiting is over: all of it where there is no answer, unless
-        the scores of the first pairs are there and as many as ``least``, which are one."""
+        """Device time for scores nobody gets: none if answered in full; with ``least`` or more leading scores, the
+        share of those behind them; else all."""
         if self.future.done() and not self.future.cancelled() and not self.future.exception() and not self.late:
             return 0.0
         there = np.isfinite(self.scores)
@@ -59,7 +59,7 @@ class Ticket:
         return self.device_s * (1 - first / there.sum()) if least and first >= least else self.device_s
 
     def do_without(self, pairs: int, why: Fallback) -> None:
-        """So many pairs will not be scored; where no others are missing, this answers."""
+        """Note that so many pairs will not be scored, and why; answer if no others are missing."""
         self.late = why
         self._count_down(pairs)
 
@@ -90,8 +90,8 @@ def sample_job(model: LoadedModel, loop: asyncio.AbstractEventLoop, deadline: fl
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """Scores of the pairs of the first ``groups`` groups; ``late`` says why these are not all groups, where the job was
-    shortened."""
+    """Scores of the pairs of the first ``groups`` groups; ``late`` says why some groups are missing, if the job was
+    shortened in the queue."""
 
     scores: Scores
     groups: int
@@ -100,8 +100,8 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """How long a job waited for the device, how long it then took until its last score or its end, and how much of that
-    the device worked for scores that came, all in milliseconds."""
+    """Milliseconds that a job waited for the device, that then passed until it was answered or given up, and that the
+    device took for the scores it got."""
 
     queue_ms: float
     score_ms: float
@@ -110,7 +110,8 @@ class Spent:
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """A job in the queue: where each of its groups ends among its pairs, since when, and its predicted end."""
+    """A job that was queued at ``at``, predicted to end at ``ends_at`` (monotonic seconds); ``group_ends`` says where
+    each of its groups ends among its pairs."""
 
     job: Job[Ticket]
     group_ends: Sequence[int]
@@ -119,16 +120,16 @@ class Submitted:
 
     @property
     def groups(self) -> int:
-        """How many groups it has."""
+        """How many groups were queued."""
         return len(self.group_ends)
 
     @property
     def kept_groups(self) -> int:
-        """How many are left of them, now that it may have been shortened."""
+        """How many of them are left, as the job may have been shortened since."""
         return bisect_right(self.group_ends, self.job.wanted)
 
     def spent(self, now: float) -> Spent:
-        """Where its time went up to now."""
+        """Where the job's time went, up to ``now``."""
         ticket = self.job.key
         started = now if ticket.started_at is None else min(now, ticket.started_at)
         return Spent(1e3 * (started - self.at), 1e3 * (now - started), 1e3 * ticket.device_s)

@@ -1,4 +1,4 @@
-"""From query and passages to token ids."""
+"""Tokenises queries and passages."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -14,12 +14,12 @@ from sidecar.pair_template import Ids, Raw, Side, Template, proven, raw, shorten
 from sidecar.scoring.base import Pair
 
 MIN_PASSAGE_TOKENS = 16
-"""A query that leaves less room than this for a passage is refused: the scores would mean nothing.
+"""A query that leaves fewer tokens than this for a passage is refused: the scores would mean nothing.
 
-Where ``max_length`` is less than twice as much, half of it is kept for the passage."""
+If ``max_length`` is less than twice this, half of ``max_length`` is reserved for the passage instead."""
 _CHARS_PER_TOKEN = (8, 64)
-"""A passage is first cut to ``max_length`` times so many characters, and read up to the second cut where that gave too
-few tokens: a 5 MB document costs what one of 4 kB does. What lies beyond the last cut is not read."""
+"""A passage is cut to ``max_length`` times the first number of characters, and, if that gave too few tokens, to
+``max_length`` times the second: a 5 MB document costs what one of 4 kB does. Text beyond the last cut is not read."""
 
 Read = Callable[[list[str]], list[Encoding]]
 
@@ -27,14 +27,13 @@ Read = Callable[[list[str]], list[Encoding]]
 class PairEncoder:
     """Encodes ``[CLS] query [SEP] passage [SEP]``, or whatever the tokenizer's model was trained on.
 
-    Only the passage is truncated, never the query. The query is encoded once a call, and passages that
-    ``cache_bytes`` have room for once and for all: pairs are put together by the tokenizer's own template, which is
-    proved here against pairs that the tokenizer makes itself. One whose template cannot be proved makes every pair
-    itself.
+    Only the passage is truncated, never the query. The query is tokenised once a call, and the ids of passages are
+    cached in up to ``cache_bytes``: pairs are joined by the tokenizer's template, which is proved at construction
+    against pairs that the tokenizer makes itself. If it cannot be proved, the tokenizer makes every pair, uncached.
 
-    ``tokenizer`` is a fast tokenizer of transformers. Threads may share an encoder: it holds copies of the tokenizer's
-    core and never changes their settings, whereas a call of a transformers tokenizer switches truncation on or off for
-    every thread.
+    ``tokenizer`` is a fast tokenizer of transformers. Thread-safe: an encoder holds copies of the tokenizer's core and
+    does not change their settings in use, whereas a call of a transformers tokenizer switches truncation for all
+    threads.
     """
 
     def __init__(self, tokenizer: Any, max_length: int, *, token_types: bool = True, cache_bytes: int = 0) -> None:
@@ -54,11 +53,11 @@ class PairEncoder:
 
     @property
     def joins(self) -> bool:
-        """Whether pairs are put together from ids, and passages kept; else the tokenizer makes every pair."""
+        """Whether pairs are joined from ids, so that passages can be cached; else the tokenizer makes every pair."""
         return self._template is not None
 
     def encode(self, query: str, passages: Sequence[str]) -> list[Pair]:
-        """One :class:`Pair` for each passage, at most ``max_length`` tokens each; ids and types are int32 arrays.
+        """One :class:`Pair` for each passage, of at most ``max_length`` tokens; ids and types are int32 arrays.
 
         Raises:
             QueryTooLong: the query leaves no room for a passage.
@@ -71,7 +70,7 @@ class PairEncoder:
         return self._joined(self._template, ids, self._ids_of(passages))
 
     def encode_kept(self, query: str, passages: Sequence[str]) -> list[Pair] | None:
-        """The same pairs without tokenising a passage; None where the ids of one are not kept. Raises the same."""
+        """As :meth:`encode`, without tokenising a passage; None if the ids of any are not cached."""
         if self._template is None or not self.cache.max_bytes:
             return None
         kept = self.cache.find_all(map(self._key, passages))
@@ -94,7 +93,7 @@ class PairEncoder:
         return Pair(ids, types if self._has_types else None)
 
     def _ids_of(self, passages: Sequence[str]) -> Sequence[Raw]:
-        """The ids of each passage without special tokens, as many as a pair could ever hold."""
+        """The ids of each passage without special tokens, as many as a pair can hold at most."""
         if not self.cache.max_bytes:
             return self._fresh(passages)
         keys = [self._key(passage) for passage in passages]
@@ -109,15 +108,15 @@ class PairEncoder:
         return [raw(one.ids) for one in _read(read, passages, self._cuts, self._side)] if passages else []
 
     def _key(self, passage: str) -> bytes:
-        """The digest of all that is ever looked at of a passage."""
+        """The digest of the part of a passage that is read at most."""
         most = self._cuts[-1] + 1
         return hashlib.sha256((passage[:most] if self._side == "right" else passage[-most:]).encode()).digest()
 
 
 class TextEncoder:
-    """Encodes ``[CLS] text [SEP]``, or whatever the tokenizer puts around a single text; threads may share it.
+    """Encodes ``[CLS] text [SEP]``, or whatever the tokenizer puts around a single text; thread-safe.
 
-    A text is truncated at the end that the tokenizer truncates.
+    A text is truncated on the tokenizer's truncation side.
     """
 
     def __init__(self, tokenizer: Any, max_length: int) -> None:
@@ -127,11 +126,11 @@ class TextEncoder:
         self._core.enable_truncation(max_length, direction=self._side)
 
     def read_of(self, text: str) -> str:
-        """All that is ever looked at of a text."""
+        """The part of a text that is read at most."""
         return _part(text, self._cuts[-1] + 1, self._side)
 
     def encode(self, texts: Sequence[str]) -> list[Ids]:
-        """The ids of each text, int32, at most ``max_length``."""
+        """The ids of each text: int32 arrays of at most ``max_length`` tokens."""
         made = _read(self._core.encode_batch_fast, texts, self._cuts, self._side) if texts else []
         return [np.array(one.ids, np.int32) for one in made]
 
@@ -141,7 +140,7 @@ def _encode_pairs(core: Tokenizer, query: str, passages: list[str]) -> list[Enco
 
 
 def _read(read: Read, texts: Sequence[str], cuts: Sequence[int], side: Side) -> list[Encoding]:
-    """Encodings of the texts up to the first cut; of those that were cut and still fit, up to the next one."""
+    """Encode each text up to the first cut; if it was cut and yet not truncated, up to the next one."""
     chars, *further = cuts
     encodings = read([_part(text, chars, side) for text in texts])
     starved = [row for row, text in enumerate(texts) if len(text) > chars and not encodings[row].overflowing]
@@ -153,7 +152,7 @@ def _read(read: Read, texts: Sequence[str], cuts: Sequence[int], side: Side) -> 
 
 
 def _core_of(tokenizer: Any) -> Tokenizer:
-    """A copy of the tokenizer that belongs to nobody else, without the padding and truncation its file may ask for."""
+    """A private copy of the tokenizer's core, without the padding and truncation that its file may ask for."""
     core = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     core.no_padding()
     core.no_truncation()
@@ -161,8 +160,10 @@ def _core_of(tokenizer: Any) -> Tokenizer:
 
 
 def _part(passage: str, chars: int, side: Side) -> str:
-    """At most ``chars`` characters from the end that is kept, whole words where there are any: half a word has other
-    tokens. A last word that is most of it, as where words are not parted by spaces, is cut all the same."""
+    """The first ``chars`` characters (the last if ``side`` is left), in whole words, as half a word has other tokens.
+
+    If that would leave less than half of them, as in scripts without spaces, a word is cut.
+    """
     if len(passage) <= chars:
         return passage
     cut = passage[-chars:] if side == "left" else passage[:chars]

@@ -1,4 +1,4 @@
-"""Turns at what only a few may do at once: callers take them evenly, however much each has waiting."""
+"""Turns at what only a few may do at once, shared evenly by callers, however much each has waiting."""
 
 import asyncio
 from collections import OrderedDict, deque
@@ -12,16 +12,15 @@ from sidecar.errors import ModelError
 
 T = TypeVar("T")
 STALLED_AFTER_S = 10.0
-"""Threads that are all at work, and none has been free for so long, are taken for stuck."""
+"""Threads count as stuck if all are busy, and no turn has begun or ended for so long."""
 _Line = deque["asyncio.Future[None]"]
 
 
 class Turns:
-    """So many turns at once, of one event loop.
+    """At most ``at_once`` turns at a time, in one event loop.
 
-    Who waits is served by host, then by policy, each in rotation, and of one policy in the order of coming: a caller
-    with a hundred calls waiting takes no more turns than one with a single call. Nothing is remembered of who does not
-    wait.
+    Waiters are served by host, then by policy, each in rotation, and within a policy in the order of arrival: a caller
+    with a hundred waiting calls gets no more turns than one with a single call. Only waiters are remembered.
     """
 
     def __init__(self, at_once: int) -> None:
@@ -30,7 +29,7 @@ class Turns:
 
     @property
     def all_taken(self) -> bool:
-        """Whether who comes now has to wait."""
+        """Whether a caller would have to wait now."""
         return self._free == 0
 
     async def take(self, caller: tuple[str, ...]) -> None:
@@ -49,12 +48,12 @@ class Turns:
         except asyncio.CancelledError:
             if turn.cancelled():
                 self._leave(host, policy, turn)
-            else:  # it came, and nobody is there to use it
+            else:  # the turn came, but its waiter was cancelled
                 self.give_back()
             raise
 
     def give_back(self) -> None:
-        """Hand a turn on; not to one who was cancelled this moment, which his future knows and he himself not yet."""
+        """Give a turn to the next waiter, except one whose future is cancelled but whose task has not run yet."""
         while self._hosts:
             host, policies = next(iter(self._hosts.items()))
             policy, line = next(iter(policies.items()))
@@ -84,7 +83,7 @@ class Turns:
 
 
 class Threads:
-    """A few threads, at which callers take turns."""
+    """A few threads that callers use in turns."""
 
     def __init__(self, count: int, name: str) -> None:
         self._turns = Turns(count)
@@ -94,24 +93,24 @@ class Threads:
 
     @property
     def all_taken(self) -> bool:
-        """Whether who comes now has to wait."""
+        """Whether a caller would have to wait now."""
         return self._turns.all_taken
 
     @property
     def stalled(self) -> bool:
-        """Whether none of them has been free for :data:`STALLED_AFTER_S`."""
+        """Whether all threads are busy, and no turn has begun or ended for :data:`STALLED_AFTER_S`."""
         return self.all_taken and monotonic() > self._moved_at + STALLED_AFTER_S
 
     def close(self) -> None:
-        """Let go of the threads."""
+        """Shut down the threads; work under way is not waited for."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     @asynccontextmanager
     async def turn(self, caller: tuple[str, ...]) -> "AsyncIterator[Turn]":
-        """A turn of ``caller`` at one of the threads; it lasts as long as the thread works, also for one who left.
+        """Wait for a turn at one of the threads; it lasts as long as the thread works, even if the caller leaves.
 
         Raises:
-            ModelError: all of them are stuck.
+            ModelError: all threads are stuck.
         """
         if self.stalled:
             raise ModelError(f"no {self._name} thread has answered for more than {STALLED_AFTER_S:.0f} s")
@@ -128,14 +127,14 @@ class Threads:
 
 
 class Turn:
-    """What one caller has of a thread."""
+    """One caller's use of a thread."""
 
     def __init__(self, threads: ThreadPoolExecutor) -> None:
         self._threads = threads
         self._work: Future[Any] | None = None
 
     async def run(self, work: Callable[..., T], *arguments: Any) -> T:
-        """Have it done; once a turn."""
+        """Run work in the thread, and return its result; once a turn."""
         self._work = self._threads.submit(work, *arguments)
         done: T = await asyncio.wrap_future(self._work)
         return done

@@ -1,4 +1,4 @@
-"""The order of one call's candidates, from all that is known of them. Pure."""
+"""The order of one call's candidates, from the scores of engine, model and bi-encoder. Pure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -25,7 +25,7 @@ def ranking_of(
 
     Raises:
         NonFiniteScore: a score of the model is not finite.
-        Fallback: the model was too late, and there is no cosine either.
+        Fallback: the model was too late (the error is ``scored.late``), and there is no cosine either.
     """
     best = ranking.best_passages(passages, scored.scores, plan.text.mean_of_top)
     near = _near(passages, cosines, plan, best)
@@ -49,7 +49,10 @@ def ranking_of(
 def _near(
     passages: Mapping[int, Sequence[str]], cosines: Cosines, plan: Plan, scored: Mapping[int, Ranked]
 ) -> dict[int, Ranked]:
-    """The cosines that have a say, and the passage that each is of."""
+    """The cosines that count, by original rank, each with its passage; none if one is not finite.
+
+    Those of scored candidates count if each of these has one, those of others if the plan orders the rest.
+    """
     known = {rank: passages[rank] for rank in passages if rank in cosines.passages}
     flat = [cosine for rank in known for cosine in cosines.passages[rank]]
     try:
@@ -69,7 +72,7 @@ def _beside(best: Mapping[int, Ranked], cosine: Mapping[int, float]) -> dict[int
 
 
 def _partial(ranked: Ranking, scored: PairScores, rest: int) -> Ranking:
-    """An order that the model had a say in for a part only, or for nothing."""
+    """The ranking as PARTIAL, with its reason: the model scored only some candidates, or none."""
     if scored.late and not scored.groups:
         detail = f"{scored.late}: no candidate was scored, and {rest} are in the order of cosine and engine"
         return replace(ranked, outcome=Outcome.PARTIAL, reason=scored.late.reason, detail=detail)

@@ -1,7 +1,6 @@
-"""What each index behind an expression says of the policy. Pure.
+"""The policy that each index behind an expression votes for. Pure.
 
-The engine's answer tells which indices are behind all parts of an expression together; which part leads to which index
-is found out again here.
+The engine resolves all parts of an expression together; this module works out again which part leads to which index.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,14 +13,14 @@ from sidecar.matching import Entry, Key, Near, Table
 from sidecar.wildcards import fits
 
 MOST_COMPARISONS = 25_000
-"""Stars of patterns times names; beyond, the parts are not told apart, which would take longer than a search."""
+"""Most comparisons (stars of patterns times names) made to assign indices to parts; more would outlast a search."""
 
 _SHOWN_CHARS = 80
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:
-    """One part of an expression: as written, its place there, and the pattern of what stands behind it."""
+    """One part of an expression: as written, its place there, and its pattern, split at the stars."""
 
     written: str
     place: int
@@ -29,12 +28,12 @@ class Part:
 
     @property
     def is_opaque(self) -> bool:
-        """Whether nothing but the engine can tell what the part's own names look like: date math."""
+        """Whether only the engine knows which names the part stands for: date math."""
         return self.written.startswith("<")
 
 
 class Expression(NamedTuple):
-    """The parts of a comma list that name something, each once, and what it excludes (`-x`), with the places."""
+    """The parts of a comma list, each once, and its exclusions (`-x`) as (place, pattern split at the stars)."""
 
     parts: tuple[Part, ...]
     exclusions: tuple[tuple[int, tuple[str, ...]], ...]
@@ -44,7 +43,7 @@ class Expression(NamedTuple):
 
 
 def read(expression: str) -> Expression:
-    """The parts and exclusions of a comma list; of a part that is there twice the last counts."""
+    """Parse a comma list into parts and exclusions; a repeated part has its last place."""
     found: dict[str, Part] = {}
     exclusions = []
     for place, piece in enumerate(expression.split(",")):
@@ -57,7 +56,7 @@ def read(expression: str) -> Expression:
 
 
 class Vote(NamedTuple):
-    """The entry that fits an index, or a part, best, None where none does; and by which name."""
+    """The entry that fits an index or a part best (None: none fits), and ``fitting``, the name that it fits."""
 
     entry: Entry | None
     name: str
@@ -65,7 +64,7 @@ class Vote(NamedTuple):
 
     @property
     def policy(self) -> str | None:
-        """The policy's name, None where none fits."""
+        """The entry's policy; None if no entry fits."""
         return self.entry.policy if self.entry else None
 
     def __str__(self) -> str:
@@ -76,15 +75,15 @@ class Vote(NamedTuple):
 
 
 def of_parts(table: Table, parts: Sequence[Part]) -> list[Vote]:
-    """What the parts say as they are written."""
+    """The votes of the parts as they are written."""
     return [Vote(table.best(part.written), part.written, part.written) for part in parts]
 
 
 def of_members(table: Table, expression: Expression, members: Sequence[Member]) -> list[Vote]:
-    """What the members say, and the parts that need none of them since they are settled as written.
+    """The votes of the members, after those of the parts that are settled as written.
 
-    A part that leads to no member has no say, unless a policy matches it by its exact name. Sorted by name, so that the
-    order in which an engine lists its indices is of no account. Empty if nothing has a say.
+    A part that leads to no member has no vote, unless a policy matches it by its exact name. Members' votes are sorted
+    by name, so that the order in which the engine lists its indices does not matter. Empty if nothing has a vote.
     """
     parts = expression.parts
     exact = {part for part in parts if (best := table.best(part.written)) and best.is_exact}
@@ -112,11 +111,11 @@ def of_members(table: Table, expression: Expression, members: Sequence[Member]) 
 
 
 Lead = tuple[Part, tuple[str, ...], bool]
-"""A part that leads to a member, the aliases through which it does, and whether a later `-x` takes the member away."""
+"""A part that leads to a member, the aliases through which it does, and whether a later `-x` excludes the member."""
 
 
 def comparisons(expression: Expression, members: Sequence[Member]) -> int:
-    """What it takes to tell which part leads to which member: a look at a name for each star of each pattern."""
+    """Comparisons needed to assign members to parts: each name with each star (at least one) of each pattern."""
     names = len({name for member in members for name in (member.index, *member.via)})
     of_parts, of_exclusions = (
         sum(max(1, len(pieces) - 1) for pieces in patterns)
@@ -126,7 +125,7 @@ def comparisons(expression: Expression, members: Sequence[Member]) -> int:
 
 
 def _leading(expression: Expression, members: Sequence[Member]) -> Callable[[Member], list[Lead]]:
-    """What tells which parts lead to a member; nothing does where that would take too many comparisons."""
+    """A function that gives the parts leading to a member; always empty above :data:`MOST_COMPARISONS`."""
     if comparisons(expression, members) > MOST_COMPARISONS:
         return lambda _: []
 
@@ -141,7 +140,7 @@ def _leading(expression: Expression, members: Sequence[Member]) -> Callable[[Mem
         for name in via:
             for part in by_alias(name):
                 aliases.setdefault(part, []).append(name)
-        # The engines take an exclusion only from what a wildcard before it has found.
+        # The engines apply an exclusion only to what a wildcard before it has found.
         return [(part, tuple(names), len(part.pieces) > 1 and part.place < last) for part, names in aliases.items()]
 
     def leading(member: Member) -> list[Lead]:
@@ -152,7 +151,10 @@ def _leading(expression: Expression, members: Sequence[Member]) -> Callable[[Mem
 
 
 def _best_fitting(table: Table, parts: Sequence[Part]) -> str:
-    """The part, as written, that a policy matches best: it stands for all that cannot be told apart."""
+    """The part, as written, that a policy matches best; empty if none is matched.
+
+    It stands in for the unknown part of a member. If there are date math parts, it is one of these.
+    """
     opaque = [part for part in parts if part.is_opaque]
     fitting = [
         (entry.keys[Near.WRITTEN], part.written) for part in opaque or parts if (entry := table.best(part.written))
@@ -161,7 +163,7 @@ def _best_fitting(table: Table, parts: Sequence[Part]) -> str:
 
 
 def _voting(table: Table) -> Callable[[str, tuple[str, ...], str], Vote]:
-    """What makes a vote of an index, the aliases that lead to it, and the part as written."""
+    """A function that gives the vote of an index, from the aliases that lead to it and the part as written."""
 
     @cache
     def by_others(via: tuple[str, ...], written: str) -> tuple[Key, str, Entry] | None:
@@ -179,5 +181,5 @@ def _voting(table: Table) -> Callable[[str, tuple[str, ...], str], Vote]:
 
 
 def shorten(text: str, most: int = _SHOWN_CHARS) -> str:
-    """The text, cut where it is longer than a sentence can bear."""
+    """The text, cut to ``most`` characters and "..." if it is longer."""
     return text if len(text) <= most else f"{text[:most]}..."

@@ -1,4 +1,4 @@
-"""Patterns in which only `*` is special: it stands for any text, the empty one too. Pure."""
+"""Patterns in which only `*` is special: it stands for any text, including none. Pure."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ def matches(pattern: str, name: str) -> bool:
 
 
 def fits(pieces: Sequence[str], name: str) -> bool:
-    """Whether a name is these pieces in their order with any text between them: a pattern that was split before."""
+    """Whether a name consists of these pieces in order with any text between them: a pattern split at its `*`."""
     if len(pieces) == 1:
         return name == pieces[0]
     first, last = pieces[0], pieces[-1]
