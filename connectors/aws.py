@@ -89,7 +89,7 @@ def _meaning_of(error: Exception) -> NoCredentials:
     status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     away = isinstance(error, (NotConnected, HTTPClientError)) or status == 429 or status >= 500 or "Throttl" in code
     kind = Unreachable if away else NoCredentials
-    return kind(f"the AWS credentials cannot be had ({' '.join(filter(None, (type(error).__name__, code)))})")
+    return kind(f"the AWS credentials could not be obtained ({' '.join(filter(None, (type(error).__name__, code)))})")
 
 
 def _seen(task: "asyncio.Task[Any]") -> None:

@@ -39,7 +39,7 @@ class ElasticsearchConnector(HttpConnector):
     def __init__(self, name: str, options: HttpOptions) -> None:
         super().__init__(name, options)
         if options.aws is not None:
-            raise BadOption("aws", "`aws` is about OpenSearch; no Elasticsearch reads such signatures")
+            raise BadOption("aws", "`aws` is for OpenSearch only; Elasticsearch does not accept such signatures")
         context = options.tls.context() if options.tls else None
         secured: dict[str, Any] = {"ssl_context": context} if context else {}
         self._client = AsyncElasticsearch(

@@ -33,7 +33,7 @@ class Fault:
 
     def __post_init__(self) -> None:
         if not self.delay_s >= 0:
-            raise ValueError(f"`delay_s` is {self.delay_s}; a delay is not negative")
+            raise ValueError(f"`delay_s` is {self.delay_s}; a delay must be 0 or more")
         if not 0 <= self.missing <= 1:
             raise ValueError(f"`missing` is {self.missing}; a share is from 0 to 1")
         if self.error is not None and self.answer is not None:

@@ -94,7 +94,7 @@ class HttpOptions:
         if self.nodes[0].scheme == "https":
             return Tls(*given)
         if given != (None, True, (), None, None, None):
-            raise BadOption("hosts", "options of certificates are about https, but `hosts` are http")
+            raise BadOption("hosts", "certificate options need https, but `hosts` are http")
         return None
 
     def _authorization(self) -> str | None:
@@ -108,7 +108,7 @@ class HttpOptions:
         given = [name for name, way in ways.items() if way is not None]
         if len(given) > 1:
             raise BadOption(
-                given[1], f"give `{given[0]}` or `{given[1]}`, not both: there is one way of saying who asks"
+                given[1], f"give `{given[0]}` or `{given[1]}`, not both: only one kind of credentials may be given"
             )
         if self.basic_auth is not None:
             return credentials.basic(*self.basic_auth)

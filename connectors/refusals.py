@@ -138,7 +138,7 @@ def retry_after(value: str, now: datetime) -> float | None:
         return min(float(value), LONGEST_WAIT_S)
     try:
         moment = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     return min(max(0.0, (moment - now).total_seconds()), LONGEST_WAIT_S)

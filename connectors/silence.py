@@ -23,7 +23,7 @@ def no_answer(call: Call, error: Exception) -> NoAnswer:
     if isinstance(cause, (ssl.SSLError, aiohttp.ClientSSLError)):
         return EngineUnavailable(call.sentence(f"TLS failed: {_tls_reason(cause)}"), transient=False)
     if isinstance(cause, aiohttp.ClientConnectorDNSError):
-        return EngineUnavailable(call.sentence(f"no host is named {cause.host!r}"))
+        return EngineUnavailable(call.sentence(f"no host has the name {cause.host!r}"))
     if isinstance(cause, aiohttp.ClientConnectorError):
         reason = os.strerror(cause.os_error.errno or 0)
         return EngineUnavailable(call.sentence(f"cannot connect to {cause.host}:{cause.port} ({reason})"))

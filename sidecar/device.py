@@ -128,7 +128,7 @@ class Device:
         now = self._clock()
         for job, pairs in self._queue.shorten(now):
             self._metrics.shed_pairs.labels("late").inc(pairs)
-            job.key.do_without(pairs, BudgetExhausted("the budget was too short for all"))
+            job.key.do_without(pairs, BudgetExhausted("the budget was too short to score all candidates"))
         for job in self._queue.late(now):
             self._metrics.shed_pairs.labels("late").inc(len(job.waiting))
             job.key.fail(BudgetExhausted("the job could no longer end within its budget"))

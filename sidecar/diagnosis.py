@@ -14,7 +14,7 @@ _MOST_TRUNCATED = 0.8
 _IN_PART = "a smaller `rank_window_size`, a larger `budget_ms`, or a faster device"
 _HINTS = {
     "OVERLOADED": "the window takes longer than the budget on this device: a smaller `rank_window_size`, a larger "
-    "`budget_ms`, or `min_rank_window_size`, with which rather fewer hits are reranked than none",
+    "`budget_ms`, or `min_rank_window_size`, so that fewer hits are reranked instead of none",
     "BUDGET_EXHAUSTED": "a larger `budget_ms`, a smaller `rank_window_size`, or a faster search",
     "MODEL_NOT_READY": "the model is loading, or could not be loaded: the sidecar's log says why",
     "MODEL_ERROR": "the sidecar's log has `forward_failed` with the cause",

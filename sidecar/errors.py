@@ -10,7 +10,7 @@
     │   ├── ReplyTooLarge         RESOURCE_EXHAUSTED: over the limit of a message
     │   └── DeadlinePassed        DEADLINE_EXCEEDED: no time left to search
     └── Fallback                  the call is answered in the engine's order: becomes `reason` in the pipeline
-        ├── BudgetExhausted       the budget ended before the scores were there
+        ├── BudgetExhausted       the budget ended before scoring finished
         ├── Overloaded            would not have finished in time, or the queue is full
         ├── ModelNotReady         loading, warming up, or failed to load
         ├── ModelError            raised, returned the wrong count, or is stuck

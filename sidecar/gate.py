@@ -14,7 +14,7 @@ from sidecar.index_names import is_allowed
 from sidecar.lookups import hides_a_query, named_indices
 from sidecar.names import Known
 from sidecar.policy import Plan
-from sidecar.resolution import Resolution, Resolver
+from sidecar.resolution import Resolution, Resolver, UnknownPolicy
 from sidecar.settings import Limits, Settings
 from sidecar.skips import Skip
 from sidecar.text import lacks_text
@@ -83,7 +83,8 @@ class Gate:
             raise InvalidRequest("`index` is empty; name the index, alias or pattern to search")
         name = self._connector_name(call)
         if name is None:
-            raise InvalidRequest("`connector` is empty, and not exactly one connector is configured")
+            allowed = ", ".join(self._connectors_of(call.caller)) or "none"
+            raise InvalidRequest(f"name a `connector`; allowed: {allowed}")
         self._allow(name, call.index, call.caller)
         return self._with_rights(name, call.authorization)
 
@@ -184,7 +185,9 @@ class Gate:
             if index in closed:
                 self._allow(connector.name, index, call.caller)
             if index in doubtful and not resolved[index].problem:
-                raise NotAllowed(f"{index!r} is no concrete index: texts are fetched from no other on this connector")
+                raise NotAllowed(
+                    f"{index!r} is not a concrete index; this connector fetches texts from concrete indices only"
+                )
         return Access(plan, why, connector, closed | doubtful)
 
     def _cannot_fetch(self, candidate: Candidate, name: str | None) -> NoReturn:
@@ -224,6 +227,9 @@ class Gate:
     def _check_policy(self, name: str | None, caller: Caller) -> None:
         if name and not fits(caller.role.policies, name):
             raise NotAllowed(f"policy {name!r} is not for the role of {caller.name!r}")
+        if name and name not in self._settings.policies:
+            known = [one for one in self._settings.policies if fits(caller.role.policies, one)]
+            raise UnknownPolicy(f"there is no policy {name!r}; the policies are: {', '.join(known) or 'none'}")
 
     def _resolution(self, connector: str | None, call: SearchCall | RerankCall, known: Known | None) -> Resolution:
         """The policy of a call; the one that follows from ``known`` is worked out once and kept in it."""
@@ -244,13 +250,16 @@ class Gate:
         Raises:
             UnknownName, NotAllowed: the connector is not configured, or not for the caller's role.
         """
-        asked, allowed = call.connector, call.caller.role.connectors
-        known = [name for name in self._connectors if fits(allowed, name)]
+        asked, known = call.connector, self._connectors_of(call.caller)
         if asked and asked not in known:
             if asked in self._connectors:
                 raise NotAllowed(f"connector {asked!r} is not for the role of {call.caller.name!r}")
             raise UnknownName(f"there is no connector {asked!r}; known: {', '.join(known) or 'none'}")
         return asked or (known[0] if len(known) == 1 else None)
+
+    def _connectors_of(self, caller: Caller) -> list[str]:
+        """Names of the connectors that a caller may use."""
+        return [name for name in self._connectors if fits(caller.role.connectors, name)]
 
     def _with_rights(self, name: str, authorization: str | None) -> Connector:
         """The connector with its own credentials or, where it forwards, with the end user's alone.

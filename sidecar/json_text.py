@@ -69,7 +69,7 @@ def _distinct(pairs: list[tuple[str, Any]]) -> Json:
 
 
 def _refuse_constant(name: str) -> None:
-    raise _NotJson(f"{name} is no JSON value")
+    raise _NotJson(f"{name} is not a JSON value")
 
 
 def _finite(digits: str) -> float:

@@ -98,7 +98,7 @@ class Names:
         if kept is not None and not fresh:
             return kept.known
         if task is None:
-            return Known(problem="the engine is being asked for too many names at once")
+            return Known(problem="too many index names are being looked up at once")
         await asyncio.wait({task}, timeout=timeout_s)  # neither a timeout nor a cancellation cancels the task
         if not task.done():
             return Known(problem=f"no answer within {timeout_s:.3g} s")

@@ -70,8 +70,8 @@ class ObservedConnector:
         if self._silence.known:
             self._metrics.connector_requests.labels(self.name, self._engine, operation, "refused").inc()
             error = EngineUnavailable(
-                f"connector {self.name!r}: the engine gives no answer, and is asked every {ASK_EVERY_S:g} s "
-                "whether it is there again",
+                f"connector {self.name!r}: the engine does not answer; it is asked every {ASK_EVERY_S:g} s "
+                "until it does",
                 error_type="circuit_open",
                 retry_after_s=ASK_EVERY_S,
             )

@@ -148,7 +148,9 @@ class Pipeline:
             return Ranking.original(count, Outcome.SKIPPED, *(task.skip or (Reason.NO_POLICY, "")))
         if task.plan.arm is Arm.SHADOW:
             self._shadow.follow(task, task.plan)
-            return Ranking.original(count, Outcome.SKIPPED, Reason.SHADOW, "the new order is only counted")
+            return Ranking.original(
+                count, Outcome.SKIPPED, Reason.SHADOW, "the policy is in shadow mode: the new order is only counted"
+            )
         try:
             return await self._rank_in_time(task, task.plan)
         except Fallback as fallback:
@@ -166,7 +168,7 @@ class Pipeline:
             async with asyncio.timeout(task.deadline.remaining_s()):
                 return await self._rank_by_model(task, plan, self._models.get(plan.model))
         except TimeoutError:
-            raise BudgetExhausted("the budget ended before the scores were there") from None
+            raise BudgetExhausted("the budget ended before scoring finished") from None
 
     async def _rank_by_model(self, task: Task, plan: Plan, model: LoadedModel) -> Ranking:
         """Fetch missing documents, look up and tokenise passages, score them beside their cosines, and order."""

@@ -163,7 +163,7 @@ class Reading:
         seconds = _device_s(asked.model, pairs)
         for part in parts[1:]:
             if seconds >= asked.task.deadline.remaining_s() and found.reaches(len(pairs)) >= asked.least:
-                late = BudgetExhausted("the budget was too short for scoring all")
+                late = BudgetExhausted("the budget was too short to score all candidates")
                 return Read(passages, found.job(pairs, late).again(self._scores))
             async with self._tokenizers.turn(asked.caller) as turn:
                 made = await turn.run(_told, found.tokenised, part)

@@ -154,7 +154,7 @@ def _counted(settings: Settings, votes: Sequence[Vote], subject: str) -> Resolut
     if len(parties) > 1:
         return _settled(settings, parties, f"{subject} is for different policies {told}")
     (name,) = parties
-    unmatched = f"; default_policy {name} counts for none" if None in first else ""
+    unmatched = f"; default_policy {name} stands in where none matches" if None in first else ""
     return Resolution(name, f"{subject} is for policy {name} {told}{unmatched}")
 
 
@@ -168,7 +168,7 @@ def _settled(settings: Settings, parties: set[str | None], why: str) -> Resoluti
         who = next(name for name in stated if stated[name] == "refuse")
         return Resolution(None, f"{why}, and policy {who} refuses that (on_conflict): search them apart", refused=True)
     name = _strictest(settings, parties)
-    taken = "the strictest is to have none" if name is None else f"policy {name} is taken as the strictest"
+    taken = "the strictest is no policy" if name is None else f"policy {name} is taken as the strictest"
     return Resolution(name, f"{why}, so {taken} (on_conflict)")
 
 

@@ -285,7 +285,7 @@ class Scheduler:
             return smallest
         self._metrics.shed_pairs.labels("refused").inc(sum(map(len, groups)))
         if has_room:
-            raise Overloaded("the job would not end within its budget behind what is queued")
+            raise Overloaded("the job would exceed its budget behind the queued jobs")
         waiting, most = self._queue.pairs, self._queue.max_pairs
         raise Overloaded(f"{waiting} pairs wait and {pairs} more came; at most {most} may wait")
 
@@ -297,12 +297,12 @@ class Scheduler:
     def _displace(self, jobs: Sequence[Job[Ticket]]) -> None:
         for job in jobs:
             self._metrics.shed_pairs.labels("displaced").inc(len(job.waiting))
-            job.key.fail(Overloaded("its caller has more waiting than another one, whose job came"))
+            job.key.fail(Overloaded("displaced: its caller has more waiting than the caller of a new job"))
 
     def _shorten(self, jobs: Sequence[tuple[Job[Ticket], int]]) -> None:
         for job, pairs in jobs:
             self._metrics.shed_pairs.labels("displaced").inc(pairs)
-            job.key.do_without(pairs, Overloaded("others came whose jobs would not have fitted else"))
+            job.key.do_without(pairs, Overloaded("shortened to make room for other calls"))
 
     def _probes(self, job: Job[Ticket]) -> bool:
         """Whether to try a job that is predicted to be late, since nothing else would ever correct the prediction.

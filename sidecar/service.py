@@ -204,7 +204,7 @@ class PolicyService(pb_grpc.PolicyServiceServicer):
     async def Switch(self, request: pb.SwitchRequest, context: Any) -> pb.SwitchResponse:  # noqa: ARG002
         """See the contract."""
         if not calling.get().role.admin:
-            raise NotAllowed("switching is for roles with `admin: true`, of a sidecar with `server.auth`")
+            raise NotAllowed("Switch needs a role with `admin: true`, in a sidecar with `server.auth`")
         if request.policy and request.policy not in self._settings.policies:
             raise UnknownPolicy(f"policy {request.policy!r} is not configured")
         names = [request.policy] if request.policy else list(self._settings.policies)

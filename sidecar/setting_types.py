@@ -78,7 +78,7 @@ def _index_pattern(pattern: str) -> str:
 
 def _language(code: str) -> str:
     if code not in LANGUAGES:
-        raise ValueError(f"{code!r} is no language that can be told apart; allowed: {', '.join(sorted(LANGUAGES))}")
+        raise ValueError(f"{code!r} is not a supported language code; allowed: {', '.join(sorted(LANGUAGES))}")
     return code
 
 

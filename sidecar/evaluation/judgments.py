@@ -119,7 +119,7 @@ def _grade(row: _Row, file: Path) -> int:
     except ValueError:
         raise JudgmentError(file, row.line, f"grade {row.grade!r} is not a number") from None
     if not math.isfinite(grade) or grade != int(grade):
-        raise JudgmentError(file, row.line, f"grade {row.grade!r} is not a whole number; multiply, or round them")
+        raise JudgmentError(file, row.line, f"grade {row.grade!r} is not a whole number; scale or round the grades")
     return max(0, int(grade))
 
 
@@ -197,4 +197,4 @@ def _content(file: Path) -> str:
             return content.decode(encoding)
         except UnicodeDecodeError:
             continue
-    raise JudgmentError(file, None, f"is in none of the encodings that are known: {', '.join(_ENCODINGS)}")
+    raise JudgmentError(file, None, f"is in none of the supported encodings: {', '.join(_ENCODINGS)}")

@@ -55,7 +55,7 @@ def fusion_of(text: str) -> dict[str, Any]:
     found = _FUSION.fullmatch(text.strip())
     if not found or (found[1] == "replace" and found[2]):
         allowed = "replace, linear:WEIGHT:SHARE, rrf:WEIGHT:SHARE with a weight and a share of 0 to 1"
-        raise VariantError(f"{text!r} is no fusion; allowed: {allowed}")
+        raise VariantError(f"{text!r} is not a fusion; allowed: {allowed}")
     fusion = {"method": found[1], **({"model_weight": float(found[2])} if found[2] else {})}
     if found[1] == "replace" or (found[3] and not float(found[3])):
         return {"fusion": fusion, "cosine": None}

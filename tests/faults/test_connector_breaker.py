@@ -133,7 +133,7 @@ async def test_callers_of_a_silent_engine_are_told_at_once_and_why(
 ) -> None:
     async with serve(connector=gone.observed) as (client, _):
         started = time.monotonic()
-        with pytest.raises(grpc.aio.AioRpcError, match="the engine gives no answer") as caught:
+        with pytest.raises(grpc.aio.AioRpcError, match="the engine does not answer") as caught:
             await client.search("docs", QUERY, BODY)
         assert time.monotonic() - started < 1
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE

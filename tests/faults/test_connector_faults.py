@@ -105,7 +105,7 @@ class TestNoAnswer:
 
     async def test_no_such_host(self, kind: str) -> None:
         async with connect(kind, "http://no-such-host.invalid:9200") as connector:
-            with pytest.raises(EngineUnavailable, match=r"no host is named 'no-such-host\.invalid'"):
+            with pytest.raises(EngineUnavailable, match=r"no host has the name 'no-such-host\.invalid'"):
                 await connector.info(timeout_s=5)
 
     @pytest.mark.parametrize("reset", [False, True])

@@ -193,7 +193,7 @@ async def test_no_connector_is_configured() -> None:
         assert_readable(failed, "candidate 0", "`connector`")
         failed = await status(search()(client))
         assert failed.code() is grpc.StatusCode.INVALID_ARGUMENT
-        assert_readable(failed, "`connector` is empty")
+        assert_readable(failed, "name a `connector`; allowed: ")
         failed = await status(search(connector="main")(client))
         assert failed.code() is grpc.StatusCode.NOT_FOUND
         assert_readable(failed, "no connector 'main'", "known: none")

@@ -171,7 +171,7 @@ async def test_where_not_all_is_allowed_texts_are_fetched_from_concrete_indices_
     assert (allowed.outcome, allowed.meta.scored) == (pb.OUTCOME_RERANKED, len(DOCUMENTS))
     assert {behind.code(), by_alias.code()} == {grpc.StatusCode.PERMISSION_DENIED}
     assert "films-1" in str(behind.details())
-    assert "'now' is no concrete index" in str(by_alias.details())
+    assert "'now' is not a concrete index" in str(by_alias.details())
 
 
 async def test_a_call_that_names_many_indices_has_the_text_of_all(serve: Serve) -> None:

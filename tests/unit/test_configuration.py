@@ -138,7 +138,7 @@ MISTAKES = [
     ('"https://localhost:9200"', "localhost:9200", "connectors.es.hosts", "'localhost:9200' is not a node's URL"),
     ('"https://localhost:9200"', '"https://localhost:99999"', "connectors.es.hosts", "has a port or an address that cannot be read"),
     ('hosts: ["https://localhost:9200"]', "max_attempts: 1", "connectors.es.hosts", "needs at least one entry"),
-    ('"https://localhost:9200"', '"http://localhost:9200"', "connectors.es.hosts", "options of certificates are about https"),
+    ('"https://localhost:9200"', '"http://localhost:9200"', "connectors.es.hosts", "certificate options need https"),
     ("ca_certs: ca.pem", "certificate_fingerprints: [ab]", "connectors.es.certificate_fingerprints", "SHA-256 in hex: 64 digits"),
     ("ca_certs: ca.pem", "client_key: ca.pem", "connectors.es.client_key", "are about `client_cert`, which is not given"),
     ('hosts: ["https://localhost:9200"]', "cloud_id: nonsense", "connectors.es.cloud_id", "`cloud_id` cannot be read"),

@@ -171,7 +171,7 @@ async def test_credentials_are_refreshed_before_they_run_out() -> None:
 
 
 class Failing:
-    """A session whose credentials cannot be had."""
+    """A session whose credentials could not be obtained."""
 
     def __init__(self, error: Exception) -> None:
         self.error = error
@@ -202,7 +202,7 @@ async def test_credentials_that_cannot_be_had_are_an_error_of_ours(
 ) -> None:
     monkeypatch.setattr(botocore.session, "Session", lambda: Failing(error))
     async with serving(always(lambda: json_answer(EMPTY_ANSWER))) as server, signing(server) as connector:
-        with pytest.raises(ConnectorError, match=f"cannot be had \\({said}\\)") as caught:
+        with pytest.raises(ConnectorError, match=f"could not be obtained \\({said}\\)") as caught:
             await connector.search("books", {}, timeout_s=5)
     assert type(caught.value) is expected
     assert caught.value.error_type == "no_credentials"
@@ -277,7 +277,7 @@ def test_a_signing_connector_acts_for_nobody() -> None:
 
 
 def test_elasticsearch_reads_no_such_signature() -> None:
-    with pytest.raises(ValueError, match="about OpenSearch"):
+    with pytest.raises(ValueError, match="for OpenSearch only"):
         ElasticsearchConnector("test", HttpOptions(["http://localhost"], aws=Aws(REGION)))
 
 

@@ -223,7 +223,7 @@ class TestFaults:
     @pytest.mark.parametrize(
         ("fault", "sentence"),
         [
-            ({"delay_s": -1}, "not negative"),
+            ({"delay_s": -1}, "must be 0 or more"),
             ({"missing": 1.5}, "from 0 to 1"),
             ({"error": EngineUnavailable("x"), "answer": {}}, "exclude each other"),
         ],

@@ -130,5 +130,5 @@ def test_what_cannot_be_read_at_all_is_named(tmp_path: Path) -> None:
         read(tmp_path / "none.csv")
     file = tmp_path / "bytes.csv"
     file.write_bytes(b"query,docid,rating\n\x81\x8d,b,1\n")
-    with pytest.raises(JudgmentError, match="in none of the encodings"):
+    with pytest.raises(JudgmentError, match="in none of the supported encodings"):
         read(file)

@@ -285,7 +285,7 @@ async def test_callers_that_leave_cannot_pile_up_calls_without_bound(clock: Cloc
     engine, names = Engine(), Names(30, clock=clock, most_calls=3)
     told = [await ask(names, engine, f"logs-{number}", timeout_s=0.001) for number in range(5)]
     assert [known.problem for known in told[:3]] == ["no answer within 0.001 s"] * 3
-    assert {known.problem for known in told[3:]} == {"the engine is being asked for too many names at once"}
+    assert {known.problem for known in told[3:]} == {"too many index names are being looked up at once"}
     assert len(engine.asked) == 3
     joining = asyncio.create_task(ask(names, engine, "logs-0"))
     await asyncio.sleep(0)

@@ -185,7 +185,7 @@ def test_to_have_no_policy_is_stricter_than_any_but_a_disabled_one() -> None:
     members = [*BOTH, Member("other", ("all",))]
     found = resolve(conflict(None, big="strictest"), None, "all", None, members)
     assert found.policy_name is None
-    assert found.why.endswith("so the strictest is to have none (on_conflict)")
+    assert found.why.endswith("so the strictest is no policy (on_conflict)")
     off = settings({"off": {"match": ["off-*"], "enabled": False, "on_conflict": "strictest"}})
     members = [Member("off-1", ("all",)), Member("other", ("all",))]
     assert resolve(off, None, "all", None, members).policy_name == "off"
@@ -218,7 +218,8 @@ def test_an_index_without_a_policy_counts_as_the_defaults() -> None:
     found = resolve(two, None, "x", None, members)
     assert found.policy_name == "a"
     assert found.why == (
-        "what 'x' stands for is for policy a ('a-1': a 'a-*', 'other': none); default_policy a counts for none"
+        "what 'x' stands for is for policy a ('a-1': a 'a-*', 'other': none); "
+        "default_policy a stands in where none matches"
     )
     found = resolve(two, None, "x", None, [Member("other", ("x",)), Member("another", ("x",))])
     assert found.policy_name == "a"

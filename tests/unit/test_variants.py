@@ -55,9 +55,9 @@ def test_what_is_not_given_is_the_policys() -> None:
     [
         ({"policy": "none"}, "policy 'none' is not in the configuration; allowed: docs"),
         ({"models": ["tiny"]}, "model 'tiny' is not in the configuration; allowed: default, large"),
-        ({"fusions": ["linaer:1"]}, "'linaer:1' is no fusion; allowed: replace, linear:WEIGHT"),
-        ({"fusions": ["linear:1.5"]}, "is no fusion"),
-        ({"fusions": ["replace:0.5"]}, "is no fusion"),
+        ({"fusions": ["linaer:1"]}, "'linaer:1' is not a fusion; allowed: replace, linear:WEIGHT"),
+        ({"fusions": ["linear:1.5"]}, "is not a fusion"),
+        ({"fusions": ["replace:0.5"]}, "is not a fusion"),
         ({"windows": [0]}, "window 0 is out of range; allowed: 1..1000"),
         ({"windows": [5000]}, "window 5000 is out of range"),
         ({"max_lengths": [8]}, "8 tokens a pair are out of range; allowed: 16..32768"),
