@@ -15,7 +15,7 @@ from sidecar.settings import ModelSettings
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """A warm model: what scores, what that costs, and what one forward pass may hold."""
+    """A warm model: its scorer, its cost model, and the limits of one forward pass."""
 
     name: str
     scorer: Scorer
@@ -24,19 +24,19 @@ class LoadedModel:
 
     @classmethod
     def of(cls, name: str, scorer: Scorer, cost: CostModel, settings: ModelSettings) -> "LoadedModel":
-        """A model whose batches are bounded as its settings say."""
+        """A loaded model with the batch limits of its settings."""
         longest_s, packed = settings.max_batch_ms / 1e3, isinstance(scorer, Packs) and scorer.packed
         limits = Limits(settings.max_batch_tokens, longest_s, cost.predict_s, lambda: cost.spread, packed)
         return cls(name, scorer, cost, limits)
 
     @cached_property
     def finder(self) -> "Finder | None":
-        """The scorer, if it can find again what it has tokenised."""
+        """The scorer, if it can look up what it has read of passages; else None."""
         return self.scorer if isinstance(self.scorer, Finder) else None
 
     @cached_property
     def sample(self) -> Pair:
-        """A short pair that is sound whatever callers send: a model that does not take it takes none."""
+        """A short pair that is valid whatever callers send: a model that cannot score it cannot score any."""
         return self.scorer.encode("a", ["a sample"])[0]
 
 
@@ -56,11 +56,13 @@ class CachesTokens(Protocol):
 
 @runtime_checkable
 class Finder(Protocol):
-    """A scorer that finds again what it has read of passages: their token ids, or their vectors."""
+    """A scorer that can look up what it has read of passages: their token ids, or their vectors."""
 
     def encode_kept(self, query: str, passages: Sequence[str]) -> list[Pair] | None:
-        """As :meth:`sidecar.scoring.base.Scorer.encode`, but on the event loop, where it has to be quick: None at the
-        first passage that would have to be read."""
+        """As :meth:`sidecar.scoring.base.Scorer.encode`, but quick enough for the event loop.
+
+        None if what it has read of any passage is not kept: no passage is tokenised.
+        """
         ...
 
 
@@ -72,18 +74,18 @@ class CachesVectors(Protocol):
 
 
 class Models:
-    """Which of the configured models can be used now."""
+    """The configured models, and which of them can be used now."""
 
     def __init__(self, names: list[str], metrics: Metrics) -> None:
         self._states: dict[str, LoadedModel | str] = dict.fromkeys(names, "it is still loading")
         self._retired: dict[str, LoadedModel] = {}
-        """No longer configured, and maybe wanted by calls that began before."""
+        """Models that are no longer configured, but may be used by calls that began before."""
         self._metrics = metrics
         for name in names:
             metrics.begin(name)
 
     def put(self, model: LoadedModel) -> None:
-        """A model has become ready."""
+        """Record that a model is ready."""
         if model.name not in self._states:
             self._metrics.begin(model.name)
         self._states[model.name] = model
@@ -94,13 +96,15 @@ class Models:
         self._metrics.model_ready.labels(model.name).set(1)
 
     def fail(self, name: str, why: str) -> None:
-        """A model cannot be used; ``why`` is a clause that follows its name."""
+        """Record that a model cannot be used; ``why`` is a clause for :class:`ModelNotReady`."""
         self._states[name] = why
         self._metrics.model_ready.labels(name).set(0)
 
     def drop(self, name: str) -> LoadedModel | None:
-        """A model is no longer configured; calls that are under way get it until it is forgotten. Gives it, if it was
-        ready."""
+        """Remove a model that is no longer configured, and return it if it was ready, else None.
+
+        Calls in progress still get it until :meth:`forget`.
+        """
         state = self._states.pop(name, None)
         if isinstance(state, LoadedModel):
             self._retired[name] = state
@@ -108,7 +112,7 @@ class Models:
         return state if isinstance(state, LoadedModel) else None
 
     def forget(self, name: str, model: LoadedModel | None) -> None:
-        """No call that could want this dropped model is under way any more; one dropped later by its name stays."""
+        """Release a dropped model that no call in progress can use any more; one of its name dropped later stays."""
         if self._retired.get(name) is model:
             self._retired.pop(name, None)
 
@@ -116,7 +120,7 @@ class Models:
         """The model, ready.
 
         Raises:
-            ModelNotReady: it is loading or has failed; the message says which.
+            ModelNotReady: it is loading, has failed or is no longer configured; the message says which.
         """
         state = self._states.get(name) or self._retired.get(name) or "it is not configured any more"
         if isinstance(state, str):
@@ -128,10 +132,10 @@ class Models:
         return isinstance(self._states.get(name), LoadedModel)
 
     def has_failed(self, name: str) -> bool:
-        """Whether the model is configured and cannot be used, or not yet."""
+        """Whether the model is configured but cannot be used: it has failed, or is still loading."""
         return isinstance(self._states.get(name), str)
 
     @property
     def all_ready(self) -> bool:
-        """Whether every configured model is."""
+        """Whether every configured model is ready."""
         return all(map(self.is_ready, self._states))

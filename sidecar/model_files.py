@@ -10,26 +10,26 @@ from sidecar.setting_types import BUNDLED, LANGUAGES
 
 CONFIG = "config.json"
 _OURS, _LANGUAGES = "sidecar", "languages"
-"""Key of the configuration that is no other program's, and key in it."""
+"""Our own key of the configuration, and the key of the languages in it."""
 
 
 class LanguagesFault(ValueError):
-    """What a checkpoint says of its languages cannot be used; the message holds the file and what is allowed."""
+    """The languages in a checkpoint's configuration are invalid; the message names the file and what is allowed."""
 
 
 def location(checkpoint: str) -> str:
-    """Where ``bundled`` is on this machine; any other name as it is."""
+    """The folder of ``bundled`` on this machine; any other name unchanged."""
     return str(resources.files("sidecar") / "models" / "bundled") if checkpoint == BUNDLED else checkpoint
 
 
 def languages_of(checkpoint: str) -> tuple[str, ...] | None:
-    """Codes of the languages that a checkpoint on this machine says it is for (``sidecar.languages`` of its config).
+    """Codes of the languages that a checkpoint on this machine is for (``sidecar.languages`` of its config); None: any.
 
-    None is any: nothing is said, or it is not a folder here, such as a hub id. A file that cannot be read says nothing;
-    the loader tells what is wrong with it.
+    None if the config has no such key, if the checkpoint is not a folder here, such as a hub id, or if the file cannot
+    be read; the loader reports what is wrong with it.
 
     Raises:
-        LanguagesFault: something else is said than a list of known codes.
+        LanguagesFault: the value is not a list of one or more known codes.
     """
     file = Path(location(checkpoint), CONFIG)
     try:
@@ -50,7 +50,7 @@ def languages_of(checkpoint: str) -> tuple[str, ...] | None:
 def say_languages(folder: Path, languages: Sequence[str] | None) -> None:
     """Write into a new checkpoint's config which languages it is for; None: any.
 
-    What it was made of says there is said no more: the revision is that of other weights.
+    Removes our other keys, copied from the base checkpoint: its revision is that of other weights.
     """
     file = folder / CONFIG
     config: dict[str, Any] = json.loads(file.read_text())

@@ -1,4 +1,4 @@
-"""Attention of packed pairs, each to itself alone: by a kernel for all of them at once, else one width at once."""
+"""Attention of packed pairs, each within itself: one kernel call for all pairs, or one call for each width."""
 
 import inspect
 from collections.abc import Callable
@@ -22,15 +22,15 @@ def attend(
     *,
     first_only: bool = False,
 ) -> Tensor:
-    """What each token takes from the tokens of its own pair.
+    """Compute attention of each token over the tokens of its own pair.
 
     Args:
         query: (T, heads, head size); with ``first_only`` (rows of ``layout.first``, heads, head size).
         key, value: (T, heads, head size).
         scaling: factor of the logits.
-        window: transformers' ``sliding_window``: a token sees those less than so many places away; None: all. Not for
-            a layout of ``native``.
-        first_only: whether only the first token of each pair asks.
+        window: transformers' ``sliding_window``: a token attends to tokens less than this many places away; None: to
+            all. Must be None for a ``native`` layout.
+        first_only: whether only the first token of each pair is a query.
 
     Returns:
         A tensor of the shape of ``query``.
@@ -42,7 +42,7 @@ def attend(
 def _by_width(
     query: Tensor, key: Tensor, value: Tensor, layout: Layout, scaling: float, window: int | None, first_only: bool
 ) -> Tensor:
-    """One call for each run of pairs of one width."""
+    """Call torch's attention once for each run of pairs of one width."""
     done = 0
     out = torch.empty_like(query, memory_format=torch.contiguous_format)
     for run in layout.runs:
@@ -59,14 +59,14 @@ def _by_width(
 
 
 def _by_pair(rows: Tensor, width: int) -> Tensor:
-    """(pairs * width, heads, head size) as (pairs, heads, width, head size)."""
+    """Reshape (pairs * width, heads, head size) to (pairs, heads, width, head size)."""
     return rows.reshape(-1, width, *rows.shape[1:]).transpose(1, 2)
 
 
 def _native(
     query: Tensor, key: Tensor, value: Tensor, layout: Layout, scaling: float, window: int | None, first_only: bool
 ) -> Tensor:
-    """Our own kernel, for all pairs."""
+    """Call our own kernel once for all pairs."""
     kernel = native_attention.kernel(query.dtype)
     assert kernel is not None
     assert window is None
@@ -76,7 +76,7 @@ def _native(
 def _varlen(
     query: Tensor, key: Tensor, value: Tensor, layout: Layout, scaling: float, window: int | None, first_only: bool
 ) -> Tensor:
-    """One call of torch's kernel for all pairs; its window counts the places on either side."""
+    """Call torch's kernel once for all pairs; its window counts the places on each side."""
     assert VARLEN is not None
     longest, side = max(layout.lengths), -1 if window is None else window - 1
     asking, most = layout.bounds, longest
@@ -89,7 +89,7 @@ def _varlen(
 
 
 def _varlen_of_torch() -> Callable[..., Any] | None:
-    """``torch.nn.attention.varlen.varlen_attn``, where this torch has it with the arguments that are needed."""
+    """``torch.nn.attention.varlen.varlen_attn``; None if this torch lacks it or the arguments needed here."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:

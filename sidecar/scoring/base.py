@@ -1,4 +1,4 @@
-"""What a model is to the rest of the sidecar."""
+"""The interface of a model to the rest of the sidecar."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ Scores = NDArray[np.float32]
 
 
 class DeviceLost(RuntimeError):
-    """The device is gone for this process: every pass to come would fail, and only a restart helps."""
+    """The device is lost to this process: every further pass would fail, and only a restart helps."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pair:
     """Token ids of one ``[CLS] query [SEP] passage [SEP]``; ``token_type_ids`` is None for a model that has none.
 
-    A tokenizer gives both as int32 arrays of the same length, which many pairs may share: they are not to be changed.
+    Tokenizers give both as int32 arrays of the same length; many pairs may share them, so they must not be changed.
     """
 
     input_ids: Sequence[int] | NDArray[np.int32]
@@ -32,16 +32,16 @@ class Pair:
 
     @property
     def is_read(self) -> bool:
-        """Whether the model has read its passage before, so that it costs next to nothing."""
+        """Whether the model has read the passage before, so that scoring costs next to nothing."""
         return False
 
     @property
     def kept_as(self) -> bytes:
-        """Under what its model will keep what it reads of the passage; empty: nothing is kept."""
+        """The key under which the model caches what it reads of the passage; empty: it caches nothing."""
         return b""
 
     def stretched(self, tokens: int) -> "Pair":
-        """One of so many tokens that takes the same way through the model, to measure with."""
+        """A pair of ``tokens`` tokens, these ones repeated or cut, that takes the same path through the model."""
         types = self.token_type_ids
         return Pair(_repeated(self.input_ids, tokens), None if types is None else _repeated(types, tokens))
 
@@ -51,16 +51,18 @@ def _repeated(ids: Iterable[int], count: int) -> list[int]:
 
 
 class Scorer(Protocol):
-    """A model that tells how well a passage answers a query. ``encode`` may run in any thread, ``score`` only in the
-    device's own."""
+    """A model that scores how well a passage answers a query.
+
+    ``encode`` may run in any thread, ``score`` only in the device's own.
+    """
 
     version: str
     """Changes whenever the scores may change: weights, dtype, truncation."""
     max_length: int
-    """Tokens of one pair at most."""
+    """Most tokens of one pair."""
 
     def encode(self, query: str, passages: Sequence[str]) -> list[Pair]:
-        """Token ids of each pair; a passage is truncated to fit, the query never.
+        """Token ids of each pair; passages are truncated to fit, the query only by a bi-encoder.
 
         Raises:
             QueryTooLong: the query leaves no room for a passage.
@@ -74,12 +76,14 @@ class Scorer(Protocol):
 
 @runtime_checkable
 class Launches(Protocol):
-    """A scorer that may leave a forward pass to the device and go on: the next one is then launched behind it."""
+    """A scorer that can launch a forward pass without waiting for it, so that the next one queues behind it."""
 
     launches: bool
-    """Whether it does, on the device that it is on."""
+    """Whether it does so on the device that it runs on."""
 
     def launch(self, pairs: Sequence[Pair]) -> Callable[[], Scores]:
-        """Start what ``score`` does. What is returned waits for the scores and gives them; called once, in the order of
-        the launches, in a thread that does nothing else."""
+        """Start a forward pass, and return a function that waits for its scores and returns them.
+
+        That function is to be called once, in the order of the launches, in a thread that does nothing else.
+        """
         ...

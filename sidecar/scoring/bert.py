@@ -1,8 +1,8 @@
-"""The layers of BERT and its kin on a packed row, with fewer operations than transformers': the same numbers.
+"""The layers of BERT-like models on a packed row: transformers' results with fewer operations.
 
-Query, key and value are one product; what follows a linear layer is fused with it where that is faster. For a head the
-last layer computes nothing but the first token of each pair, since no head of these families reads another: a sixth of
-a small model's work less.
+Query, key and value are one matrix product; the operation after a linear layer is fused with it where that is faster.
+For a classification head the last layer computes only the first token of each pair, the only one that heads of these
+families read: a sixth less work for a small model.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,13 +16,14 @@ from sidecar.scoring.layout import Kernel, Layout, row_lengths
 from sidecar.scoring.linear import Fused, Linear, Operations, operations
 
 _SHORT = 16
-"""Tokens of the pairs that the lengths of a row are prepared with; their attention costs next to nothing."""
+"""Tokens of the dummy pairs that :meth:`Encoder.prepare` fills a row with; their attention costs next to nothing."""
 
 
 class Encoder:
-    """Runs embeddings and layers of ``base``, a BERT, RoBERTa, ELECTRA or one of their kind, on a packed row.
+    """Runs embeddings and layers of ``base``, a BERT, RoBERTa, ELECTRA or similar model, on a packed row.
 
-    With ``first_only`` the last layer computes nothing but the first token of each pair.
+    Takes the weights of its linear layers, so that ``base`` does not run until :meth:`restore`. With ``first_only`` the
+    last layer computes only the first token of each pair.
     """
 
     def __init__(self, base: Any, *, first_only: bool = True) -> None:
@@ -42,8 +43,7 @@ class Encoder:
             raise
 
     def __call__(self, inputs: dict[str, torch.Tensor], layout: Layout) -> torch.Tensor:
-        """Hidden states of the first tokens, (rows of ``layout.first``, hidden), or of all, (T, hidden).
-
+        """Hidden states of the first tokens, (rows of ``layout.first``, hidden), or of all tokens, (T, hidden).
         ``inputs`` are of shape (1, T) each.
         """
         hidden = self._base.embeddings(**inputs)
@@ -55,11 +55,11 @@ class Encoder:
         return self._last(hidden, layout)
 
     def layout(self, lengths: Sequence[int]) -> Layout:
-        """Where texts of so many tokens each are to lie."""
+        """The layout of a row of texts with these numbers of tokens."""
         return Layout.of(lengths, self._base.device, self._on_cpu)
 
     def restore(self) -> None:
-        """Have ``base`` work again, and this no longer."""
+        """Give ``base`` its weights back, so that it runs again."""
         for linear in self._taken:
             linear.restore()
 
@@ -69,9 +69,10 @@ class Encoder:
 
     @torch.inference_mode()
     def prepare(self, tokens: int) -> None:
-        """Have oneDNN make its products for each row of up to ``tokens``, so that no call waits for that.
+        """Have oneDNN build its products for each row length of up to ``tokens``, so that no call waits for that.
 
-        All layers but the last share them. Measured on two AMX cores with the bundled model: 2 s for 6,000 tokens.
+        Does nothing unless operations are fused. All layers but the last share the products. Measured on two AMX cores
+        with the bundled model: 2 s for 6,000 tokens.
         """
         if not isinstance(self._does, Fused):
             return
@@ -84,10 +85,10 @@ class Encoder:
 
 
 class Layer:
-    """One layer, that takes the weights from the one that it is made of."""
+    """One layer, which takes the weights of the transformers layer it is made from."""
 
     _parts: Sequence[Sequence[str]] = (("query", "key", "value"),)
-    """Which projections are one product."""
+    """Names of the projections; each group is one matrix product."""
 
     def __init__(self, layer: Any, does: Operations, take: Callable[..., Linear], *, is_gelu: bool) -> None:
         attention = layer.attention.self
@@ -103,7 +104,7 @@ class Layer:
         return self._after_attention(attend(query, key, value, layout, self._scaling), hidden)
 
     def _by_head(self, hidden: torch.Tensor, projection: Linear, parts: int) -> list[torch.Tensor]:
-        """So many projections of (T, hidden), (T, heads, head size) each."""
+        """Apply ``projection`` to (T, hidden) and split the result into ``parts`` of (T, heads, head size) each."""
         rows = self._does.linear(hidden, projection.weight, projection.bias)
         return [part.view(len(part), self._heads, -1) for part in rows.chunk(parts, 1)]
 
@@ -119,7 +120,7 @@ class Layer:
 
 
 class LastLayer(Layer):
-    """One that computes the first token of each pair alone."""
+    """A layer that computes only the first token of each pair."""
 
     _parts = (("query",), ("key", "value"))
 

@@ -1,7 +1,7 @@
 """A bi-encoder as a scorer: the cosine of query and passage, each read by itself.
 
-It knows less than a cross-encoder, and costs next to nothing where passages have been seen before: their vectors are
-kept under what the model reads of them, and such a passage is not even made into tokens.
+It knows less than a cross-encoder, but costs next to nothing for passages seen before: their vectors are cached under a
+digest of the text that the model reads, and such a passage is not even tokenised.
 """
 
 import hashlib
@@ -26,18 +26,18 @@ from sidecar.tokenization import TextEncoder
 
 Vector = NDArray[np.float32]
 _BYTES = 2
-"""Vectors are kept in float16: that moves a cosine by less than 0.001."""
+"""Bytes of a vector's element: vectors are cached in float16, which moves a cosine by less than 0.001."""
 _KNOWN_TOKENS = 1
-"""What a passage costs the device whose vector is there."""
+"""Tokens counted for a pair whose passage vector is known."""
 _MEAN_OF_TEXT = "mean"
 _ALIKE = {torch.float32: 0.9999, torch.float16: 0.99, torch.bfloat16: 0.99}
-"""Least cosine of a text's packed vector and its padded one: rounding leaves more, a mistake in packing mostly less."""
+"""Least cosine of a text's packed and padded vectors: rounding stays above it, a mistake in packing mostly below."""
 _NO_IDS = np.empty(0, np.int32)
 
 
 @dataclass(eq=False, slots=True)
 class Question:
-    """A query that all pairs of a job share; the first pass that needs its vector makes it, and keeps it."""
+    """A query shared by all pairs of a job; the first pass that needs its vector computes and stores it."""
 
     input_ids: NDArray[np.int32]
     vector: NDArray[np.floating] | None = None
@@ -46,7 +46,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TextPair(Pair):
-    """Token ids of a passage alone, and its query; with ``vector``, that of the passage, there are no ids."""
+    """Token ids of a passage alone, and its query; if ``vector``, the passage's own, is known, the ids are empty."""
 
     question: Question | None = None
     kept_as: bytes = b""
@@ -54,12 +54,12 @@ class TextPair(Pair):
 
     @property
     def tokens(self) -> int:
-        """What is to be read of it."""
+        """Tokens still to be read: those of the passage, or 1 if its vector is known."""
         return len(self.input_ids) if self.vector is None else _KNOWN_TOKENS
 
     @property
     def is_read(self) -> bool:
-        """Whether its vector is known."""
+        """Whether the vector of its passage is known."""
         return self.vector is not None
 
     def stretched(self, tokens: int) -> Pair:
@@ -68,8 +68,11 @@ class TextPair(Pair):
 
 
 class BiEncoder:
-    """Scores -1 to 1. Vectors are the mean over a text's tokens, or its first one's, as ``pooling`` says, normalised:
-    those of ``sentence_transformers.SentenceTransformer`` on the same weights."""
+    """Scores pairs by cosine, -1 to 1.
+
+    A vector is the normalised mean over a text's tokens (``pooling`` ``mean``) or its first token's state (``cls``), as
+    by ``sentence_transformers.SentenceTransformer`` on the same weights.
+    """
 
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pooling: str, settings: ModelSettings
@@ -90,11 +93,14 @@ class BiEncoder:
 
     @property
     def packed(self) -> bool:
-        """Whether a batch costs what its own tokens cost, whatever the lengths beside each other in it."""
+        """Whether batches run without padding, so that a batch costs what its own tokens cost."""
         return self._layers is not None
 
     def encode(self, query: str, passages: Sequence[str]) -> list[Pair]:
-        """One :class:`TextPair` for each passage; those whose vector is kept are not read."""
+        """One :class:`TextPair` for each passage; a text whose vector is cached is not tokenised.
+
+        The query is truncated like a passage.
+        """
         keys = [self._key(text) for text in (query, *passages)]
         kept = self.vector_cache.find(keys)
         fresh = [place for place, vector in enumerate(kept) if vector is None]
@@ -119,16 +125,19 @@ class BiEncoder:
         return [TextPair(_NO_IDS, None, question, key, vector) for key, vector in zip(keys, kept, strict=True)]
 
     def _key(self, passage: str) -> bytes:
-        """Of all that is ever looked at of a passage; empty where no vector is kept."""
+        """The digest of the part of a text that is read; empty if no vectors are cached."""
         read = self._texts.read_of(passage)
         return hashlib.sha256(read.encode()).digest() if self.vector_cache.max_bytes else b""
 
     def score(self, pairs: Sequence[Pair]) -> Scores:
-        """The cosine of each pair, float32 of shape (len(pairs),). One forward pass over what has no vector yet; more
-        where that does not fit the memory.
+        """The cosine of each pair, float32 of shape (len(pairs),).
+
+        One forward pass over the texts without a vector; if it does not fit the memory, the batch is halved.
 
         Raises:
+            DeviceLost: the device is lost to this process.
             RuntimeError: one pair does not fit the memory; on CUDA it is a ``torch.OutOfMemoryError``.
+            TypeError: a pair is not one of :meth:`encode`.
         """
         try:
             with losses_told(self._model.device):
@@ -160,13 +169,13 @@ class BiEncoder:
         )
 
     def prepare(self, tokens: int) -> None:
-        """Do now what the first batch of each size up to ``tokens`` would else have to do."""
+        """Do in advance the one-off work of the first batch of each size up to ``tokens``."""
         if self._layers:
             self._layers.prepare(tokens)
 
     @torch.inference_mode()
     def _vectors(self, texts: Sequence[Pair]) -> Sequence[Vector]:
-        """The vector of each text, normalised."""
+        """The normalised vector of each text, float32, in the order of ``texts``."""
         if not texts:
             return []
         order = sorted(range(len(texts)), key=lambda place: len(texts[place].input_ids))
@@ -177,7 +186,7 @@ class BiEncoder:
 
     @torch.inference_mode()
     def _try_packing(self) -> Encoder | None:
-        """The layers for packed texts, where they are :func:`packing.proven` on a few."""
+        """The layers for packed texts, if they are :func:`packing.proven` on a few; else None."""
         sample = [Pair(ids) for ids in self._texts.encode(["a", "a b c", "a b c d " * 8])]
         want, near = self._padded(sample), _ALIKE[self._model.dtype]
         return packing.proven(

@@ -31,9 +31,9 @@ _SAMPLE = 1024
 _SAMPLE_TEXT = "The quick brown Fox; naïve Äpfel, 東京 и Москва, x=3.14!"
 _HUB_TIMEOUT_S = 5.0
 _NOT_OF_THE_MODEL = frozenset(("_name_or_path", "transformers_version", "sidecar"))
-"""Of a configuration: what changes no score."""
+"""Keys of a configuration that change no score."""
 ENCODER = "encoder.safetensors"
-"""The bundled bi-encoder's weights but for the word embeddings, as :mod:`compact` writes them."""
+"""File of the bundled bi-encoder's weights without the word embeddings, in the format of :mod:`compact`."""
 WORDS = "embeddings.word_embeddings.weight"
 _POOLING_FILE = "1_Pooling/config.json"
 _MEAN, _FIRST = "mean", "cls"
@@ -44,7 +44,7 @@ _POOLINGS: dict[str, str | None] = {
     "cls_token": _FIRST,
     **dict.fromkeys(("max", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")),
 }
-"""Names of poolings, in the new form and the old one, by what they are here; None: not known here."""
+"""sentence-transformers' names of poolings, new and old, mapped to ours; None: not supported."""
 
 
 class CheckpointError(Exception):
@@ -57,7 +57,8 @@ def load(
     """The model, ready for inference on ``device``, and its tokenizer. Code that a checkpoint brings is never run.
 
     Raises:
-        CheckpointError: there is no such checkpoint, or it has no trained head with one label (or two, with ``label``).
+        CheckpointError: there is no such checkpoint, it has no trained head with one label (or two, with ``label``), or
+            no fast tokenizer that fits it.
     """
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()  # it warns of what is refused below
@@ -84,7 +85,8 @@ def load_encoder(
     """A bi-encoder, its tokenizer, and how its vectors are pooled: ``mean`` or ``cls``.
 
     Raises:
-        CheckpointError: there is no such checkpoint, or it is no encoder whose vectors mean something.
+        CheckpointError: there is no such checkpoint, its weights are not those of a trained encoder, it has no fast
+            tokenizer that fits it, or its pooling is not supported.
     """
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
@@ -101,7 +103,7 @@ def load_encoder(
 
 
 def _bundled_encoder(settings: ModelSettings) -> PreTrainedModel:
-    """all-MiniLM-L6-v2, whose word embeddings are those of the bundled cross-encoder: they lie in its file alone."""
+    """all-MiniLM-L6-v2; its word embeddings are those of the bundled cross-encoder, stored only in that one's file."""
     folder = Path(location(settings.checkpoint))
     config = _read(AutoConfig, settings, offline=True)
     model: PreTrainedModel = AutoModel.from_config(config, add_pooling_layer=False)
@@ -113,10 +115,10 @@ def _bundled_encoder(settings: ModelSettings) -> PreTrainedModel:
 
 
 def _pooling(settings: ModelSettings, *, offline: bool) -> str:
-    """As sentence-transformers keeps it beside the weights, in its old or its new form; ``mean`` where nothing is said.
+    """The pooling in sentence-transformers' file beside the weights, of old or new form; ``mean`` without that file.
 
     Raises:
-        CheckpointError: the vectors are pooled in a way that is not known here.
+        CheckpointError: the file names no pooling, several, or one that is not supported.
     """
     file = cached_file(
         location(settings.checkpoint),
@@ -141,9 +143,12 @@ def _pooling(settings: ModelSettings, *, offline: bool) -> str:
 
 
 def _is_offline(settings: ModelSettings) -> bool:
-    """Whether to look on this machine only: for a folder, and for a hub id when the hub does not answer at once.
+    """Whether to look on this machine only: for a folder, or for a hub id when the hub does not answer within 5 s.
 
-    Asked first because transformers alone repeats each request for 23 s, file after file, even for a cached model.
+    Asked first because transformers by itself repeats each request for 23 s, file after file, even for a cached model.
+
+    Raises:
+        CheckpointError: the name is neither a folder nor a possible hub id.
     """
     where = location(settings.checkpoint)
     if Path(where).is_dir():
@@ -153,14 +158,19 @@ def _is_offline(settings: ModelSettings) -> bool:
     except HFValidationError as error:
         raise CheckpointError(f"checkpoint {where!r} is neither a folder on this machine nor a hub id") from error
     except HfHubHTTPError:
-        return False  # the hub answers, and what it says is said again below
-    except Exception:  # noqa: BLE001 - no name, no route, no answer, offline by environment: each client has its own
+        return False  # the hub answers; loading from it meets the same error and reports it
+    except Exception:  # noqa: BLE001 - no DNS, no route, no answer, offline by environment: each client raises its own
         return True
     return False
 
 
 def _read(kind: Any, settings: ModelSettings, offline: bool, **options: Any) -> Any:
-    """``kind.from_pretrained`` with what is common to all, and one error for all that a foreign file can provoke."""
+    """Call ``kind.from_pretrained`` with the common options.
+
+    Raises:
+        torch.OutOfMemoryError: the device's memory is too small.
+        CheckpointError: any other error.
+    """
     name, where = settings.checkpoint, location(settings.checkpoint)
     common = {"revision": settings.revision, "local_files_only": offline, "trust_remote_code": False}
     try:
@@ -172,7 +182,7 @@ def _read(kind: Any, settings: ModelSettings, offline: bool, **options: Any) -> 
 
 
 def _reason(error: Exception, where: str) -> str:
-    """One sentence in our words for what is common, else the first line of theirs."""
+    """Why loading failed: in our words for common errors, else the first line of the error's message."""
     line = (str(error).strip() or type(error).__name__).splitlines()[0]
     if "trust_remote_code" in str(error):
         return "it needs code of its own, which is never run; use a model that transformers knows by itself"
@@ -219,10 +229,10 @@ def _check_vocabulary(settings: ModelSettings, model: PreTrainedModel, tokenizer
 
 
 def max_length(settings: ModelSettings, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Tokens that the model takes: as the settings say, else what it allows, up to 512.
+    """The most tokens of an input: the settings' value, else what the model allows, up to 512.
 
     Raises:
-        CheckpointError: the settings ask for more than its tokenizer and its positions allow.
+        CheckpointError: the settings ask for more than its tokenizer or its positions allow.
     """
     allowed = min(tokenizer.model_max_length, _positions(model))
     if settings.max_length is not None and settings.max_length > allowed:
@@ -233,9 +243,10 @@ def max_length(settings: ModelSettings, model: PreTrainedModel, tokenizer: PreTr
 
 
 def _positions(model: PreTrainedModel) -> float:
-    """How many tokens have a position; infinite where positions are relative.
+    """How many tokens have a position; infinite if positions are relative or the configuration names no limit.
 
-    RoBERTa and its kin number positions from the padding's own place in the table, so that many fewer tokens fit.
+    RoBERTa-like models number positions from behind the padding's index in the table, so that ``padding_idx + 1`` fewer
+    tokens fit.
     """
     for name, module in model.named_modules():
         if name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding):

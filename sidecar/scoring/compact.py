@@ -1,6 +1,6 @@
-"""Weights in a quarter of their size: the linear layers' in int8, a scale for each output channel, the rest in float16.
+"""Weights in a quarter of their size: linear layers in int8, with a scale for each output channel, the rest in float16.
 
-They are computed with as they were before: this saves room in a file, not time.
+They are unpacked before they are computed with: this saves space in a file, not time.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ _MATRICES = (".dense.weight", ".query.weight", ".key.weight", ".value.weight")
 
 
 def packed(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """``weights``, float32, as they are written; matrices become int8 of the same name, with a scale (out, 1)."""
+    """Float32 ``weights`` as stored: matrices in int8, each with a float32 scale (out, 1) named ``NAME.scale``."""
     written: dict[str, torch.Tensor] = {}
     for name, weight in weights.items():
         if name.endswith(_MATRICES):
@@ -26,7 +26,7 @@ def packed(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def unpacked(written: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """What :func:`packed` was given, in float32, rounded."""
+    """The float32 weights that :func:`packed` was given, up to rounding."""
     return {
         name: weight.float() * written[name + _SCALE] if weight.dtype == torch.int8 else weight.float()
         for name, weight in written.items()

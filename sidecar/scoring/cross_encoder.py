@@ -46,7 +46,7 @@ class CrossEncoder:
 
     @property
     def packed(self) -> bool:
-        """Whether a batch costs what its own tokens cost, whatever the lengths beside each other in it."""
+        """Whether batches run without padding, so that a batch costs what its own tokens cost."""
         return self._packed is not None
 
     def encode(self, query: str, passages: Sequence[str]) -> list[Pair]:
@@ -58,16 +58,19 @@ class CrossEncoder:
         return self._encoder.encode_kept(query, passages)
 
     def score(self, pairs: Sequence[Pair]) -> Scores:
-        """Raw scores, float32 of shape (len(pairs),). Out of memory, the batch is halved and tried again.
+        """Raw scores, float32 of shape (len(pairs),); a batch that does not fit the memory is halved and tried again.
 
         Raises:
+            DeviceLost: the device is lost to this process.
             RuntimeError: not even a single pair fits the memory; on CUDA it is a ``torch.OutOfMemoryError``.
         """
         return self.launch(pairs)()
 
     def launch(self, pairs: Sequence[Pair]) -> Callable[[], Scores]:
-        """See :class:`sidecar.scoring.base.Launches`; raises what :meth:`score` does. On a CPU it returns when all is
-        done."""
+        """See :class:`sidecar.scoring.base.Launches`; raises what :meth:`score` does.
+
+        On a CPU it returns only when the pass is done.
+        """
         try:
             with losses_told(self._model.device):
                 return self._started(pairs)
@@ -81,7 +84,7 @@ class CrossEncoder:
         return lambda: np.concatenate([half() for half in halves])
 
     def prepare(self, tokens: int) -> None:
-        """Do now, in the device's thread, what the first batch of each size up to ``tokens`` would else have to do."""
+        """Do in advance, in the device's thread, the one-off work of the first batch of each size up to ``tokens``."""
         if self._packed:
             self._packed.prepare(tokens)
         if self.launches:  # CUDA loads kernels when they are first needed, and which ones depends on the size
@@ -90,14 +93,16 @@ class CrossEncoder:
 
     @torch.inference_mode()
     def _started(self, pairs: Sequence[Pair]) -> Callable[[], Scores]:
-        """One forward pass under way, and how its scores are waited for: on CUDA all work is in the stream's hands,
-        the copy of the scores into pinned memory included."""
+        """Start one forward pass, and return a function that waits for its scores.
+
+        On CUDA all work is queued on the stream, including the copy of the scores into pinned memory.
+        """
         logits = (self._packed.logits(pairs) if self._packed else self._padded_logits(pairs)).float()  # (B, labels)
         return to_host(relevance(logits, self._label))  # (B,)
 
     @torch.inference_mode()
     def _try_packing(self) -> PackedModel | None:
-        """The packed model, where it is :func:`packing.proven` on a few pairs."""
+        """The packed model, if it is :func:`packing.proven` on a few pairs; else None."""
         sample = [*self.encode("a", ["a", "a b c d " * 8]), *self.encode("a b", ["c"])]
         want, near = self._padded_logits(sample).float(), _TOLERANCE[self._model.dtype]
         return proven(
@@ -111,10 +116,10 @@ class CrossEncoder:
         return logits
 
     def _padded(self, pairs: Sequence[Pair]) -> dict[str, torch.Tensor]:
-        """Pairs as int64 tensors of shape (B, longest): ids, which of them count, and token types where known."""
+        """Pairs as int64 tensors of shape (B, longest): ids, attention mask, and token types if the pairs have them."""
         return {name: to_device(array, self._model.device) for name, array in padded(pairs, self._pad_id).items()}
 
 
 def relevance(logits: Any, label: int | None) -> Any:
-    """Scores of shape (B,) from logits of shape (B, labels), tensor or array; ``label`` is None where there is one."""
+    """Scores of shape (B,) from logits of shape (B, labels), tensor or array; ``label`` is None with only one label."""
     return logits[:, 0] if label is None else logits[:, label] - logits[:, 1 - label]

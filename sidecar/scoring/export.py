@@ -1,8 +1,8 @@
-"""Writes a checkpoint's folder anew with an int8 graph in it, for ONNX Runtime on a CPU.
+"""Copies a checkpoint's folder and adds an int8 graph, for ONNX Runtime on a CPU.
 
-Only the weights of linear layers become int8: a scale for each output channel, activations scaled batch by batch, and
-the rest (embeddings, norms, attention, the head) stays float32. Weights take 7 bits of the 8: processors without VNNI
-add two products in 16 bits, which would overflow silently, and one file is to give the right scores on each of them.
+Only the weights of linear layers become int8, with a scale for each output channel; activations are scaled batch by
+batch, and the rest (embeddings, norms, attention, the head) stays float32. Weights use 7 of the 8 bits: processors
+without VNNI add two products in 16 bits, which would overflow silently, and one file must give right scores on all.
 """
 
 import logging
@@ -29,18 +29,18 @@ from sidecar.settings import ModelSettings
 
 _CPU = torch.device("cpu")
 _LEFT_BEHIND = {".onnx", ".h5", ".msgpack", ".ot"}
-"""Graphs, and weights of other frameworks."""
+"""Suffixes of files that are not copied: graphs, and weights of other frameworks."""
 _NEAR = 1e-3
-"""How far rounding may move a score, absolute and relative: what is farther is another model."""
+"""How far rounding may move a score, absolute and relative; a larger difference means another model."""
 _SAMPLE = ("a", "", "a b c d e " * 4, "a b c d e " * 9, "f g h " * 1000)
 
 
 @contextmanager
 def finished(folder: Path) -> Iterator[Path]:
-    """A new folder to write into, which becomes ``folder`` when the block ends well, and else is as if it never was.
+    """A new folder to write into, which becomes ``folder`` if the block succeeds and is removed if it fails.
 
     Raises:
-        CheckpointError: ``folder`` is there and not empty, or cannot be written.
+        CheckpointError: ``folder`` exists and is not an empty folder, or it cannot be written (any OSError).
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CheckpointError(f"{folder} exists and is not empty; name a new folder")
@@ -56,15 +56,15 @@ def finished(folder: Path) -> Iterator[Path]:
 
 
 def write(settings: ModelSettings, folder: Path) -> None:
-    """Copy a checkpoint's files into ``folder``, which is there and empty, and add the int8 graph.
+    """Copy a checkpoint's files into ``folder``, which must exist and be empty, and add the int8 graph.
 
     Raises:
-        CheckpointError: ONNX or its runtime is not installed, the checkpoint is refused by the loader, its architecture
-            has no graph, or its graph gives other scores in float32.
+        CheckpointError: ONNX or its runtime is not installed, the loader refuses the checkpoint, its architecture has
+            no graph, its graph gives other scores in float32, or scores that are not finite in int8.
     """
     _check_installed()
     model, tokenizer = checkpoint.load(settings, _CPU, torch.float32)
-    # It may change how its model attends, so it has one of its own.
+    # CrossEncoder may change its model's attention, so it gets a model of its own.
     want = CrossEncoder(*checkpoint.load(settings, _CPU, torch.float32), settings)
     pairs, pad_id = want.encode("a b", _SAMPLE), int(tokenizer.pad_token_id or 0)
     _copy(_files_of(settings), folder)
@@ -91,7 +91,10 @@ def write(settings: ModelSettings, folder: Path) -> None:
 
 
 def _first_possible(write_exact: Callable[[float32_graph.Form], None], forms: Sequence[float32_graph.Form]) -> None:
-    """Checkpoints differ in what a form of our own may leave out, and releases of ONNX Runtime in what they take."""
+    """Write the first form that works; the errors of the last one are raised.
+
+    Checkpoints differ in what a form of our own may leave out, and releases of ONNX Runtime in what they accept.
+    """
     *better, plain = forms
     for form in better:
         try:
@@ -102,7 +105,7 @@ def _first_possible(write_exact: Callable[[float32_graph.Form], None], forms: Se
 
 
 def _check_equal(want: Scorer, got: Scorer) -> None:
-    """What was traced may depend on the sample's shapes; that shows in other ones."""
+    """Raise NoGraph if scores differ: a trace may depend on its sample's shapes, which shows with other shapes."""
     scores, pairs = want.score(want.encode("a b", _SAMPLE)), got.encode("a b", _SAMPLE)
     found = np.concatenate([_scores(got, pairs), _scores(got, pairs[-1:])])
     expected = np.append(scores, scores[-1])
@@ -119,12 +122,12 @@ def _check_finite(int8: Scorer) -> None:
 def _scores(scorer: Scorer, pairs: Sequence[Pair]) -> Scores:
     try:
         return scorer.score(pairs)
-    except Exception as error:  # ONNX Runtime's errors have no other class in common
+    except Exception as error:  # ONNX Runtime's errors have no narrower common class
         raise NoGraph(f"its graph does not run: {float32_graph.first_line(error)}") from error
 
 
 def backends(settings: ModelSettings, folder: Path) -> dict[str, Scorer]:
-    """The ways to run a written folder on this CPU, by name: exactly, as torch does by itself, by its int8 graph."""
+    """Scorers of a written folder on this CPU, by name: torch in float32, torch as configured, and the int8 graph."""
     there = settings.model_copy(update={"checkpoint": str(folder), "revision": None, "backend": "torch"})
     dtypes = dict.fromkeys([torch.float32, hardware.pick_dtype(there, _CPU)])
     scorers: dict[str, Scorer] = {
@@ -143,7 +146,7 @@ def _check_installed() -> None:
 
 
 def _files_of(settings: ModelSettings) -> Path:
-    """The folder of a checkpoint that is loaded: for a hub id, that of its download."""
+    """The folder of a loaded checkpoint; for a hub id, that of its download."""
     where = checkpoint.location(settings.checkpoint)
     if Path(where).is_dir():
         return Path(where)
@@ -174,7 +177,7 @@ def _quantise(exact: Path, file: Path, about: dict[str, str]) -> None:
 
 @contextmanager
 def _silent_root() -> Iterator[None]:
-    """The quantiser warns through the root logger of what made no difference here, and would give it a handler."""
+    """Silence the root logger: the quantiser logs irrelevant warnings to it, and would add a handler."""
     root, nowhere = logging.getLogger(), logging.NullHandler()
     root.addHandler(nowhere)
     logging.disable(logging.WARNING)

@@ -1,4 +1,4 @@
-"""What a failed pass says of the device."""
+"""What a failed forward pass says about the device."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,11 +8,11 @@ import torch
 from sidecar.scoring.base import DeviceLost
 
 _OF_CUDA_ITSELF = "CUDA error:"
-"""How their text begins; a class for them has torch only from 2.8 on."""
+"""How the text of CUDA's own errors begins; torch has a class for them only since 2.8."""
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether a pass failed for want of memory. CUDA has a class for it; the CPU's allocator says it in words only."""
+    """Whether a pass failed for want of memory; CUDA has a class for that, the CPU's allocator only a message."""
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
         said in str(error)
         for said in ("DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
@@ -21,8 +21,10 @@ def is_out_of_memory(error: Exception) -> bool:
 
 @contextmanager
 def losses_told(device: torch.device) -> Iterator[None]:
-    """Raises :class:`~sidecar.scoring.base.DeviceLost` in place of an error of CUDA itself after which ``device`` does
-    nothing more: an assertion in a kernel, an illegal access, a card that fell off the bus. Other errors pass."""
+    """Turn a CUDA error after which ``device`` no longer works into :class:`~sidecar.scoring.base.DeviceLost`.
+
+    Such errors are an assertion in a kernel, an illegal access, a card that fell off the bus. Others are raised as is.
+    """
     try:
         yield
     except RuntimeError as error:
@@ -32,8 +34,10 @@ def losses_told(device: torch.device) -> Iterator[None]:
 
 
 def _still_works(device: torch.device) -> bool:
-    """Whether a trifle comes through on this card, be others well or not: after some errors, such as a launch with too
-    large a grid, all goes on."""
+    """Whether a tiny computation succeeds on this card, whatever the state of others.
+
+    After some errors, such as a launch with too large a grid, the device still works.
+    """
     try:
         torch.cuda.synchronize(device)
         return bool((torch.ones(2, device=device) + 1).sum().item() == 4)

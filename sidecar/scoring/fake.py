@@ -11,7 +11,7 @@ from sidecar.errors import QueryTooLong
 from sidecar.scoring.base import Pair, Scores
 
 Fault = Callable[[int, Sequence[Pair]], Scores | None]
-"""Called with the number of the call (from 0) and its pairs: may raise, sleep, or return scores of its own."""
+"""Called with the number of the call (from 0) and its pairs: may raise, sleep, or return scores; None: usual scores."""
 
 
 @dataclass
@@ -43,7 +43,7 @@ class WordOverlapScorer:
         return self._words.setdefault(word.strip(".,;:!?\"'()"), len(self._words) + 1)
 
     def score(self, pairs: Sequence[Pair]) -> Scores:
-        """The share of shared words, 0 to 1, after as long as ``seconds_per_token`` says."""
+        """The share of shared words, 0 to 1, or the scores of ``fault``, after ``seconds_per_token`` for each token."""
         number, self.calls = self.calls, self.calls + 1
         self.pairs_scored += len(pairs)
         time.sleep(self.seconds_per_token * sum(pair.tokens for pair in pairs))
@@ -53,7 +53,7 @@ class WordOverlapScorer:
 
 @dataclass
 class LaunchedScorer(WordOverlapScorer):
-    """The same on a device that works by itself, one pass after the other, as CUDA does."""
+    """A :class:`WordOverlapScorer` whose launched passes run by themselves, one after the other, as on CUDA."""
 
     launches: bool = True
     _stream: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
@@ -65,39 +65,39 @@ class LaunchedScorer(WordOverlapScorer):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class KeptPair(Pair):
-    """A pair that may have been read before."""
+    """A pair whose passage may have been read before."""
 
     kept: bool = False
 
     @property
     def tokens(self) -> int:
-        """What is to be read of it."""
+        """Tokens still to be read: all, or 1 if the passage has been read."""
         return 1 if self.kept else len(self.input_ids)
 
     @property
     def is_read(self) -> bool:
-        """Whether it was."""
+        """Whether the passage has been read."""
         return self.kept
 
     @property
     def kept_as(self) -> bytes:
-        """The passage."""
+        """A key made of the passage."""
         return repr(_passage(self)).encode()
 
 
 @dataclass
 class KeepingScorer(WordOverlapScorer):
-    """The same for a cosine: what it has scored once counts as read, as with vectors that are kept."""
+    """A :class:`WordOverlapScorer` in the place of a bi-encoder: passages scored once count as read."""
 
     _read: set[tuple[int, ...]] = field(default_factory=set)
 
     def encode(self, query: str, passages: Sequence[str]) -> list[Pair]:
-        """As before, and which pairs have been read."""
+        """See :class:`WordOverlapScorer`; each pair knows whether its passage has been read."""
         pairs = WordOverlapScorer.encode(self, query, passages)
         return [KeptPair(pair.input_ids, None, _passage(pair) in self._read) for pair in pairs]
 
     def score(self, pairs: Sequence[Pair]) -> Scores:
-        """As before; from now on they have been read."""
+        """See :class:`WordOverlapScorer`; from now on the passages have been read."""
         scores = WordOverlapScorer.score(self, pairs)
         self._read.update(map(_passage, pairs))
         return scores

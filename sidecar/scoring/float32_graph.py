@@ -1,9 +1,9 @@
 """Writes a model as an ONNX graph in float32, in the form that ONNX Runtime runs fastest.
 
-BERT and its kin get the attention of a layer as one of the runtime's own operations, query, key and value one product
-in it, and a last layer that computes nothing but the first token of each pair, as in :mod:`sidecar.scoring.bert`.
-Measured in int8 with the bundled model, 100 pairs of 85 tokens, two cores of an AMD EPYC, by turns: 276 ms as
-transformers has the model, 225 ms so; with AVX-512 hidden from all libraries 629 ms and 507 ms.
+For BERT-like models, a layer's attention is one of the runtime's own operations, with query, key and value as one
+product, and the last layer computes only the first token of each pair, as in :mod:`sidecar.scoring.bert`. Measured in
+int8 with the bundled model, 100 pairs of 85 tokens, two cores of an AMD EPYC, by turns: 276 ms for transformers' form
+of the model, 225 ms for this one; with AVX-512 hidden from all libraries 629 ms and 507 ms.
 """
 
 import ctypes
@@ -25,27 +25,28 @@ from transformers import PreTrainedModel
 from sidecar.scoring.packing import ENCODERS, bert_layers, head_logits
 
 OPERATIONS = ["MatMul", "Attention"]
-"""Those of a graph that hold the weights of linear layers."""
+"""Operations of a graph that hold the weights of linear layers."""
 _UNSEEN = torch.finfo(torch.float32).min
-"""What is added to the logits of padding; by itself ONNX Runtime adds -10,000, and large logits would be seen."""
+"""Added to the attention logits of padding; ONNX Runtime's default, -10,000, would not hide it with large logits."""
 
 
 class NoGraph(Exception):
-    """Why a form of a model is no graph that gives its scores."""
+    """A form of a model gives no graph with the model's scores; the message says why."""
 
 
 Form = Callable[[PreTrainedModel, Sequence[str]], torch.nn.Module]
-"""From a model and the names of its inputs to what gives its logits, (pairs, labels), from those inputs by place."""
+"""Makes, from a model and the names of its inputs, a module from those inputs, in order, to logits (pairs, labels)."""
 
 
 def forms(model: PreTrainedModel) -> list[Form]:
-    """What can be tried, the fastest first, and last the one that every model has."""
+    """The forms of ``model`` to try, the fastest first; every model has the last one."""
     return [Lean, Plain] if ENCODERS.get(model.config.model_type) is bert_layers else [Plain]
 
 
 def write(form: Form, model: PreTrainedModel, sample: Mapping[str, NDArray[np.int64]], file: Path) -> None:
-    """Write the graph that ``model`` is, traced on ``sample``; it takes any number of pairs of any length.
+    """Trace ``model`` on ``sample`` and write its graph, which takes any number of pairs of any length.
 
+    Switches ``model`` to eager attention.
     Raises:
         NoGraph: the model cannot be traced.
     """
@@ -61,18 +62,18 @@ def write(form: Form, model: PreTrainedModel, sample: Mapping[str, NDArray[np.in
                 dynamic_axes={name: {0: "pairs", 1: "tokens"} for name in sample},
                 dynamo=False,  # the new exporter needs two more packages
             )
-    except Exception as error:  # torch and its exporter raise what they like
+    except Exception as error:  # torch and its exporter raise errors of any class
         raise NoGraph(f"{type(error).__name__}: {first_line(error)}") from error
 
 
 def first_line(error: Exception) -> str:
-    """What it says, shortened."""
+    """The first line of an error's message, or its class name if it has none; at most 200 characters."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 @contextmanager
 def _unheard() -> Iterator[None]:
-    """Nothing reaches stdout: the exporter's C++ prints the whole graph when it fails."""
+    """Discard what is written to stdout: the exporter's C++ prints the whole graph when it fails."""
     sys.stdout.flush()
     kept = os.dup(1)
     try:
@@ -86,7 +87,7 @@ def _unheard() -> Iterator[None]:
 
 
 class Plain(torch.nn.Module):
-    """A model as transformers has it."""
+    """A model as transformers implements it."""
 
     def __init__(self, model: PreTrainedModel, names: Sequence[str]) -> None:
         super().__init__()
@@ -99,7 +100,7 @@ class Plain(torch.nn.Module):
 
 
 class Lean(torch.nn.Module):
-    """BERT and its kin, with fewer operations: the same numbers."""
+    """A BERT-like model with fewer operations and the same results."""
 
     def __init__(self, model: PreTrainedModel, names: Sequence[str]) -> None:
         super().__init__()
@@ -136,7 +137,7 @@ def _after_attention(layer: Any, attended: Tensor, hidden: Tensor) -> Tensor:
 
 
 class _SelfAttention(torch.autograd.Function):
-    """``Attention`` of ONNX Runtime, (pairs, tokens, hidden): the projections, ``weight`` (hidden, 3 hidden), too."""
+    """ONNX Runtime's ``Attention``, (pairs, tokens, hidden), projections included: ``weight`` is (hidden, 3 hidden)."""
 
     @staticmethod
     def forward(_: Any, hidden: Tensor, weight: Tensor, bias: Tensor, seen: Tensor, heads: int) -> Tensor:
@@ -150,7 +151,7 @@ class _SelfAttention(torch.autograd.Function):
 
 
 class _Attention(torch.autograd.Function):
-    """``MultiHeadAttention`` of ONNX Runtime: ``bias`` (3 hidden,) is added to query, key and value first."""
+    """ONNX Runtime's ``MultiHeadAttention``; it adds ``bias`` (3 hidden,) to query, key and value first."""
 
     @staticmethod
     def forward(_: Any, query: Tensor, key: Tensor, value: Tensor, bias: Tensor, seen: Tensor, heads: int) -> Tensor:
@@ -165,7 +166,7 @@ class _Attention(torch.autograd.Function):
 
 
 def _attended(query: Tensor, key: Tensor, value: Tensor, seen: Tensor, heads: int) -> Tensor:
-    """(pairs, queries, hidden) of projections (pairs, tokens, hidden)."""
+    """Attention of ``query`` (pairs, queries, hidden) over ``key`` and ``value`` (pairs, tokens, hidden)."""
     query, key, value = (rows.view(*rows.shape[:2], heads, -1).transpose(1, 2) for rows in (query, key, value))
     mask = seen[:, None, None].bool()
     return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2).flatten(2)

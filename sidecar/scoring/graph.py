@@ -19,21 +19,21 @@ MADE_OF = "rerank_sidecar_made_of"
 NOT_INSTALLED = "ONNX Runtime is not installed: pip install 'rerank-sidecar[onnx]'"
 _WEIGHTS = ("config.json", "*.safetensors", "*.bin")
 _SPIN_US = "50"
-"""How long a thread waits for work before it sleeps: as long as torch's do.
+"""Microseconds that a thread spins for work before it sleeps, as long as torch's threads do.
 
-Two cores of an AMD EPYC, 100 pairs of 85 tokens: 715 ms sleeping at once, 629 ms so, 666 ms as it comes, for
-milliseconds; with two busy neighbours 1.26, 1.47 and 2.00 s."""
+Two cores of an AMD EPYC, 100 pairs of 85 tokens: 715 ms sleeping at once, 629 ms with this value, 666 ms with the
+default of milliseconds; with two busy neighbours 1.26, 1.47 and 2.00 s."""
 _SLOWER = ("SkipLayerNormFusion",)
-"""Fusions that ONNX Runtime is kept from: its sum with a layer norm takes four times as long as the norm alone.
+"""Fusions that are disabled in ONNX Runtime: its fused sum and layer norm takes four times as long as the norm alone.
 
 The same cores and pairs: 256 ms with it, 232 ms without; with AVX-512 hidden from all libraries 505 ms and 476 ms."""
 _FATAL = 4
-"""ONNX Runtime writes coloured text beside our JSON lines; what it says of an error is in the exception too."""
+"""Log level of ONNX Runtime, which writes coloured text between our JSON lines; exceptions hold its errors too."""
 
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """An open graph; ``inputs`` are the names that it takes, ``digest`` is of its file."""
+    """An open graph; ``inputs`` are the names of its inputs, ``digest`` the SHA-256 of its file."""
 
     session: Any
     inputs: frozenset[str]
@@ -41,10 +41,10 @@ class Graph:
 
 
 def of(settings: ModelSettings, device: torch.device) -> Graph | None:
-    """The graph that ``settings.backend`` has to do with; None where torch alone is to run.
+    """The graph that ``settings.backend`` requires or allows; None if only torch is to run.
 
     Raises:
-        CheckpointError: the backend is ``onnx`` and cannot be; with ``auto`` the log says why torch runs.
+        CheckpointError: the backend is ``onnx`` and the graph cannot be used; with ``auto`` the log says why.
     """
     folder = Path(location(settings.checkpoint))
     asked = settings.backend == "onnx"
@@ -60,7 +60,7 @@ def of(settings: ModelSettings, device: torch.device) -> Graph | None:
 
 
 def _fitting(folder: Path, settings: ModelSettings, device: torch.device) -> Graph:
-    """The graph in ``folder``, made of the weights beside it."""
+    """Open the graph in ``folder``, and check that it was made of the weights beside it."""
     file, name = folder / NAME, repr(settings.checkpoint)
     again = f"run `rerank-sidecar export {settings.checkpoint} NEW_FOLDER` and set `checkpoint` to the new folder"
     if device.type != "cpu":
@@ -79,10 +79,10 @@ def _fitting(folder: Path, settings: ModelSettings, device: torch.device) -> Gra
 
 
 def open_graph(file: Path, settings: ModelSettings) -> Graph:
-    """Any graph in a file, ready to run in as many threads as the settings say, on a CPU.
+    """Open a graph's file, to run on a CPU in as many threads as the settings say.
 
     Raises:
-        CheckpointError: ONNX Runtime is not installed, or does not take the file.
+        CheckpointError: ONNX Runtime is not installed, or rejects the file.
     """
     try:
         import onnxruntime
@@ -97,7 +97,7 @@ def open_graph(file: Path, settings: ModelSettings) -> Graph:
             providers=["CPUExecutionProvider"],
             disabled_optimizers=_SLOWER,
         )
-    except Exception as error:  # its errors have no other class in common
+    except Exception as error:  # its errors have no narrower common class
         raise CheckpointError(f"{file} is no graph that ONNX Runtime takes: {str(error).splitlines()[0]}") from error
     with file.open("rb") as content:
         made = hashlib.file_digest(content, "sha256").hexdigest()

@@ -18,26 +18,26 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 """Names of mallopt(3)."""
 _KEPT_BYTES = 2**30
 _PERIOD_US = "100000"
-"""The kernel's own period, where a file names none."""
+"""The kernel's default period in microseconds, for a file that names none."""
 _ROWS, _IN, _OUT = 256, 384, 1536
-"""The product that number types are compared by: the widest one of the bundled model."""
+"""Shape of the matrix product that number types are compared by: the widest one of the bundled model."""
 _ROUNDS = 7
 _WORTH_IT = 1.1
-"""So many times as fast as float32 a type with fewer digits has to be."""
+"""How many times as fast as float32 bfloat16 must be to be preferred."""
 _AVX512_BF16 = {"avx512_bf16", "avx512bw", "avx512dq", "avx512f", "avx512vl"}
 _AMX = {"amx_bf16", "amx_tile"} | _AVX512_BF16
 _WITHOUT_AVX512 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2"}
 _WITHOUT_BF16 = _WITHOUT_AVX512 | {"AVX512_CORE", "AVX512_CORE_VNNI"}
-"""What oneDNN's variables may allow at most, where that has no such instructions."""
+"""Values of oneDNN's variables, naming the most that they allow, that exclude these instructions."""
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class HardwareError(Exception):
-    """The settings ask for a device that is not there."""
+    """The settings ask for a device that is missing, or whose memory is too small."""
 
 
 def pick_device(settings: ModelSettings) -> torch.device:
-    """The device a model runs on; ``auto`` is CUDA where there is one, else the CPU.
+    """The device a model runs on; ``auto`` is CUDA if there is a CUDA device, else the CPU.
 
     Raises:
         HardwareError: CUDA is asked for by name and cannot be used.
@@ -75,9 +75,9 @@ def leaves_a_gpu_unused(settings: ModelSettings, driver: Path = Path("/proc/driv
 def gains_by_bfloat16() -> bool:
     """Whether this CPU multiplies in bfloat16 markedly faster than in float32: measured, once, in some 50 ms.
 
-    That it has instructions for it does not tell. 100 pairs of some 100 tokens, the bundled model, two cores: an AMD
-    EPYC with AVX-512 BF16 takes 0.6 times as long in bfloat16 as in float32, an Intel Xeon whose AMX is hidden from its
-    virtual machine, with the same AVX-512 BF16, 1.6 times (1.51 s, 0.93 s); both by torch's own attention.
+    Having instructions for it does not settle that. For 100 pairs of some 100 tokens, the bundled model, two cores, an
+    AMD EPYC with AVX-512 BF16 takes 0.6 times as long in bfloat16 as in float32, an Intel Xeon whose AMX is hidden from
+    its virtual machine, with the same AVX-512 BF16, 1.6 times (1.51 s, 0.93 s); both with torch's own attention.
     """
     if not has_bfloat16():
         return False
@@ -98,7 +98,7 @@ def _product_s(dtype: torch.dtype) -> float:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Where more threads are than a container may use, what they take tells nothing."""
+    """Run torch in one thread: with more threads than a container may use, measured times would mean nothing."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -108,20 +108,20 @@ def _one_thread() -> Iterator[None]:
 
 
 def has_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether the processor multiplies bfloat16 in hardware: Intel AMX, or AVX-512 BF16. Else it is emulated."""
+    """Whether the processor multiplies bfloat16 in hardware, by Intel AMX or AVX-512 BF16; else it is emulated."""
     return bool(_flags(cpuinfo) & {"amx_bf16", "avx512_bf16"})
 
 
 def has_avx512_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     """Whether the processor has what ``native/bfloat16.h`` is compiled for, and the environment allows it.
 
-    oneDNN's own variables are obeyed, so that one of them keeps torch and the kernel from the same.
+    oneDNN's own variables are obeyed, so that one of them restricts both torch and the kernel.
     """
     return _flags(cpuinfo) >= _AVX512_BF16 and _most_allowed() not in _WITHOUT_BF16
 
 
 def has_amx(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether the processor has Intel AMX beside it, and the environment allows that as well."""
+    """Whether the processor has Intel AMX as well as AVX-512 BF16, and the environment allows AMX."""
     most = _most_allowed()
     return _flags(cpuinfo) >= _AMX and ("AMX" in most or most in ("DEFAULT", "ALL"))
 
@@ -135,9 +135,9 @@ def _flags(cpuinfo: Path) -> set[str]:
 
 
 def emulates(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether a CPU takes many times longer in a number type than in float32, since it cannot multiply it.
+    """Whether ``device`` is a CPU that cannot multiply ``dtype`` and so takes many times longer than in float32.
 
-    On two cores with AVX2 alone loading the bundled model in bfloat16 had not ended after ten minutes.
+    On two cores with only AVX2, loading the bundled model in bfloat16 had not ended after ten minutes.
     """
     return device.type == "cpu" and dtype == torch.bfloat16 and not has_bfloat16()
 
@@ -153,12 +153,12 @@ def has_avx2() -> bool:
 
 
 def keep_freed_memory() -> bool:
-    """Have the C library keep what a forward pass frees for the next one; whether it can (glibc does).
+    """Have the C library keep freed memory for the next forward pass; whether it can (glibc does).
 
-    Else it gives tensors of many megabytes back after each operation, and the kernel fills new pages with zeros for
+    Otherwise it returns tensors of many megabytes after each operation, and the kernel fills new pages with zeros for
     the next. Measured on two AMX cores with the bundled model packed in bfloat16, 100 pairs of 250 tokens, 50 a pass:
-    0.75 s and 970,000 page faults without, 0.58 s and 22,000 with. The most memory taken was the same. There is one
-    heap for all threads, since those of threads hold tens of megabytes only.
+    0.75 s and 970,000 page faults without, 0.58 s and 22,000 with. Peak memory was the same. All threads share one
+    heap, since per-thread heaps hold only tens of megabytes.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
@@ -169,9 +169,9 @@ def keep_freed_memory() -> bool:
 
 
 def keep_from_cudnn_attention() -> None:
-    """Have torch compute attention on CUDA by its flash kernel, never by cuDNN, in all of this process.
+    """Keep torch from cuDNN's attention on CUDA, in the whole process.
 
-    cuDNN lays a plan for each number of pairs and longest pair, and no two batches of a service need be alike. torch
+    cuDNN builds a plan for each number of pairs and longest pair, and no two batches of a service need be alike. torch
     2.15 prefers it all the same on compute capability 9 and 10. Others measured 42 ms a plan (pytorch/pytorch#191576),
     0.44 s on a B200 (modelscope/FunASR#3704), and an encoder on a GH200 at 60,000 tokens/s in place of 280,000
     (pytorch/pytorch#187770).
@@ -180,9 +180,9 @@ def keep_from_cudnn_attention() -> None:
 
 
 def use_threads(wanted: int) -> None:
-    """Have torch compute with so many threads, or with as many as OpenMP's settings in the environment allow.
+    """Have torch compute with ``wanted`` threads, or with as many as OpenMP's variables in the environment allow.
 
-    oneDNN reckons with the number that it is told: where OpenMP gives fewer, its products in bfloat16 are wrong. With
+    oneDNN relies on the number that it is given: if OpenMP starts fewer, its products in bfloat16 are wrong. With
     torch 2.15, two threads and ``OMP_THREAD_LIMIT=1`` they were NaN or off by 48 where rounding leaves 0.1.
     """
     openmp, allowed = ctypes.CDLL(None), wanted
@@ -195,9 +195,9 @@ def use_threads(wanted: int) -> None:
 
 
 def usable_cpus(cgroups: Path = Path("/sys/fs/cgroup")) -> int:
-    """CPUs that this process may use: its affinity, or the container's quota (cgroup v2 or v1) where that is less.
+    """CPUs that this process may use: its affinity, or the container's quota (cgroup v2 or v1) if that is less.
 
-    A quota of 2.5 CPUs gives 2 threads: a third would have all of them stopped together when the quota is used up.
+    A quota of 2.5 CPUs gives 2: with a third thread, all would be stopped together when the quota is used up.
     """
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _quota(cgroups)
@@ -205,7 +205,7 @@ def usable_cpus(cgroups: Path = Path("/sys/fs/cgroup")) -> int:
 
 
 def _quota(cgroups: Path) -> float | None:
-    """CPUs that the container may use, a fraction maybe; None without a limit, or where it cannot be read."""
+    """CPUs that the container may use, possibly a fraction; None if there is no limit or it cannot be read."""
     try:
         v2 = cgroups / "cpu.max"
         if v2.is_file():

@@ -1,4 +1,4 @@
-"""Where packed pairs lie: end to end in one row of T places, each padded to whole vectors for torch's CPU attention."""
+"""The layout of packed pairs: end to end in one row of T places, each padded to whole vectors for torch on a CPU."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,14 +18,14 @@ VARLEN_ON = ("cuda",)
 Kernel = Literal["varlen", "native", "by_width"]
 """What computes the attention of a row: see :mod:`sidecar.scoring.attention`."""
 _STEPS = 8
-"""A CPU's row is filled up to one of so many lengths between a power of two and the next."""
+"""A CPU's row is filled up to one of this many lengths between a power of two and the next."""
 VECTOR = 16
-"""A padded pair takes a multiple of so many places: torch's attention runs on whole vectors, and few shapes occur."""
+"""A padded pair takes a multiple of this many places: torch's attention runs on whole vectors, and few shapes occur."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """Neighbours in the row that take ``width`` places each, so that one call computes their attention."""
+    """Adjacent pairs of ``width`` places each, so that one call computes their attention."""
 
     start: int
     lengths: Sequence[int]
@@ -35,11 +35,11 @@ class Run:
 
     @property
     def places(self) -> slice:
-        """Where they lie in the row."""
+        """The slice of the row that they take."""
         return slice(self.start, self.start + len(self.lengths) * self.width)
 
     def mask(self, queries: int, window: int | None, dtype: torch.dtype) -> torch.Tensor | None:
-        """What is added to the logits of a CPU's attention, (pairs, 1, queries, width); None where all may be seen.
+        """The mask added to attention logits on a CPU, (pairs, 1, queries, width); None if all tokens may be seen.
 
         ``queries`` is either ``width`` or 1, for the first token alone.
         """
@@ -61,7 +61,7 @@ class Run:
 
 @dataclass
 class Layout:
-    """A row of pairs, each with its own places, and of filler behind them that belongs to none."""
+    """A row of pairs, each with its own places, followed by filler that belongs to no pair."""
 
     lengths: Sequence[int]
     """Tokens of each pair."""
@@ -75,7 +75,7 @@ class Layout:
 
     @classmethod
     def of(cls, lengths: Sequence[int], device: torch.device, on_cpu: Kernel = "by_width") -> "Layout":
-        """For CUDA's kernel there, for ``on_cpu`` on a CPU. Sorted lengths make for few runs of one width."""
+        """The layout for ``varlen`` on CUDA, for ``on_cpu`` on a CPU; sorted lengths make for few runs of one width."""
         if device.type in VARLEN_ON:
             return cls(lengths, lengths, device, sum(lengths), "varlen")
         widths = lengths if on_cpu == "native" else [-(-length // VECTOR) * VECTOR for length in lengths]
@@ -88,19 +88,19 @@ class Layout:
 
     @cached_property
     def bounds(self) -> torch.Tensor:
-        """:attr:`starts` as int32 on the device, as kernels for rows without padding want them."""
+        """:attr:`starts` as int32 on the device, as kernels for rows without padding require."""
         return to_device(self.starts.astype(np.int32), self.device)
 
     @cached_property
     def first(self) -> torch.Tensor:
-        """Place of each pair's first token, int64 on the device; on a CPU filled up with 0 to one of few lengths."""
+        """Place of each pair's first token, int64 on the device; on a CPU filled up with 0 to :func:`row_length`."""
         pairs = len(self.lengths)
         rows = pairs if self.kernel == "varlen" else row_length(pairs)
         return to_device(np.pad(self.starts[:-1], (0, rows - pairs)), self.device)
 
     @cached_property
     def runs(self) -> Sequence[Run]:
-        """Neighbours of one width."""
+        """The row's runs of adjacent pairs of one width."""
         numbered = groupby(zip(self.widths, self.starts.tolist(), self.lengths, strict=False), itemgetter(0))
         return [
             Run(pairs[0][1], [length for _, _, length in pairs], width)
@@ -109,10 +109,11 @@ class Layout:
 
 
 def row_length(tokens: int) -> int:
-    """The length that a row of so many places is filled up to on a CPU, at most 1/8 more, so that few lengths occur.
+    """The length that a row of ``tokens`` places is filled up to on a CPU, so that few lengths occur.
 
-    oneDNN makes a matrix product anew for each number of rows and keeps it: a pass of the bundled model in bfloat16
-    took 103 ms on two AMX cores at a length never seen, 67 ms at one seen before.
+    It adds at most 15 places or 1/8, whichever is more. oneDNN builds a matrix product for each number of rows and
+    keeps it: a pass of the bundled model in bfloat16 took 103 ms on two AMX cores at a length never seen, 67 ms at one
+    seen before.
 
     >>> [row_length(tokens) for tokens in (1, 17, 300, 2400)]
     [16, 32, 320, 2560]
@@ -122,7 +123,7 @@ def row_length(tokens: int) -> int:
 
 
 def row_lengths(longest: int) -> list[int]:
-    """All lengths of a CPU's row of up to ``longest`` places, ascending.
+    """The lengths that rows of up to ``longest`` places are filled up to on a CPU, ascending.
 
     >>> row_lengths(100)
     [16, 32, 48, 64, 80, 96, 112]
@@ -131,13 +132,13 @@ def row_lengths(longest: int) -> list[int]:
 
 
 def to_device(array: NDArray[np.generic], device: torch.device) -> torch.Tensor:
-    """The array as a tensor; to CUDA from pinned memory, so that the copy does not hold up the kernels' launches."""
+    """The array as a tensor on ``device``; to CUDA from pinned memory, so that the copy delays no kernel launch."""
     tensor = torch.from_numpy(array)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def to_host(rows: torch.Tensor) -> Callable[[], NDArray[np.float32]]:
-    """What waits for the copy of a float32 tensor to arrive and gives it; on CUDA the copy is only begun here."""
+    """A function that waits for a float32 tensor's copy on the host and returns it; on CUDA the copy starts here."""
     if rows.device.type != "cuda":
         return rows.numpy
     copy = torch.empty(rows.shape, dtype=rows.dtype, pin_memory=True)

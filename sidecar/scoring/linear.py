@@ -1,4 +1,4 @@
-"""Linear layers with what follows them: in one pass by oneDNN on a CPU, else one by one."""
+"""Linear layers and the operation after them: fused by oneDNN on CPUs where that is faster, else one by one."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -9,28 +9,28 @@ from torch.nn import functional
 from sidecar.scoring import hardware
 
 _ROWS = 1024
-"""oneDNN is told so many rows when it lays out a weight; it chose the same for 16 to 4,096."""
+"""Rows that oneDNN is told to lay out a weight for; it chose the same layout for 16 to 4,096."""
 
 
 class Operations(Protocol):
-    """A linear layer of ``weight`` (out, in) and ``bias`` (out,) on rows (T, in), and what follows it."""
+    """A linear layer of ``weight`` (out, in) and ``bias`` (out,) on rows (T, in), and the operation after it."""
 
     def packed(self, weight: torch.Tensor) -> torch.Tensor:
-        """``weight`` (out, in) as the others take it."""
+        """``weight`` (out, in) in the layout that the other methods take."""
         ...
 
     def linear(self, rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        """Nothing follows."""
+        """The linear layer alone, (T, out)."""
         ...
 
     def gelu(self, rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        """The exact GELU follows, not one of its approximations."""
+        """The linear layer, then the exact GELU, not one of its approximations; (T, out)."""
         ...
 
     def added(
         self, rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, other: torch.Tensor
     ) -> torch.Tensor:
-        """The sum with ``other`` (T, out) follows."""
+        """The linear layer, then the sum with ``other`` (T, out)."""
         ...
 
 
@@ -57,13 +57,13 @@ class OneByOne:
 
 
 class Fused:
-    """oneDNN's product with bias, GELU or sum in it, of weights laid out once, as torch's own compiler calls it.
+    """oneDNN's product fused with bias, GELU or sum, on weights laid out once, as torch's own compiler calls it.
 
     Measured on two AMX cores in bfloat16, 4,608 rows, 384 to 1,536: 2.3 ms with GELU, against 2.4 ms + 1.5 ms; 1,536
     to 384 with a sum: 2.3 ms, against 2.5 ms + 0.4 ms. Two AVX-512 BF16 cores of an AMD EPYC took 690 ms for 100 pairs
     of 85 tokens of the bundled model with weights as they are, 650 ms with weights laid out; in float32 1.51 s by
-    torch's own products and 1.10 s by these. On two cores with AVX2 alone it is the other way round, most of all with
-    GELU: 1.32 s by torch's own, 1.54 s by these.
+    torch's own products and 1.10 s by these. On two cores with only AVX2 these are slower, most of all with GELU:
+    1.32 s by torch's own, 1.54 s by these.
     """
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ class Fused:
         self._reorder = torch.ops.mkldnn._reorder_linear_weight
 
     def packed(self, weight: torch.Tensor) -> torch.Tensor:
-        """See :class:`Operations`. It can be read again by ``to_dense`` only."""
+        """See :class:`Operations`; only ``to_dense`` can read the result again."""
         packed: torch.Tensor = self._reorder(weight.contiguous(), _ROWS)
         return packed
 
@@ -94,7 +94,7 @@ class Fused:
 
 
 class Linear:
-    """One or several linear layers of the same input, end to end: one product. They hold their weights no more."""
+    """Linear layers of the same input joined into one product; it takes their weights until :meth:`restore`."""
 
     def __init__(self, layers: Sequence[torch.nn.Linear], does: Operations) -> None:
         self._layers = layers
@@ -103,7 +103,7 @@ class Linear:
         self._give([self.bias.new_empty(0)] * len(layers))
 
     def restore(self) -> None:
-        """Have the layers work again."""
+        """Give the layers their weights back, so that they work again."""
         dense = self.weight.to_dense() if self.weight.is_mkldnn else self.weight
         self._give(torch.split(dense, [layer.out_features for layer in self._layers]))
 
@@ -113,14 +113,14 @@ class Linear:
 
 
 def operations(device: torch.device, dtype: torch.dtype) -> Operations:
-    """The fastest ones here; the fused ones are no public part of torch, and not in every build of it."""
+    """The fastest operations here; the fused ones are not a public part of torch, and not in every build of it."""
     faster = {torch.float32: hardware.has_avx512(), torch.bfloat16: hardware.has_bfloat16()}
     return Fused() if device.type == "cpu" and faster.get(dtype, False) and _fuses(dtype) else OneByOne()
 
 
 @torch.inference_mode()
 def _fuses(dtype: torch.dtype) -> bool:
-    """Whether this torch computes the fused operations, rightly, and gives back a weight that it laid out."""
+    """Whether this torch computes the fused operations correctly, and can restore a weight that it laid out."""
     rows, weight = torch.randn(16, 32).to(dtype), torch.randn(32, 32).to(dtype)
     bias, other = torch.randn(32).to(dtype), torch.randn(16, 32).to(dtype)
     plain = OneByOne()

@@ -1,4 +1,4 @@
-"""Brings a configured model to life: load, calibrate, warm up. Runs in the device's thread."""
+"""Loads, calibrates and warms up a configured model, in the device's thread."""
 
 import time
 from bisect import bisect_right
@@ -24,16 +24,16 @@ from sidecar.settings import ModelSettings
 _PAIRS = (1, 4, 16, 64, 256)
 _LENGTHS = (32, 128, 512)
 _COMPARED_TOKENS = 1024
-"""Of each batch that backends are compared on."""
+"""Tokens of each batch that backends are compared on."""
 _REPEATS = 2
 _ENOUGH = 3
-"""With so many shapes measured, slower ones than a batch may be are left out."""
+"""Measured shapes after which those predicted to take longer than a batch may are left out."""
 _SLOW_S = 1.0
-"""A shape that takes longer is run once only."""
+"""A shape that takes longer is run only once."""
 
 
 class Backend(Scorer, Protocol):
-    """What runs a model here: see :class:`CrossEncoder`."""
+    """A scorer that the loader makes; see :class:`CrossEncoder`."""
 
     halved: int
     """How often a batch did not fit the memory and was halved."""
@@ -46,16 +46,16 @@ class Backend(Scorer, Protocol):
         ...
 
     def prepare(self, tokens: int) -> None:
-        """Do now what the first batch of each size up to ``tokens`` would else have to do."""
+        """Do in advance the one-off work of the first batch of each size up to ``tokens``."""
         ...
 
 
 def load(name: str, settings: ModelSettings) -> LoadedModel:
-    """A model that has run its largest legal batch once, with a cost model fitted on this device.
+    """Load a model, fit its cost model on this device, and run its largest legal batch once.
 
     Raises:
         CheckpointError: the checkpoint cannot be used.
-        HardwareError: the device is not there, or its memory holds not even one pair.
+        HardwareError: the device is missing, or its memory does not hold even one pair.
     """
     device = hardware.pick_device(settings)
     dtype = hardware.pick_dtype(settings, device)
@@ -89,7 +89,7 @@ def _shortage_told(device: torch.device, lack: str) -> Iterator[None]:
 
 
 def scorer_of(settings: ModelSettings, device: torch.device, dtype: torch.dtype) -> Backend:
-    """The model as its settings ask for it: loaded, not yet calibrated.
+    """Load the model as its settings ask, without calibrating it.
 
     Raises:
         CheckpointError: the checkpoint cannot be used.
@@ -112,12 +112,13 @@ def scorer_of(settings: ModelSettings, device: torch.device, dtype: torch.dtype)
 
 
 def fitted(name: str, scorer: Backend, cost: CostModel, settings: ModelSettings) -> LoadedModel:
-    """The warm model, prepared for batches of any size.
+    """Warm the model up and prepare it for batches of any size.
 
-    Its largest batch is halved until it fits the memory, and stays so in service.
+    ``max_batch_tokens`` is halved until the largest batch fits the memory, and stays so in service.
 
     Raises:
         RuntimeError: not even a single pair fits the memory; on CUDA it is a ``torch.OutOfMemoryError``.
+        MemoryError: the same with ONNX Runtime.
     """
     while True:
         loaded = LoadedModel.of(name, scorer, cost, settings)
@@ -131,7 +132,10 @@ def fitted(name: str, scorer: Backend, cost: CostModel, settings: ModelSettings)
 
 
 def _check_finite(scorer: Scorer, settings: ModelSettings, dtype: torch.dtype) -> None:
-    """Weights trained in one number type may overflow in another, and a checkpoint may be broken."""
+    """Raise CheckpointError for scores that are not finite.
+
+    Weights trained in one number type may overflow in another, and a checkpoint may be broken.
+    """
     if not np.isfinite(scorer.score(dummies(scorer, 2, min(_LENGTHS[0], scorer.max_length)))).all():
         raise checkpoint.CheckpointError(
             f"checkpoint {settings.checkpoint!r} gives scores that are not finite in {dtype}; try `dtype: float32`"
@@ -149,13 +153,13 @@ def calibrate(scorer: Scorer, settings: ModelSettings) -> CostModel:
 
 
 def _shapes(max_length: int) -> list[tuple[int, int]]:
-    """(pairs, tokens) to measure, fewest tokens first."""
+    """(pairs, tokens of each) to measure, those with the fewest tokens in all first."""
     lengths = {min(length, max_length) for length in (*_LENGTHS, max_length)}
     return sorted(((pairs, length) for pairs in _PAIRS for length in lengths), key=lambda shape: shape[0] * shape[1])
 
 
 def _seconds(scorer: Scorer, pairs: int, length: int) -> float:
-    """The fastest of a few runs, after one that warms up; of a slow shape that one alone."""
+    """Seconds of the fastest of a few runs after one that warms up; for a slow shape, of that one."""
     runs = _timed_runs(scorer, dummies(scorer, pairs, length))
     first = next(runs)
     return first if first > _SLOW_S else min(next(runs) for _ in range(_REPEATS))
@@ -173,9 +177,9 @@ def faster(
     checkpoint_name: str,
     seconds: Callable[[Backend, int, int], float] = _seconds,
 ) -> Backend:
-    """The scorer, of those by backend, that takes the least time for short, middling and long pairs together.
+    """The scorer, of those by backend, that takes the least time for short, medium and long pairs together.
 
-    ``seconds`` measures (scorer, pairs, tokens of each).
+    ``seconds`` measures a batch of (scorer, pairs, tokens of each).
     """
     most = min(scorer.max_length for scorer in scorers.values())
     lengths = sorted({min(length, most) for length in _LENGTHS})
@@ -198,7 +202,7 @@ def run_largest(loaded: LoadedModel) -> None:
 
 
 def most_tokens(limits: Limits) -> int:
-    """Tokens of the largest batch of short pairs, which holds more than one of long pairs does."""
+    """Tokens of the largest batch of short pairs, which holds more tokens than one of long pairs."""
     length = _LENGTHS[0]
     return length * bisect_right(
         range(1, limits.max_batch_tokens // length + 1), False, key=lambda pairs: not limits.fits(pairs, length)
@@ -206,5 +210,5 @@ def most_tokens(limits: Limits) -> int:
 
 
 def dummies(scorer: Scorer, pairs: int, length: int) -> list[Pair]:
-    """Pairs of ``length`` tokens, made of a real one so that they take the way of real ones through the model."""
+    """``pairs`` pairs of ``length`` tokens, made from a real one so that they take its path through the model."""
     return [scorer.encode("a", ["a " * length])[0].stretched(length)] * pairs

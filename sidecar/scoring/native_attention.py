@@ -1,6 +1,6 @@
-"""Attention by the kernel in ``native/``, on a CPU with AVX2 or AVX-512, where pairs need no padding then.
+"""Attention by our own kernel in ``native/``, without padding, on a CPU with AVX2 or AVX-512.
 
-Building this package compiles it where there is a C compiler; without, and on other CPUs, torch's attention serves.
+Building this package compiles it if there is a C compiler; without it, and on other CPUs, torch's attention is used.
 Whole passes of the bundled model (torch 2.15, 100 pairs, medians by turns), by torch's attention and by this one:
 
 | two cores of | 85 tokens, ms | 250 tokens, ms |
@@ -29,11 +29,11 @@ from sidecar.scoring.layout import Layout
 
 _MODULE = "sidecar.scoring._native_attention"
 _VERSION = 1
-"""Of ``native/attention.h``: a library of another one is refused."""
+"""VERSION of ``native/attention.h``: a library compiled from another one is refused."""
 _ELEMENTS = {torch.bfloat16: 32, torch.float32: 8}
-"""A head has a multiple of so many elements: DEPTH of ``native/bfloat16.h``, GROUP of ``native/attention.h``."""
+"""A head's size is a multiple of this: DEPTH of ``native/bfloat16.h``, GROUP of ``native/attention.h``."""
 _NEAR = {torch.bfloat16: 0.02, torch.float32: 1e-5}
-"""How far rounding may move a result of numbers between -1 and 1."""
+"""How far rounding may move a result of inputs between -1 and 1."""
 _ALIGNMENT = 64
 
 
@@ -61,13 +61,13 @@ class _Attention(ctypes.Structure):
 
 
 class Kernel:
-    """The compiled kernel, run by the OpenMP that torch itself uses: a second one would fight it for the cores.
+    """The compiled kernel, run by the OpenMP that torch itself uses: a second one would compete with it for the cores.
 
-    Where the operating system lets this process have no tiles, vectors serve.
+    If the operating system does not permit AMX tiles to this process, vectors are used instead.
 
     Raises:
-        AttributeError: the library is another one, or torch runs with an OpenMP that has no ``GOMP_parallel``.
-        ValueError: the library was compiled from another source than this module is of.
+        AttributeError: the library lacks a function of the kernel, or torch's OpenMP has no ``GOMP_parallel``.
+        ValueError: the library was compiled from another version of its source.
     """
 
     def __init__(self, library: ctypes.CDLL, way: Way) -> None:
@@ -86,13 +86,13 @@ class Kernel:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the rows."""
+        """Number type of the rows."""
         return torch.bfloat16 if self.way in (Way.BY_TILES, Way.BY_VECTORS) else torch.float32
 
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, layout: Layout, scaling: float, *, first_only: bool
     ) -> Tensor:
-        """See :func:`sidecar.scoring.attention.attend`: no padding, no window, ``scaling`` above 0."""
+        """See :func:`sidecar.scoring.attention.attend`; without padding or window, and with ``scaling`` above 0."""
         assert query.dtype == key.dtype == value.dtype == self.dtype
         query, key, value = (_contiguous_rows(rows) for rows in (query, key, value))
         out = torch.empty(query.shape, dtype=query.dtype)
@@ -121,13 +121,13 @@ class Kernel:
 
 
 def _contiguous_rows(rows: Tensor) -> Tensor:
-    """(T, heads, head size), with heads and elements of a row contiguous."""
+    """``rows`` (T, heads, head size), copied unless heads and elements of a row are contiguous."""
     return rows if rows.stride()[1:] == (rows.shape[2], 1) else rows.contiguous()
 
 
 @cache
 def kernel(dtype: torch.dtype) -> Kernel | None:
-    """The kernel for rows of ``dtype``, where this CPU has a way, it was compiled, and it works; looked for once."""
+    """The kernel for rows of ``dtype``, looked for once; None if this CPU has no way, or it is missing or unusable."""
     way = _way(dtype)
     if way is None:
         return None
@@ -147,7 +147,7 @@ def kernel(dtype: torch.dtype) -> Kernel | None:
 
 
 def _way(dtype: torch.dtype) -> Way | None:
-    """The fastest one here."""
+    """The fastest way on this CPU for ``dtype``; None if there is none."""
     if (sys.platform, platform.machine()) != ("linux", "x86_64"):
         return None
     if dtype == torch.bfloat16 and hardware.has_avx512_bf16():
@@ -158,7 +158,7 @@ def _way(dtype: torch.dtype) -> Way | None:
 
 
 def _computes_rightly(made: Kernel) -> bool:
-    """On a sample of two heads and two pairs, one shorter and one longer than a block."""
+    """Whether the kernel is right on a sample of two heads and two pairs, one shorter and one longer than a block."""
     layout = Layout.of([3, 40], torch.device("cpu"), "native")
     numbers = torch.arange(layout.tokens * 2 * 32, dtype=torch.float32).view(layout.tokens, 2, 32)
     rows = numbers.sin().to(made.dtype)
@@ -174,6 +174,6 @@ def _computes_rightly(made: Kernel) -> bool:
 
 
 def serves(device: torch.device, dtype: torch.dtype, head_size: int) -> bool:
-    """Whether :func:`kernel` can compute such attention here."""
+    """Whether there is a :func:`kernel` for attention of this number type and head size on ``device``."""
     whole = dtype in _ELEMENTS and head_size % _ELEMENTS[dtype] == 0
     return device.type == "cpu" and whole and kernel(dtype) is not None

@@ -17,24 +17,24 @@ from sidecar.settings import ModelSettings
 from sidecar.tokenization import PairEncoder
 
 _CALL_TOKENS = 16
-"""What a call of the session costs beside its tokens, in tokens."""
+"""Fixed cost of a call of the session, in tokens."""
 _MOST_TOKENS = 512
-"""Of one call. More leave the caches between two operations, fewer leave the cores without work."""
+"""Most tokens of one call: more do not stay in the CPU's caches between operations, fewer leave cores without work."""
 CALLS = Limits(_MOST_TOKENS, math.inf, lambda pairs, length: _CALL_TOKENS + pairs * length)
 """How a batch is cut into calls of the session: by length, so that little is padded."""
 
 
 class OnnxCrossEncoder:
-    """Scores as the graph does; labels, truncation and tokens are those of :class:`cross_encoder.CrossEncoder`.
+    """Scores with the graph; labels, truncation and tokens are those of :class:`cross_encoder.CrossEncoder`.
 
-    The model of torch is asked for its shape alone and not kept.
+    The torch model is read for the maximum length and the version only, and not kept.
     """
 
     packed = True
-    """A batch costs what its tokens cost: pairs are padded to neighbours of much the same length only."""
+    """A batch costs what its tokens cost: pairs are padded only to neighbours of similar length."""
     number_type = "int8"
     halved = 0
-    """A call holds few tokens whatever the batch, so there is nothing to be halved for want of memory."""
+    """No batch is ever halved for want of memory: a call holds few tokens, however large the batch."""
 
     def __init__(
         self, graph: Graph, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: ModelSettings
@@ -73,14 +73,14 @@ class OnnxCrossEncoder:
         return scores
 
     def prepare(self, tokens: int) -> None:
-        """Nothing: a session takes each size as it comes."""
+        """Do nothing: a session needs no preparation for a size."""
 
     def _call(self, pairs: Sequence[Pair]) -> Scores:
         arrays = padded(pairs, self._pad_id)
         try:
             (logits,) = self._session.run(None, {name: arrays[name] for name in self._inputs})  # (B, labels)
         except Exception as error:
-            if "bad_alloc" in str(error) or "Failed to allocate" in str(error):  # its errors say it in words only
+            if "bad_alloc" in str(error) or "Failed to allocate" in str(error):  # there is no class for it
                 raise MemoryError(f"no memory for {len(pairs)} pairs of up to {pairs[0].tokens} tokens") from error
             raise
         return np.asarray(relevance(logits, self._label), np.float32)

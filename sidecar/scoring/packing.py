@@ -1,7 +1,7 @@
 """A forward pass of pairs packed end to end in one row of T places, each seeing only its own tokens.
 
-What works token by token (embeddings, linear layers, norms) runs on the row as it is. Attention is told where the pairs
-lie; position ids restart at each pair; the head reads the first token, or the mean, of each pair. Scores are those of
+Operations on single tokens (embeddings, linear layers, norms) run on the row as it is. Attention gets the layout of the
+pairs; position ids restart at each pair; the head reads the first token, or the mean, of each pair. Scores are those of
 the padded pass within rounding.
 """
 
@@ -24,16 +24,16 @@ IMPLEMENTATION = "sidecar_packed"
 """Name of the attention in transformers' registry."""
 
 Encoder = Callable[[dict[str, torch.Tensor], Layout], torch.Tensor]
-"""From inputs of shape (1, T) each to what the head reads, (pairs or more, hidden)."""
+"""Maps inputs of shape (1, T) each to the states that the head reads, (pairs or more, hidden)."""
 
 
 class OfTransformers:
-    """A base model of transformers, told about packing through its attention interface.
+    """A base model of transformers that runs packed pairs through transformers' attention interface.
 
-    Its attention is switched for good: it can only be run packed from then on.
+    Switches the model's attention: from then on it runs only packed pairs.
 
     Raises:
-        Exception: whatever transformers raises where this version of it has no attention interface for the model.
+        Exception: whatever transformers raises if this version of it has no attention interface for the model.
     """
 
     def __init__(self, base: Any, *, mean: bool) -> None:
@@ -42,7 +42,7 @@ class OfTransformers:
         self._base, self._mean = base, mean
 
     def __call__(self, inputs: dict[str, torch.Tensor], layout: Layout) -> torch.Tensor:
-        """Hidden states of the first tokens; or the mean of all tokens, (pairs, hidden)."""
+        """Hidden states of the first tokens, or with ``mean`` the mean over each pair's tokens, (pairs, hidden)."""
         hidden: torch.Tensor = self._base(**inputs, packing=layout).last_hidden_state[0]  # (T, hidden)
         if not self._mean:
             return hidden[layout.first]
@@ -59,7 +59,7 @@ def means(hidden: torch.Tensor, layout: Layout) -> torch.Tensor:
 
 
 def bert_layers(model: Any) -> Encoder:
-    """The layers of BERT and its kin, for a head that reads the first tokens."""
+    """The layers of a BERT-like model, for a head that reads the first tokens."""
     return bert.Encoder(model.base_model)
 
 
@@ -77,11 +77,11 @@ ENCODERS: dict[str, Callable[[Any], Encoder]] = {
 }
 """How each family that can be packed is run, by ``config.model_type``."""
 _NUMBERED_FROM_PADDING = {"camembert", "roberta", "xlm-roberta"}
-"""Families whose positions begin behind the padding's own id, and which take a padding token inside a text for none."""
+"""Families that number positions from behind the padding's id, and do not count a padding token inside a text."""
 
 
 def head_logits(model: Any, states: torch.Tensor) -> torch.Tensor:
-    """Logits of shape (rows, labels) by the head of ``model``, from what it reads of each pair."""
+    """Logits of shape (rows, labels) by the head of ``model``, from ``states`` (rows, hidden)."""
     logits: torch.Tensor
     if model.config.model_type == "modernbert":
         logits = model.classifier(model.head(states))
@@ -93,7 +93,7 @@ def head_logits(model: Any, states: torch.Tensor) -> torch.Tensor:
 
 
 def can_pack(model: PreTrainedModel) -> bool:
-    """Whether this model, on its device and in its number type, has a way to be packed."""
+    """Whether this model can be packed on its device and in its number type."""
     if model.config.model_type not in ENCODERS or getattr(model.config, "is_decoder", False):
         return False
     return model.device.type == "cpu" or (
@@ -102,10 +102,10 @@ def can_pack(model: PreTrainedModel) -> bool:
 
 
 class Restores(Protocol):
-    """What takes weights from a model to run it packed."""
+    """An object that takes weights from a model to run it packed."""
 
     def restore(self) -> None:
-        """Give them back."""
+        """Give the weights back."""
         ...
 
 
@@ -113,11 +113,10 @@ Made = TypeVar("Made", bound=Restores)
 
 
 def proven(model: PreTrainedModel, make: Callable[[], Made], agrees: Callable[[Made], bool]) -> Made | None:
-    """What ``make`` gives, where it runs and ``agrees`` with the padded model on a sample; else None, the model is as
-    it was, and all stays padded.
+    """What ``make`` returns, if it runs and ``agrees`` with the padded model on a sample; else None.
 
-    Releases of transformers differ in which models take an attention of one's own, checkpoints in what they ask of it,
-    and cards in which kernels run.
+    With None the model is restored, the reason logged, and pairs stay padded. Releases of transformers differ in which
+    models accept a custom attention, checkpoints in what they need of it, and cards in which kernels run.
     """
     attention, made = model.config._attn_implementation, None
     try:
@@ -125,7 +124,7 @@ def proven(model: PreTrainedModel, make: Callable[[], Made], agrees: Callable[[M
         if agrees(made):
             return made
         why = "its scores differ from the padded ones"
-    except Exception as error:  # noqa: BLE001 - whatever it is, the padded pass is there
+    except Exception as error:  # noqa: BLE001 - whatever fails, the padded pass remains
         why = f"{type(error).__name__}: {error}"
     if made:
         made.restore()
@@ -135,7 +134,7 @@ def proven(model: PreTrainedModel, make: Callable[[], Made], agrees: Callable[[M
 
 
 class PackedModel:
-    """Runs a model on packed pairs; whatever its encoder raises when it is made comes out here."""
+    """Runs a model on packed pairs; its constructor raises whatever that of the encoder does."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
@@ -155,18 +154,18 @@ class PackedModel:
         return self._layers.layout(lengths) if self._layers else Layout.of(lengths, self._model.device)
 
     def restore(self) -> None:
-        """Give the model the weights back that the encoder took, so that it runs padded pairs again."""
+        """Give the model back the weights that the encoder took, so that it runs padded pairs again."""
         if self._layers:
             self._layers.restore()
 
     def prepare(self, tokens: int) -> None:
-        """Do now what the first batch of each size up to ``tokens`` would else have to do."""
+        """Do in advance the one-off work of the first batch of each size up to ``tokens``."""
         if self._layers:
             self._layers.prepare(tokens)
 
 
 class Inputs:
-    """What a model takes, of packed pairs."""
+    """Makes a model's input tensors from packed pairs."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._device = model.device
@@ -175,7 +174,7 @@ class Inputs:
         self._padding_id = int(model.config.pad_token_id) if numbered else None
 
     def __call__(self, pairs: Sequence[Pair], layout: Layout) -> dict[str, torch.Tensor]:
-        """Inputs of shape (1, T) each, int64, in one copy to the device; 0 where no token is."""
+        """Inputs of shape (1, T) each, int64, in one copy to the device; 0 in places without a token."""
         names = ["input_ids", "position_ids", *(["token_type_ids"] if self._takes_types else [])]
         table = np.zeros((len(names), layout.tokens), np.int64)
         for pair, start in zip(pairs, layout.starts.tolist(), strict=False):

@@ -9,7 +9,7 @@ from sidecar.scoring.base import Pair
 
 
 def padded(pairs: Sequence[Pair], pad_id: int) -> dict[str, NDArray[np.int64]]:
-    """int64 arrays (pairs, longest): ``input_ids``, ``attention_mask``, and ``token_type_ids`` where they are known."""
+    """int64 arrays (pairs, longest): ``input_ids``, ``attention_mask``, and ``token_type_ids`` if pairs have them."""
     shape = len(pairs), max(pair.tokens for pair in pairs)
     ids = np.full(shape, pad_id, np.int64)
     mask = np.zeros(shape, np.int64)

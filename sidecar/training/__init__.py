@@ -1,1 +1,1 @@
-"""Offline training of the bundled cross-encoder. The server never imports this package."""
+"""Offline training of the bundled models and fine-tuning of others; the server never imports this package."""

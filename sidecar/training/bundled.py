@@ -55,7 +55,7 @@ RECIPES: dict[str, Recipe] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the whole recipe; a stopped run goes on where its last checkpoint was when started again."""
+    """Run the whole recipe; started again, a stopped run resumes from its last checkpoint."""
     options = _parser().parse_args(arguments)
     options.work.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(options.seed)
@@ -93,7 +93,7 @@ def finish(weights: list[torch.Tensor], held_out: list[PooledSet], out: Path, se
 
 
 def load_pools(data: Path, work: Path, seed: int, names: Sequence[str]) -> list[PooledSet]:
-    """The mined pools of `names`, from `work` where an earlier run left the same ones there."""
+    """The mined pools of the sets `names`, read from `work` if an earlier run left the same ones there."""
     folder = work / "pools"
     folder.mkdir(exist_ok=True)
     embedder: Teacher | None = None
@@ -110,19 +110,21 @@ def load_pools(data: Path, work: Path, seed: int, names: Sequence[str]) -> list[
 
 
 def digest_of(folder: Path, recipe: Recipe) -> str:
-    """12 hex digits that change with whatever the pools of a set are made by, but for the seed: the recipe, the set's
-    files, and the code that mines; a comment in that code mines anew, which is better than pools of an older guard."""
+    """12 hex digits that change with all that decides a set's pools but the seed: recipe, data files and mining code.
+
+    Even a changed comment in that code leads to new mining, which is better than pools of an older guard.
+    """
     whole = hashlib.sha256(f"{recipe} {_TEACHER_TOKENS}".encode())
     code = [Path(str(module.__file__)) for module in _MINED_BY]
     data = [folder / "corpus.jsonl", folder / "queries.jsonl", folder / "qrels" / f"{_SPLIT}.tsv"]
-    for file in (*code, *(one for one in data if one.is_file())):  # a missing one is told by the loader
+    for file in (*code, *(one for one in data if one.is_file())):  # the loader reports a missing one
         with file.open("rb") as content:
             whole.update(f"{file.name} {hashlib.file_digest(content, 'sha256').hexdigest()}".encode())
     return whole.hexdigest()[:12]
 
 
 def split(sets: list[PooledSet]) -> tuple[list[PooledSet], list[PooledSet]]:
-    """Training pools, and up to 25 labelled pools of each set held out for calibration."""
+    """Pools to train on, and the first 25 of each set, labelled ones first, held out for calibration."""
     kept, held_out = [], []
     for pooled in sets:
         usable = [pool for pool in pooled.pools if len(pool.positives)]

@@ -18,7 +18,7 @@ def write(
     results: Mapping[str, float],
     queries: int,
 ) -> Path:
-    """Write ``MODEL_CARD.md``, and pass on the licences and notices of the data."""
+    """Write ``MODEL_CARD.md`` into ``out`` and copy the licences and notices of the data there; the card's path."""
     file = out / "MODEL_CARD.md"
     licences = {folder: [name for name in _LICENCES if (folder / name).is_file()] for folder in data}
     for folder, names in licences.items():

@@ -21,8 +21,11 @@ def results(
     scorer: Scorer,
     advance: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
-    """nDCG@10 of the engine's hits ``found``, by query id: as they came, by the model alone, and by both in linear
-    fusion with a policy's default weight, without a cosine (the engine's scores taken to fall evenly)."""
+    """nDCG@10 of the engine's hits ``found`` (ids by query id) in three orders: ``engine``, ``model`` and ``both``.
+
+    ``engine`` is the order of the hits, ``model`` that of the model's scores alone, ``both`` that of linear fusion with
+    a policy's default weight and no cosine, the engine's scores taken to fall evenly.
+    """
     runs: dict[str, dict[str, dict[str, float]]] = {"engine": {}, "model": {}, "both": {}}
     for query_id, ids in found.items():
         names = [name for name in ids if name in collection.documents]

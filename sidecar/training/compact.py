@@ -21,7 +21,7 @@ from sidecar.training.teacher import base_folder
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write the file; ends with an error where the cross-encoder has other word embeddings."""
+    """Write the file; ends with an error if the cross-encoder has other word embeddings."""
     options = _parser().parse_args(arguments)
     model = AutoModel.from_pretrained(base_folder(), add_pooling_layer=False, dtype=torch.float32)
     weights = dict(model.state_dict())

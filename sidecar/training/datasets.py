@@ -1,6 +1,6 @@
 """Relevance data in BEIR form: `corpus.jsonl`, `queries.jsonl` and `qrels/<split>.tsv` in one folder.
 
-Every broken line is found before anything is refused, each kind told once with its first line and how many there are:
+All faulty lines are found before anything is refused; each kind is reported once, with its first line and their number:
 
     DataError: qrels/train.tsv:7: document 'd9' is not in corpus.jsonl (12 such lines)
 """
@@ -17,7 +17,7 @@ from typing import Any
 class DataError(ValueError):
     """A collection cannot be used as it is; the message has a line for each kind of fault.
 
-    ``lines`` is how many lines could be left out to use it all the same; 0: that would not help.
+    ``lines`` is how many lines to leave out to make it usable; 0: that would not help.
     """
 
     def __init__(self, message: str, lines: int = 0) -> None:
@@ -34,7 +34,7 @@ class Faults:
     """How many lines were left out."""
 
     def add(self, file: Path, line: int, kind: str, problem: str) -> None:
-        """One more line; faults of one ``kind`` in one file are told together."""
+        """Add a line; faults of one ``kind`` in one file are reported together."""
         self._kinds.setdefault((file, kind), []).append(f"{file}:{line}: {problem}")
         self.lines += 1
 
@@ -79,7 +79,7 @@ def load_collection(folder: Path, split: str, tolerant: bool = False) -> Collect
 
     A fault is a line that is no JSON object or lacks a key, a repeated id (the first one counts), a document or query
     without any text, a judgment of an unknown id, or a grade that is no whole number of 0 or more. `tolerant` leaves
-    such lines out, and keeps documents without text; they stand in `faults`.
+    such lines out and lists them in `faults`, but keeps documents without text.
 
     Raises DataError for any fault unless `tolerant`, and always for a missing file or when no judgment is above 0.
     """

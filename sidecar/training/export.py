@@ -17,7 +17,7 @@ from sidecar.training.pools import PooledSet
 from sidecar.training.student import Student
 
 LANGUAGES = ["en"]
-"""Of the texts that the bundled weights learn from."""
+"""Languages of the texts that the bundled weights learn from."""
 _QUERIES_PER_SET = 10
 _ACTIVATION = "torch.nn.modules.linear.Identity"
 _TOKENIZER_LEFTOVERS = (

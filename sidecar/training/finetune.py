@@ -1,5 +1,4 @@
-"""Fine-tunes a cross-encoder on lists, with sentence-transformers' trainer: loop, checkpoints, device and number type
-are its own."""
+"""Fine-tunes a cross-encoder on lists with sentence-transformers' trainer, which runs the loop and the checkpoints."""
 
 from __future__ import annotations
 
@@ -18,19 +17,21 @@ from sidecar.scoring import hardware
 from sidecar.training.losses import OBJECTIVES, ListLoss
 
 _KEPT = 2
-"""Checkpoints on disk at once."""
+"""Most checkpoints on disk at once."""
 _SETTINGS = "run.json"
 
 
 class RunError(Exception):
-    """A run cannot be started or gone on with; the message says what to change."""
+    """A run cannot be started or resumed; the message says what to change."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training run. ``lists`` of a step, ``rate`` the highest learning rate, ``every`` so many steps a checkpoint.
+    """One training run.
 
-    ``base`` is ``bundled``, a folder or a hub id of an encoder or a cross-encoder.
+    ``base`` is ``bundled``, a folder or a hub id of an encoder or a cross-encoder; ``lists`` the lists of a step;
+    ``rate`` the highest learning rate; ``max_length`` the most tokens of a pair; ``every`` the steps from checkpoint to
+    checkpoint.
     """
 
     base: str
@@ -50,7 +51,7 @@ def digest_of(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def begun(work: Path, run: Run, digest: str) -> bool:
-    """Whether ``work`` holds a part of the same run on the same lists.
+    """Whether ``work`` holds the same run on the same lists, begun earlier.
 
     Raises:
         RunError: it holds another run.
@@ -65,7 +66,7 @@ def begun(work: Path, run: Run, digest: str) -> bool:
 
 
 def begin(work: Path, run: Run, digest: str) -> None:
-    """Write down which run ``work`` is for."""
+    """Record in ``work`` which run it is for."""
     work.mkdir(parents=True, exist_ok=True)
     (work / _SETTINGS).write_text(json.dumps(_identity(run, digest), indent=2))
 
@@ -82,10 +83,10 @@ def _differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
 def finetune(
     rows: Sequence[dict[str, Any]], run: Run, work: Path, out: Path, languages: Sequence[str] | None = None
 ) -> dict[str, Any]:
-    """Train on ``rows`` and write the checkpoint to ``out``; goes on from the last checkpoint in ``work``, if any.
+    """Train on ``rows`` and write the checkpoint to ``out``; resumes from the last checkpoint in ``work``, if any.
 
-    ``languages`` are those that it will be for; None: any. Returns its facts: steps and, where it was not stopped in
-    between, seconds.
+    ``languages`` are those that the model is for; None: any. Returns facts of the run: ``steps`` and, unless it was
+    resumed, ``seconds``.
     """
     from datasets import Dataset
     from sentence_transformers.cross_encoder import CrossEncoder, CrossEncoderTrainer
@@ -112,7 +113,7 @@ def finetune(
 
 
 def arguments_of(run: Run, work: Path) -> Any:
-    """What the trainer is told of a run: one device, the run's own, with all the lists of a step on it."""
+    """The trainer's arguments for a run: only the run's own device, with all the lists of a step on it."""
     from sentence_transformers.cross_encoder import CrossEncoderTrainingArguments
 
     arguments = CrossEncoderTrainingArguments(
@@ -136,10 +137,10 @@ def arguments_of(run: Run, work: Path) -> Any:
 
 
 def _use_only(arguments: Any, device: torch.device) -> None:
-    """By itself the trainer takes the first GPU, and all of them for each step, each with as many lists as it is told.
+    """Have the trainer use this GPU alone.
 
-    No option of its own says otherwise; `_n_gpu` and what `device` remembers are what it goes by, and accelerate goes
-    by the current device.
+    By itself it takes the first GPU, and all of them for each step, each with as many lists as a step should have. No
+    option changes that: it goes by `_n_gpu` and the cached value of `device`, and accelerate by the current device.
     """
     torch.cuda.set_device(device)
     arguments._n_gpu = 1
@@ -147,7 +148,7 @@ def _use_only(arguments: Any, device: torch.device) -> None:
 
 
 def _without_dropout(model: torch.nn.Module) -> None:
-    """Attention with dropout is many times slower on a CPU, and one or two epochs do not overfit."""
+    """Set all dropout to 0: with it attention is many times slower on a CPU, and one or two epochs do not overfit."""
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0

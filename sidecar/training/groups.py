@@ -41,9 +41,9 @@ class Group:
 def sample_group(pooled: PooledSet, pool: Pool, size: int, max_words: int, rng: random.Random) -> Group:
     """One positive and `size` - 1 negatives of `pool`, each cut to about `max_words` words; the positive comes first.
 
-    Hard negatives are drawn from the guarded candidates, the higher the likelier; what is missing is filled with random
-    documents of the set, whose teacher logit is taken to be 1 below the lowest known. Raises ValueError when the set is
-    too small for that.
+    All negatives or all but one are hard ones, drawn from the guarded candidates, higher-ranked ones likelier; missing
+    ones are random documents of the set, whose teacher logit is taken to be 1 below the lowest known. Raises ValueError
+    when the set is too small for that.
     """
     place = rng.randrange(len(pool.positives))
     hard = _draw(len(pool.negatives), size - 1 - rng.randint(0, 1), rng)
@@ -102,10 +102,10 @@ def _passages(pooled: PooledSet, pool: Pool, numbers: list[int], max_words: int,
 
 
 def _stands_alone(title: str, query: str) -> bool:
-    """Whether a title says enough to be all there is of a document, as for many in a library's catalogue.
+    """Whether a title says enough to be a document's only text, as for many in a library's catalogue.
 
-    That of a positive has to share a third of the words of its `query`, or the label would be wrong; short words, which
-    say little, do not count.
+    A positive's title has to share a third of the words of its `query`, or the label would be wrong; short words, which
+    say little, do not count. For a negative `query` is empty.
     """
     words, asked = set(_words(title)), [word for word in _words(query) if len(word) > _SAYS_LITTLE]
     return len(words) >= _TELLING_TITLE and 3 * sum(word in words for word in asked) >= len(asked)
@@ -116,7 +116,7 @@ def _words(text: str) -> list[str]:
 
 
 def _ask(query: str, rng: random.Random) -> str:
-    """Some queries put as people put them to a librarian, for those are long and hold words that say nothing."""
+    """Phrase some queries as people ask a librarian: such queries are long and hold words without meaning."""
     return rng.choice(_ASKING).format(query) if rng.random() < _ASKED else query
 
 
@@ -127,13 +127,13 @@ def _first_words(text: str, most: int) -> str:
 
 
 def _draw(count: int, wanted: int, rng: random.Random) -> list[int]:
-    """Up to `wanted` different places of `count`; a place's weight falls off as 1 / (place + 5)."""
+    """Up to `wanted` different places below `count`, drawn at random; a place's weight falls off as 1 / (place + 5)."""
     keyed = sorted(range(count), key=lambda place: rng.random() ** (place + 5), reverse=True)
     return keyed[:wanted]
 
 
 def _spare(size: int, known: set[int], wanted: int, rng: random.Random) -> list[int]:
-    """`wanted` random documents that are not known; fewer only where the set has no more."""
+    """`wanted` random documents that are not in `known`; fewer only if the set has no more."""
     sample = rng.sample(range(size), min(size, wanted + len(known)))
     return [number for number in sample if number not in known][:wanted]
 

@@ -1,8 +1,9 @@
 """Hard negatives through a connector: what the engine ranks high and nobody judged relevant.
 
 A judged set marks few of the documents that answer a query, so the best "negatives" are often answers that nobody
-marked. The guard leaves out what a bi-encoder holds to be nearly as near to the query as a judged positive: its cosine
-is above ``guard`` times that of the nearest positive (positive-aware mining, Moreira et al., 2024, arXiv 2407.15831).
+marked. The guard leaves out documents that a bi-encoder finds nearly as near to the query as a judged positive: those
+whose cosine is above ``guard`` times that of the nearest positive (positive-aware mining, Moreira et al., 2024, arXiv
+2407.15831).
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ _BATCH = 64
 class Mined:
     """One query: ids judged positive, the best grade first, and ids of its hard negatives, the engine's best first.
 
-    Judged 0 comes before what is only not judged. ``guarded`` were left out for being too near, ``same`` have a
-    positive's text: neither is to be taken for a negative.
+    Documents judged 0 come before those not judged. ``guarded`` are ids left out as too near to the query, ``same``
+    those of documents with a positive's text: neither may serve as negatives.
     """
 
     query_id: str
@@ -47,7 +48,7 @@ class Engine:
     id_field: str = ""
 
     async def top(self, query: str) -> list[str]:
-        """Ids of the best hits, the best first; those without an id are left out."""
+        """Ids of the best hits, the best first; repeats and hits without an id are left out."""
         hits = await self.connector.search(self.index, {**self.body(query), "size": self.depth}, timeout_s=TIMEOUT_S)
         ids = (str((hit.source or {}).get(self.id_field, "")) if self.id_field else hit.ref.id for hit in hits.hits)
         return [one for one in dict.fromkeys(ids) if one]
@@ -56,10 +57,10 @@ class Engine:
 async def candidates(
     engine: Engine, queries: Mapping[str, str], advance: Callable[[], None] = lambda: None
 ) -> dict[str, list[str]]:
-    """The engine's best hits of each query, by its id; a few queries at once.
+    """Ids of the engine's best hits for each query, by the query's id; a few queries run at once.
 
     Raises:
-        ConnectorError: a search failed.
+        ExceptionGroup: of ConnectorError: a search failed.
     """
     turns = asyncio.Semaphore(_AT_ONCE)
     found: dict[str, list[str]] = {}
@@ -84,7 +85,8 @@ def mined(
 ) -> list[Mined]:
     """Positives and hard negatives of each query that has a positive, in the order of ``found``.
 
-    Hits that the collection does not hold are left out, and positives without text. ``near`` None: no guard.
+    Hits that are not in the collection are left out, and positives without text. ``near`` is the guard's bi-encoder;
+    None: no guard.
     """
     documents, by_text = collection.documents, _by_text(collection)
     made = []

@@ -1,4 +1,4 @@
-"""What a training step sees: a query with as many documents each, one of them judged relevant, and their labels."""
+"""Lists for training: a query, its documents, as many in each list and one of them a judged positive, and labels."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from sidecar.training.datasets import Collection
 from sidecar.training.hard_negatives import Mined
 
 Teach = Callable[[str, Sequence[str]], Sequence[float]]
-"""A teacher's scores of a query's documents."""
+"""Maps a query and its documents to a teacher's scores of them."""
 
 
 @dataclass(frozen=True)
 class Lists:
     """Rows for the trainer's data set, all of the same length: ``query``, ``docs`` and ``labels``.
 
-    ``short`` is how many queries were left out for want of negatives.
+    ``short`` is how many queries were left out because the collection has too few negatives for them.
     """
 
     rows: list[dict[str, Any]]
@@ -33,9 +33,9 @@ def lists_of(
     teach: Teach | None = None,
     advance: Callable[[], None] = lambda: None,
 ) -> Lists:
-    """One row for each judged positive, with ``negatives`` others: hard ones, and random documents where they are few.
+    """One row for each judged positive, with ``negatives`` others: hard ones, then random documents if they are few.
 
-    Labels are the grades; with ``teach`` the teacher's scores.
+    Labels are the grades, 0 if there is none; with ``teach`` the teacher's scores.
     """
     rng = random.Random(seed)
     everything = [name for name, document in collection.documents.items() if document.full_text]
@@ -60,7 +60,7 @@ def lists_of(
 
 
 def _drawn(hard: Sequence[str], others: Sequence[str], count: int, rng: random.Random) -> list[str]:
-    """So many of ``others``: hard ones by chance, the higher the likelier, then what follows them."""
+    """``count`` of ``others``: hard ones drawn at random, higher-ranked ones likelier, then those behind them."""
     keyed = sorted(range(len(hard)), key=lambda place: rng.random() ** (place + 5), reverse=True)
     chosen = [hard[place] for place in keyed[:count]]
     return [*chosen, *others[len(hard) : len(hard) + count - len(chosen)]]

@@ -1,4 +1,4 @@
-"""The training loop: resumable, seeded by step, so that a run stopped and resumed sees the data it would have seen."""
+"""The training loop: resumable and seeded by step, so that a resumed run sees the same data as one never stopped."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ _MAX_TOKENS = 352
 class Schedule:
     """Length and pace of a run: the rate rises over `warmup`, stays, and falls to 0 over `decay` (shares of steps).
 
-    The first `distil` (share) see short pairs and the teacher alone: the encoder has never seen a pair before.
+    In the first `distil` (share of steps) pairs are short and labels weigh only 0.1: the encoder has never seen a pair.
+    Weights are averaged over the last `average` (share of steps).
     """
 
     steps: int
@@ -41,10 +42,10 @@ class Schedule:
     label_weight: float = 0.5
     teacher_weight: float = 1.0
     residual: float = 0.0
-    """Share of the labels' weight that goes to the student's scores plus the teacher's: what the teacher knows already
-    need not be learnt, where both are fused in the end."""
+    """Share of the labels' weight that goes to the sum of the student's and the teacher's scores: what the teacher
+    knows already need not be learnt if both are fused in the end."""
     walked: int = 0
-    """Steps of an earlier run, whose queries come last now."""
+    """Steps of an earlier run with the same sets and seed: this one begins with the queries that come next."""
     seed: int = 0
 
     def rate_at(self, step: int) -> float:
@@ -73,7 +74,10 @@ class Objective:
 def train(
     student: Student, initial: list[Tensor], sets: list[PooledSet], schedule: Schedule, work: Path
 ) -> list[Tensor]:
-    """Train; returns averaged float32 weights in the order of `trainable`; leaves checkpoints and a log in `work`."""
+    """Train, from the checkpoint in `work` if there is one; averaged float32 weights in the order of `trainable`.
+
+    Leaves a checkpoint and a log in `work`.
+    """
     masters = MasterWeights(trainable(student), initial)
     optimiser = torch.optim.AdamW(masters.masters, lr=schedule.rate, weight_decay=0.01, betas=(0.9, 0.98))
     mean = RunningMean()
@@ -98,7 +102,7 @@ def train(
 
 
 def trainable(student: Student) -> list[torch.nn.Parameter]:
-    """All parameters but the word embeddings, which stay frozen (half of the weights, and faster without)."""
+    """Freeze the word embeddings (half of the weights, and faster without); all other parameters."""
     student.model.bert.embeddings.word_embeddings.weight.requires_grad_(False)
     return [parameter for parameter in student.model.parameters() if parameter.requires_grad]
 

@@ -1,4 +1,4 @@
-"""The objectives of :mod:`sidecar.training.objectives` as sentence-transformers' trainer takes them.
+"""The objectives of :mod:`sidecar.training.objectives` as losses for sentence-transformers' trainer.
 
 That library has losses for some of them; one class for all keeps one form of data, lists of one length, for every
 objective, with the same scaling of each.
@@ -28,9 +28,9 @@ OBJECTIVES: Mapping[str, Objective] = {
     "margin-mse": objectives.margin_mse,
     "kl": objectives.listwise_kl,
 }
-"""By the name that the command takes."""
+"""Objectives by the name that the command takes."""
 OF_TEACHER = ("margin-mse", "kl")
-"""Those whose labels are a teacher's scores."""
+"""Names of the objectives whose labels are a teacher's scores."""
 
 
 class ListLoss(nn.Module):
@@ -45,7 +45,7 @@ class ListLoss(nn.Module):
     def forward(
         self, inputs: list[Any], labels: list[Tensor], prompt: str | None = None, task: str | None = None
     ) -> Tensor:
-        """``inputs`` are the queries and, for each, its documents; a label for each document."""
+        """The loss, a scalar; ``inputs`` are the queries and the documents of each, ``labels`` those of each list."""
         queries, lists = inputs
         pairs = [(query, document) for query, documents in zip(queries, lists, strict=True) for document in documents]
         features = self.model.preprocess(pairs, prompt=prompt, task=task)

@@ -38,7 +38,7 @@ def margin_mse(scores: Tensor, teacher: Tensor, weights: Tensor | None = None) -
 
 
 def pairwise_margin(scores: Tensor, labels: Tensor, margin: float) -> Tensor:
-    """max(0, margin - (s_i - s_j)), the mean over a group's pairs with labels_i > labels_j; 0 without such a pair."""
+    """max(0, margin - (s_i - s_j)), the mean over all groups' pairs with labels_i > labels_j; 0 without such a pair."""
     better, gap = _pairs(scores, labels)
     return functional.relu(margin - gap)[better].sum() / better.sum().clamp(min=1)
 

@@ -28,7 +28,8 @@ DEPTH = 40
 class Pool:
     """One query with its positives and guarded negatives (document numbers), and each one's teacher logit.
 
-    `trusted` is False for contrast queries, whose teacher (blind to "without") must not be listened to.
+    `trusted` is False for contrast queries, whose teacher, blind to "without", must be ignored. `passage`, if given,
+    replaces the positive's text.
     """
 
     query: str
@@ -57,8 +58,9 @@ class PooledSet:
 class Recipe:
     """How much to take from one set, and how the guard treats it.
 
-    `labelled`, `title`, `cloze`, `keyword` and `contrast` are the most queries of each kind. `slack` is how far a
-    negative's cosine may lie above the positive's before it counts as a positive that nobody marked.
+    `labelled`, `title`, `cloze` and `keyword` are the most queries of each kind, `contrast` the most pairs of contrast
+    queries. `slack` is how far a negative's cosine may lie above the lowest positive's before it counts as a positive
+    that nobody marked.
     """
 
     labelled: int = 2000

@@ -68,7 +68,10 @@ def cloze_query(number: int, text: str, rng: random.Random) -> PseudoQuery | Non
 
 
 def keyword_query(number: int, text: str, frequency: Counter[str], size: int, rng: random.Random) -> PseudoQuery | None:
-    """Two to five telling words of the text, in its order; `frequency` counts documents per word, of `size` in all."""
+    """Two to five telling words of the text, in its order; None if it has fewer than four, or only one is drawn.
+
+    `frequency` counts documents per word, of `size` in all.
+    """
     words = list(dict.fromkeys(_WORD.findall(text.lower())))
     telling = [word for word in words if 2 <= frequency[word] <= max(2, size // 20)]
     if len(telling) < 4:

@@ -2,14 +2,14 @@
 
     make bench                              all but the memory run, which takes long: make soak
     python -m tests.bench [--quick] [NAME...]
-    make bench-gpu                          on a machine with a GPU: those that it makes a difference to, in 8 minutes
+    make bench-gpu                          on a machine with a GPU: the benches that it affects, in 8 minutes
     python -m tests.bench --gpu [NAME...]
 
 One that fails or takes too long is reported and the next one runs; the exit status is then 1.
 
 The first throughput run on a machine installs infinity, a rival, from the package index into build/infinity; this
-takes minutes and a network. The variable INFINITY_PYTHON names an interpreter that has it, and then nothing is
-installed. --gpu installs nothing: it leaves infinity out where it is not there yet.
+takes minutes and a network. If the variable INFINITY_PYTHON names an interpreter that has it, nothing is installed.
+--gpu installs nothing: it leaves infinity out if it is not installed yet.
 """
 
 import argparse
@@ -34,7 +34,7 @@ LIMITS_S = {
     "repeated_call": 330.0,
     "mixed_load": 240.0,
 }
-"""The benches of `make bench`, and how long each may take at most."""
+"""The benches of `make bench`, and the most seconds that each may take."""
 GPU_LIMITS_S = {"throughput": 120.0, "utilization": 90.0, "load": 130.0, "single_call": 70.0, "outside": 50.0}
 """The same for a machine with a GPU, under 8 minutes in all, without parts and caches: the CPU decides on those."""
 GPU_OPTIONS = {"load": ("--seconds", "6")}
@@ -42,10 +42,10 @@ WITHOUT_INFINITY = ("--without", "infinity")
 
 
 def planned(names: Sequence[str], *, gpu: bool = False, quick: bool = False) -> dict[str, tuple[list[str], float]]:
-    """Options and limit in s of each bench to run, these or all.
+    """Options and time limit in s of each bench to run: those in ``names``, or all.
 
     Raises:
-        ValueError: one of the names is none of these benches.
+        ValueError: one of the names is not that of a bench.
     """
     limits_s = GPU_LIMITS_S if gpu else LIMITS_S
     if unknown := set(names) - set(limits_s):
@@ -60,7 +60,7 @@ def planned(names: Sequence[str], *, gpu: bool = False, quick: bool = False) -> 
 
 
 def run(name: str, options: Sequence[str], limit_s: float) -> str:
-    """Run one bench; empty when it went well, else what went wrong. Whatever it started ends with it."""
+    """Run one bench and then end all processes that it started; empty if it went well, else what went wrong."""
     command = [sys.executable, "-m", f"tests.bench.{name}", *options]
     process = subprocess.Popen(command, start_new_session=True)
     try:
@@ -82,7 +82,7 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 
 
 def _run_all(plan: Mapping[str, tuple[Sequence[str], float]]) -> list[str]:
-    """What went wrong."""
+    """Run the benches of a plan; what went wrong, a clause for each that failed."""
     console = Console(stderr=True)
     started = time.monotonic()
     failed = []

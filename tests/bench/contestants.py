@@ -1,7 +1,7 @@
-"""Who scores the same pairs: this project's scorer and scheduler, sentence-transformers, infinity, ONNX Runtime.
+"""The contestants, all on the same pairs: our scorer and scheduler, sentence-transformers, infinity, ONNX Runtime.
 
-Each scores a query and its passages and returns raw scores. One that cannot run here raises :class:`Unavailable` when
-it is made, with the reason.
+Each scores a query and its passages and returns raw scores. The constructor of one that cannot run here raises
+:class:`Unavailable` with the reason.
 """
 
 import asyncio
@@ -45,7 +45,7 @@ class Unavailable(Exception):
 
 
 class Contestant(Protocol):
-    """One that scores."""
+    """A scorer of query and passages that takes part in the race."""
 
     name: str
     dtype: str
@@ -55,12 +55,12 @@ class Contestant(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of processes and memory."""
+        """Release processes and memory."""
         ...
 
 
 class Sidecar:
-    """Encode, submit, wait: what a request has of the device's way, without gRPC."""
+    """The sidecar's own path from texts to scores without gRPC: encode, submit, wait."""
 
     def __init__(self, name: str = "sidecar", **settings: Any) -> None:
         chosen = ModelSettings(**settings)
@@ -75,7 +75,7 @@ class Sidecar:
         return self.score_pairs(self.model.scorer.encode(query, texts))
 
     def score_pairs(self, pairs: Sequence[Pair], model: LoadedModel | None = None) -> Floats:
-        """Scores of pairs that are encoded already, by ``model`` or the one that was loaded."""
+        """Scores of encoded pairs by ``model``; None: by the model that was loaded."""
 
         async def scored() -> Floats:
             deadline = Deadline.earliest(time.monotonic(), _BUDGET_S)
@@ -106,7 +106,7 @@ def in_int8() -> Sidecar:
 
 @contextmanager
 def as_torch_comes() -> Iterator[None]:
-    """torch's own choice of attention, which the sidecar changes for the process that both run in."""
+    """Restore torch's own choice of attention, which the sidecar changes for the process that both run in."""
     sidecars = torch.backends.cuda.cudnn_sdp_enabled()
     torch.backends.cuda.enable_cudnn_sdp(True)
     try:
@@ -193,7 +193,7 @@ class OnnxLoop:
 
 
 def _export(file: Path) -> Any:
-    """Write the bundled model as a float32 graph; its tokenizer."""
+    """Write the bundled model as a float32 graph, and return its tokenizer."""
     model, tokenizer = checkpoint.load(ModelSettings(), torch.device("cpu"), torch.float32)
     pairs = PairEncoder(tokenizer, 512).encode("a b", ["c d e", "f"])
     try:
@@ -204,7 +204,7 @@ def _export(file: Path) -> Any:
 
 
 class Infinity:
-    """infinity-emb's engine, in a process and an environment of its own: it asks for numpy < 2."""
+    """infinity-emb's engine, in a process and an environment of its own: it requires numpy < 2."""
 
     def __init__(self, dtype: str) -> None:
         self.name, self.dtype = "infinity", dtype
@@ -235,7 +235,7 @@ class Infinity:
         return np.array(self._answer(_WORKER_CALL_S)["scores"], np.float32)
 
     def _answer(self, limit_s: float) -> dict[str, Any]:
-        """The next line that the worker writes."""
+        """The worker's next line; raises Unavailable if there is none within ``limit_s``."""
         assert self._worker.stdout is not None
         ready, _, _ = select.select([self._worker.stdout], [], [], limit_s)
         line = self._worker.stdout.readline() if ready else b""
@@ -255,7 +255,7 @@ class Infinity:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """How long it takes."""
+    """Seconds that ``work`` takes."""
     started = time.perf_counter()
     work()
     return time.perf_counter() - started

@@ -46,7 +46,7 @@ def merged(known: Sequence[Kept], new: Sequence[Kept]) -> list[Kept]:
 
 
 def markdown(results: Sequence[Kept]) -> str:
-    """The document."""
+    """The text of docs/benchmarks.md."""
     parts = [_HEAD, "## Figures to reach\n", f"{_table(goals.reached(results))}\n", *_meaning([goals.MEANING])]
     for name in ORDER:
         ours = [kept for kept in results if kept["name"] == name]
@@ -60,7 +60,7 @@ def markdown(results: Sequence[Kept]) -> str:
 
 
 def _meaning(said: Sequence[Mapping[str, str]]) -> list[str]:
-    """What the columns of one table, or of tables from several runs, say; the last run's word counts."""
+    """Lines that explain the columns of one or more tables; of a column's explanations the last one counts."""
     meaning = {key: text for one in said for key, text in one.items()}
     return ["What the columns say:\n", *(f"- `{in_words(key)}`: {text}" for key, text in meaning.items()), ""]
 
@@ -94,7 +94,7 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def publish(folder: Path, docs: Path) -> list[Kept]:
-    """Take the results of a folder into the documents: JSON, Markdown, pictures. All results that are there now.
+    """Merge the results of a folder into the documents (JSON, Markdown, pictures), and return all results.
 
     Raises:
         FileNotFoundError: the folder holds no result.

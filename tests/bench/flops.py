@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 @dataclass(frozen=True)
 class Shape:
-    """What of a model decides its operations: weights of its linear layers that see each token, or one token a pair."""
+    """What decides a model's operations; the weights are those of linear layers, run for each token or once a pair."""
 
     layers: int
     hidden: int
@@ -24,7 +24,7 @@ class Shape:
     weights_per_pair: int
 
     def operations(self, lengths: Sequence[int]) -> float:
-        """Of scoring pairs with so many tokens each."""
+        """Floating-point operations for scoring pairs of these lengths in tokens."""
         each_token = 2.0 * self.weights_per_token * sum(lengths)
         attention = 4.0 * self.layers * self.hidden * sum(length**2 for length in lengths)
         return each_token + attention + 2.0 * self.weights_per_pair * len(lengths)

@@ -9,14 +9,14 @@ from tests.bench.generator import Call, Plan, Result
 from tests.bench.server import Server
 
 _IMPORTS_S = 30.0
-"""For the generator's start and for building its requests."""
+"""Seconds for the generator's start and for building its requests."""
 
 
 def generated(server: Server, plan: Plan) -> Result:
-    """The result of a plan.
+    """Run a plan in a process of its own, and return its result.
 
     Raises:
-        ServerDied: the server has ended meanwhile.
+        ServerDied: the server has ended.
         subprocess.SubprocessError: the generator failed, or took longer than its plan allows.
     """
     server.check()

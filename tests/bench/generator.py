@@ -1,10 +1,10 @@
-"""Sends Rerank calls to a running sidecar as a plan says; a process of its own, with an interpreter of its own.
+"""Sends Rerank calls to a running sidecar as a plan says, in a process of its own.
 
     python -m tests.bench.generator < plan.json > result.json
 
 In an open loop a call is sent when it is due, whatever became of those before it, and its latency counts from the
-moment it was *due*: a generator that falls behind makes latencies longer, never hides them. Requests are built
-beforehand: only the query, new in each call, is put in front of the bytes of the documents.
+moment it was *due*: a generator that falls behind makes latencies longer, never hides them. The bytes of the documents
+are built beforehand; only the query, new in each call, is put in front of them.
 """
 
 import asyncio
@@ -44,26 +44,30 @@ class Stream:
     unit: Literal["mean_tokens", "words", "characters"] = "mean_tokens"
     budget_ms: int | None = None
     documents: int = 32
-    """How many lists of candidates there are; calls take them in turn, so that after as many the documents recur."""
+    """Number of lists of candidates; calls take them in turn, so documents recur after that many calls."""
     fresh_queries: bool = True
     seed: int = 7
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Streams that run side by side for ``seconds``; then ``patience_s`` for the answers that are still out."""
+    """Streams that run side by side for ``seconds``; outstanding answers are then awaited for ``patience_s``."""
 
     address: str
     seconds: float
     streams: list[Stream]
     patience_s: float = 10.0
     max_calls: int | None = None
-    """Ends closed streams before ``seconds`` have passed."""
+    """Calls after which closed streams end, even before ``seconds`` have passed; None: no limit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """How one call went. Times in ms; ``lag_ms`` is how much later it was sent than due, ``server_ms`` the reply's."""
+    """How one call went.
+
+    ``due_s`` counts from the start of the run, ``lag_ms`` is how much later than due the call was sent, ``latency_ms``
+    counts from when it was due, and ``server_ms`` is the reply's own total.
+    """
 
     stream: str
     due_s: float
@@ -74,7 +78,7 @@ class Call:
     scored: int = 0
     server_ms: float = 0.0
     outside_ms: float = 0.0
-    """Of ``server_ms`` what the device did not work for the call."""
+    """The part of ``server_ms`` in which the device did not work for the call."""
     tokenize_ms: float = 0.0
     queue_ms: float = 0.0
     score_ms: float = 0.0
@@ -91,7 +95,7 @@ class Result:
 
 
 def main() -> None:
-    """Plan in, result out."""
+    """Read a plan from stdin, run it and write its result to stdout."""
     plan = plan_of(json.load(sys.stdin))
     json.dump(asdict(asyncio.run(send(plan))), sys.stdout)
 
@@ -102,7 +106,7 @@ def plan_of(tree: dict[str, Any]) -> Plan:
 
 
 class Requests:
-    """The requests of a stream, made of prebuilt bytes: messages of protobuf that are joined are merged."""
+    """The requests of a stream, joined from prebuilt bytes: protobuf merges messages whose bytes are concatenated."""
 
     def __init__(self, stream: Stream) -> None:
         self._queries = texts.queries(stream.seed)

@@ -1,4 +1,4 @@
-"""The figures to reach, and whether the results of the machines reach them. Each goal has a row, measured or not."""
+"""The figures to reach, and whether the results of the machines reach them; each goal has a row, measured or not."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ Kept = Mapping[str, Any]
 Benches = Mapping[str, Sequence[Kept]]
 """The rows of each bench that one machine has run."""
 Figures = Callable[[Benches], list[Any]]
-"""Finds what a goal is judged on; nothing where it was not measured."""
+"""Finds the values that a goal is judged on; empty if it was not measured."""
 _SHORT, _LONG, _OVERLOAD = 85, 250, 3.0
 NOT_MEASURED, NO_GOAL, IN_PART = "not measured", "no goal", "measured in part"
 MEANING = {
@@ -55,7 +55,7 @@ AVX2 = Kind(
 
 @dataclass(frozen=True)
 class Goal:
-    """What machines of a kind are to reach: at least ``least`` or at most ``most``; with neither it is only shown.
+    """What machines of a kind should reach: at least ``least`` or at most ``most``; with neither it is only shown.
 
     ``figures`` finds the figures under their names; the worst one counts.
     """
@@ -67,7 +67,7 @@ class Goal:
     most: float | None = None
 
     def worst(self, values: Sequence[float]) -> float:
-        """Of some figures the one that is worst for the goal; of a goal without a bound the smallest one."""
+        """The value that is worst for the goal; for a goal without a bound the smallest one."""
         return max(values) if self.most is not None else min(values)
 
     def is_met_by(self, value: float) -> bool:
@@ -75,14 +75,14 @@ class Goal:
         return (self.least is None or value >= self.least) and (self.most is None or value <= self.most)
 
     def in_words(self) -> str:
-        """The bound."""
+        """The bound as text."""
         if self.least is not None:
             return f"at least {self.least:g}"
         return NO_GOAL if self.most is None else f"at most {self.most:g}"
 
 
 def _column(bench: str, key: str, **where: Any) -> Figures:
-    """The values of a column in the rows where others have these values."""
+    """The values of column ``key`` in the rows whose other columns have the values ``where``."""
 
     def found(benches: Benches) -> list[Any]:
         chosen = [row for row in benches.get(bench, ()) if all(row.get(name) == value for name, value in where.items())]
@@ -96,7 +96,7 @@ def _faster_than(who: str, dtype: str) -> Figures:
 
 
 def _int8_is_faster_by(benches: Benches) -> list[Any]:
-    """The same for the int8 graph, whose rows are beside those of the default."""
+    """How many times as fast as CrossEncoder the int8 graph is, by the medians of both."""
     exact, int8 = (
         _column("throughput", "median_ms", tokens=_SHORT, who=who)(benches) for who in (AS_IT_COMES, IN_INT8)
     )
@@ -120,7 +120,7 @@ def _overloaded(key: str) -> Figures:
 
 
 def _outside(key: str) -> dict[str, Figures]:
-    """Of a Search all that its client sees: the server's own total ends before the reply is built."""
+    """Time outside the forward; of a Search all that its client sees, as the server's total ends before the reply."""
     return {
         "Rerank with the real model, in the server": _column("single_call", key, what=OUTSIDE),
         "Search with a free scorer, seen from the client": _column("outside", key, what=WHOLE_CALL, known=TOKENS_KNOWN),
@@ -175,7 +175,7 @@ GOALS = (
 
 
 def reached(results: Sequence[Kept]) -> list[dict[str, Any]]:
-    """One row for each goal and machine of its kind; where there is no such machine, one without a figure."""
+    """One row for each goal and machine of its kind; one without a figure if there is no such machine."""
     machines = {kept["machine"]["slug"]: kept["machine"] for kept in results}
     rows = []
     for goal in GOALS:
@@ -187,7 +187,7 @@ def reached(results: Sequence[Kept]) -> list[dict[str, Any]]:
 
 
 def _benches(results: Sequence[Kept], slug: str | None) -> Benches:
-    """What a machine has run, but for runs that only try a bench."""
+    """The rows of each bench that a machine has run, without runs with ``--quick``."""
     ours = [kept for kept in results if kept["machine"]["slug"] == slug and "--quick" not in kept["command"].split()]
     return {kept["name"]: kept["rows"] for kept in ours}
 
@@ -207,7 +207,7 @@ def _judged(goal: Goal, benches: Benches) -> dict[str, Any]:
 
 
 def _exactly(value: float) -> str:
-    """Four figures: 99.96 is to be seen as less than 100."""
+    """A value with four significant figures, so that 99.96 shows as less than 100."""
     return f"{value:.4g}"
 
 

@@ -1,4 +1,4 @@
-"""Makes the environment in which infinity-emb runs: it asks for numpy < 2 and an older transformers than ours."""
+"""Makes the environment in which infinity-emb runs: it requires numpy < 2 and an older transformers than ours."""
 
 import os
 import site
@@ -10,9 +10,9 @@ from pathlib import Path
 VERSION = "0.0.78"
 WORKER = str(Path(__file__).with_name("infinity_worker.py"))
 QUIET = {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "INFINITY_ANONYMOUS_USAGE_STATS": "0"}
-"""It is given a folder and has no reason to ask anybody."""
+"""Variables that keep infinity from the network: it gets a local folder and needs nothing else."""
 _ITS_OWN = ("pandas<3", "pyarrow<22", "datasets<4")
-"""Ours would be taken else, which ask for numpy 2 and a newer hub without telling pip."""
+"""Packages of its own: ours, which it would share otherwise, need numpy 2 and a newer hub without telling pip."""
 _FOLDER = Path("build/infinity")
 _INSTALL_S = 240.0
 
@@ -22,7 +22,7 @@ class NotInstalled(Exception):
 
 
 def is_made() -> bool:
-    """Whether :func:`python` installs nothing."""
+    """Whether the environment exists, so that :func:`python` installs nothing."""
     return bool(os.environ.get("INFINITY_PYTHON")) or (_FOLDER / "made").is_file()
 
 

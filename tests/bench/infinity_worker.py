@@ -20,7 +20,7 @@ async def serve(folder: str, dtype: str, device: str) -> None:
         model_name_or_path=folder,
         dtype=Dtype(dtype),
         device=Device(device),
-        bettertransformer=False,  # optimum has given it up
+        bettertransformer=False,  # optimum no longer supports it
         model_warmup=False,
     )
     engine = AsyncEmbeddingEngine.from_args(arguments)

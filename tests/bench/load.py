@@ -1,9 +1,9 @@
-"""Open-loop load on a running server: what its callers get at 0.5 to 3 times what it can do.
+"""Open-loop load on a running server: what its callers get at 0.5 to 3 times its capacity.
 
     python -m tests.bench.load [--seconds S] [--budget-ms MS]
 
 The server is a process with the default settings, the load generator another one (tests/bench/generator.py). Calls are
-Rerank with 100 texts of 85 tokens on average, every query new, the documents recurring; with fewer texts where 100 take
+Rerank with 100 texts of 85 tokens on average, every query new, the documents recurring; with fewer texts if 100 take
 the machine most of the budget, since then there is nothing to schedule. Latencies count from the moment a call was due.
 """
 
@@ -28,7 +28,7 @@ from tests.bench.server import SCORES_ANEW, Server, running
 
 CANDIDATES, LEAST_CANDIDATES, TOKENS = 100, 10, 85
 _SHARE_OF_BUDGET = 0.4
-"""A call takes no more of its budget than this, served alone."""
+"""Share of its budget that a call should take at most when served alone."""
 FACTORS = (0.5, 0.8, 1.0, 2.0, 3.0)
 TOGETHER = "all of these"
 ARRIVALS: tuple[Arrivals, ...] = ("constant", "poisson")
@@ -39,7 +39,7 @@ _WARM_UP_S, _CAPACITY_S = 4.0, 8.0
 _CALLERS = 4
 _LONGEST_BUDGET_MS = 5000
 DEVICE_S, WASTED_S = "sidecar_device_seconds_total", "sidecar_wasted_device_seconds_total"
-"""Counters of the server: how long the device was busy, and for scores that nobody got."""
+"""Counters of the server: seconds that the device was busy, and those spent on scores that nobody got."""
 MEANING = {
     "arrivals": "evenly spaced, or those of a Poisson process with the same number of calls; last: all phases together",
     "load": "calls due per second over the capacity: what four callers in turn get per second, in whole calls",
@@ -65,9 +65,12 @@ MEANING = {
 
 
 def capacity_per_s(server: Server, kind: Stream, seconds: float) -> float:
-    """Calls of a kind per second that are reranked with a few callers in turn and a budget that is no limit.
+    """Calls of a kind per second that the server reranks for the stream's callers in a closed loop.
 
-    Counted by their scored pairs: a call that is reranked in part is as much of a call.
+    Counted by scored pairs: a call reranked in part counts for that part. The budget of ``kind`` should be no limit.
+
+    Raises:
+        RuntimeError: not one call was reranked.
     """
     found = generated(server, Plan(server.address, seconds, [kind]))
     done = scored_pairs(found.calls) / kind.candidates
@@ -77,7 +80,7 @@ def capacity_per_s(server: Server, kind: Stream, seconds: float) -> float:
 
 
 def candidates_for(budget_ms: float, call_ms: float) -> int:
-    """How many texts a call is to have where one with all :data:`CANDIDATES` takes so long, a multiple of ten.
+    """Texts of a call, a multiple of ten, if one with all :data:`CANDIDATES` takes ``call_ms``.
 
     >>> [candidates_for(600, call_ms) for call_ms in (240, 480, 9000)]
     [100, 50, 10]
@@ -87,17 +90,17 @@ def candidates_for(budget_ms: float, call_ms: float) -> int:
 
 
 def is_reranked(call: Call) -> bool:
-    """In full or in part."""
+    """Whether a call was reranked, in full or in part."""
     return call.outcome in ("RERANKED", "PARTIAL")
 
 
 def scored_pairs(calls: Sequence[Call]) -> int:
-    """Of those that are reranked."""
+    """Pairs scored in the calls that were reranked, in full or in part."""
     return sum(call.scored for call in calls if is_reranked(call))
 
 
 def seen(calls: Sequence[Call], budget_ms: int) -> dict[str, Any]:
-    """What callers got."""
+    """Columns of what callers got: latencies, and the shares answered in the budget and reranked."""
     answered = [call for call in calls if call.outcome not in ("ERROR", "NO_ANSWER")]
     return {
         "calls": len(calls),
@@ -108,7 +111,7 @@ def seen(calls: Sequence[Call], budget_ms: int) -> dict[str, Any]:
 
 
 def row(found: Result, plan: Plan, budget_ms: int, spent: Mapping[str, float]) -> dict[str, Any]:
-    """What callers got in one phase, and how much of it; ``spent`` is how far the server's counters moved."""
+    """Columns of one phase; ``spent`` is how much the server's counters grew in it."""
     good = [call for call in found.calls if is_reranked(call) and call.latency_ms <= budget_ms]
     return {
         **seen(found.calls, budget_ms),
@@ -119,7 +122,7 @@ def row(found: Result, plan: Plan, budget_ms: int, spent: Mapping[str, float]) -
 
 
 def with_shares(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The rows with their shares of the best, in calls and in scored pairs."""
+    """The rows with their shares of the best row, in calls and in scored pairs."""
     calls, pairs = (max(one[key] for one in rows) for key in ("goodput_per_s", "good_pairs_per_s"))
     return [
         {
@@ -146,12 +149,12 @@ def detail(found: Result, spent: Mapping[str, float]) -> dict[str, Any]:
 
 
 def moved(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
-    """How far each counter moved."""
+    """How much each counter grew."""
     return {name: value - before.get(name, 0.0) for name, value in after.items()}
 
 
 def percent(part: float, whole: float) -> float | None:
-    """A share, never below 0; None of nothing."""
+    """``part`` of ``whole`` in percent, never below 0; None if ``whole`` is 0."""
     return round(max(0.0, 100 * part / whole), 2) if whole else None
 
 
@@ -160,7 +163,7 @@ def _rounded(value: float | None) -> float | None:
 
 
 def outcomes(calls: Sequence[Call]) -> dict[str, int]:
-    """How many calls ended how, the most frequent first."""
+    """Number of calls by outcome and reason, the most frequent first."""
     ends = Counter(f"{call.outcome} {call.reason}".removesuffix(" UNSPECIFIED").strip() for call in calls)
     return dict(ends.most_common())
 
@@ -189,7 +192,7 @@ def phases(
 
 
 def measure(chosen: argparse.Namespace) -> Section:
-    """All phases on one server."""
+    """Run all phases on one server."""
     where = device()
     budget_ms = chosen.budget_ms or BUDGETS_MS[where]
     phase_s = _QUICK_PHASE_S if chosen.quick else chosen.seconds or PHASES_S[where]

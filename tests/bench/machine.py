@@ -73,7 +73,7 @@ def in_words(machine: Mapping[str, Any]) -> str:
 
 
 def commit() -> str:
-    """The commit of the code, ``-dirty`` with changes on top; the variable COMMIT where git is not at hand."""
+    """The variable COMMIT if set, else the code's commit, ``-dirty`` with changes on top; ``unknown`` without git."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=8", "--exclude=*"]
     try:
         found = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()

@@ -2,9 +2,9 @@
 
     python -m tests.bench.mixed_load [--seconds S]
 
-Short calls (20 texts of 40 words) come at 30 % of what the server can do of them. They come alone; together with as
-much device work of more such calls; and together with as much device work of calls of 5 texts of 500 words. The third
-is the question, the second says what load alone does.
+Short calls (20 texts of 40 words) come at 30 % of the server's capacity for them: alone; together with as much device
+work of more such calls; and together with as much device work of calls of 5 texts of 500 words. The third phase answers
+the question, the second shows what load alone does.
 """
 
 import argparse
@@ -45,13 +45,13 @@ MEANING = {
 
 
 def stream(name: str, arrivals: Any, kind: dict[str, Any], seed: int, rate_per_s: float = 1.0) -> Stream:
-    """Calls of one kind, with a budget only while they measure the capacity."""
+    """A stream of calls of one kind; only closed streams, which measure the capacity, set a budget."""
     closed = arrivals == "closed"
     return Stream(name, arrivals, rate_per_s, callers=4, **kind, budget_ms=_BUDGET_MS if closed else None, seed=seed)
 
 
 def row(name: str, short: Sequence[Call], others: Sequence[Call]) -> dict[str, Any]:
-    """One phase."""
+    """The table's row of one phase."""
     beside = percentile([call.latency_ms for call in others], 50)
     return {
         "short_calls": name,
@@ -65,7 +65,7 @@ def row(name: str, short: Sequence[Call], others: Sequence[Call]) -> dict[str, A
 
 
 def measured(server: Server, phase_s: float) -> tuple[list[dict[str, Any]], dict[str, list[float]]]:
-    """The three phases, and of each the latencies of its short calls at evenly spaced shares."""
+    """Run the three phases; their rows, and for each the percentiles of its short calls' latencies in ms."""
     capacity_per_s(server, stream("warm", "closed", _LONG, 1), _CAPACITY_S / 2)
     short_per_s = SHARE * capacity_per_s(server, stream("short", "closed", _SHORT, 2), _CAPACITY_S)
     long_per_s = SHARE * capacity_per_s(server, stream("long", "closed", _LONG, 3), _CAPACITY_S)
@@ -86,7 +86,7 @@ def measured(server: Server, phase_s: float) -> tuple[list[dict[str, Any]], dict
 
 
 def measure(chosen: argparse.Namespace) -> Section:
-    """All phases on one server."""
+    """Run all phases on one server."""
     where = device()
     phase_s = _QUICK_PHASE_S if chosen.quick else chosen.seconds or PHASES_S[where]
     with running(server=SCORES_ANEW, policy={"budget_ms": BUDGETS_MS[where]}) as server:

@@ -49,7 +49,7 @@ DOCUMENT_CHARS = 500
 ANSWERS = 10
 BODY = {"query": {"match": {"text": "apple"}}, "size": HITS}
 WHOLE_CALL, OUTSIDE = "call, seen from the client", "in the server outside the forward passes"
-"""The bench of single calls has rows of these names too. The server's own total ends before the reply is built."""
+"""Names of rows, also in the bench of single calls; the server's own total ends before the reply is built."""
 TOKENS_KNOWN, SCORES_KNOWN = "tokens", "tokens and scores"
 MEANING = {
     "known": "what the server has kept of earlier calls: token ids of the documents, or the scores of all pairs too",
@@ -62,11 +62,11 @@ _WORDS = ("storage", "winter", "cellar", "keep", "cool", "paper", "fruit", "pric
 _START_S = 60
 _STOP_S = 15
 _BUDGET_MS = 5000
-"""No limit to a call, also on a busy machine."""
+"""Enough to limit no call, even on a busy machine."""
 
 
 def answer(number: int) -> bytes:
-    """What an engine would say: HITS documents of DOCUMENT_CHARS characters each."""
+    """An engine's answer: HITS documents of DOCUMENT_CHARS characters each."""
     draw = random.Random(number)
     rows = [
         {
@@ -98,7 +98,7 @@ class CannedEngine(MemoryConnector):
 
 
 class FreeScorer:
-    """Real token ids, and scores that cost nothing."""
+    """A scorer with real token ids and with scores that cost nothing."""
 
     version = "free"
 
@@ -121,12 +121,12 @@ class FreeScorer:
 
 
 def loaded(name: str, settings: ModelSettings) -> LoadedModel:
-    """The model, on a device that takes all pairs at once."""
+    """The model with the free scorer, on a device that takes all pairs at once."""
     return LoadedModel.of(name, FreeScorer(settings), CostModel(overhead_s=1e-5), settings)
 
 
 def configured(**server: Any) -> Settings:
-    """One policy over all indices."""
+    """Settings with one policy over all indices."""
     policy = {"match": [{"index": "*"}], "text": {"fields": ["title", "text"]}, "budget_ms": _BUDGET_MS, "cosine": None}
     return Settings.model_validate(
         {
@@ -139,7 +139,7 @@ def configured(**server: Any) -> Settings:
 
 
 def serve(told: Connection, server: dict[str, Any]) -> None:
-    """Serve until the process is terminated, and tell the port; the log goes nowhere, but is written."""
+    """Serve until the process is terminated, and send the port to ``told``; the log is written to the null device."""
 
     async def run() -> None:
         app = App(configured(**server), load=loaded, connectors={"main": CannedEngine()})
@@ -169,7 +169,7 @@ def server_process(**server: Any) -> Iterator[str]:
 
 
 async def times_of(address: str, calls: int, *, repeat_queries: bool) -> dict[str, list[float]]:
-    """Milliseconds of each call and of each stage of it, so many times after some calls that do not count."""
+    """Milliseconds of each of ``calls`` calls and of each of its stages, after WARM_UP calls that do not count."""
     times: dict[str, list[float]] = {name: [] for name in (WHOLE_CALL, *STAGES, OUTSIDE)}
     async with RerankClient(address) as client:
         for number in range(WARM_UP + calls):
@@ -194,7 +194,7 @@ def rows_of(known: str, times: Mapping[str, Sequence[float]]) -> list[Row]:
 
 
 def measure(chosen: argparse.Namespace) -> Section:
-    """Both kinds of calls, each on a server of its own."""
+    """Measure both kinds of calls, each on a server of its own."""
     calls = QUICK_CALLS if chosen.quick else chosen.calls
     rows: list[Row] = []
     for known, score_cache_mib in ((TOKENS_KNOWN, 0), (SCORES_KNOWN, 64)):

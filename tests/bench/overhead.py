@@ -36,7 +36,7 @@ _WORDS = ("storage", "winter", "cellar", "keep", "cool", "paper", "fruit", "pric
 
 
 def documents(seed: int = 7) -> dict[str, dict[str, Any]]:
-    """Twice as many as a search brings, each of DOCUMENT_CHARS characters and with the word that is searched."""
+    """Twice as many documents as a search returns, each of DOCUMENT_CHARS characters and with the word searched for."""
     draw = random.Random(seed)
     texts = (
         " ".join(["apple", *draw.choices(_WORDS, k=DOCUMENT_CHARS // 5)])[:DOCUMENT_CHARS] for _ in range(2 * HITS)
@@ -45,16 +45,16 @@ def documents(seed: int = 7) -> dict[str, dict[str, Any]]:
 
 
 def bare_client(engine: Engine) -> Any:
-    """The engine's official client for asyncio, as it comes."""
+    """The engine's official client for asyncio, with its defaults."""
     if engine.kind == "elasticsearch":
         return elasticsearch.AsyncElasticsearch(engine.url)
     return opensearchpy.AsyncOpenSearch(engine.url)
 
 
 async def by_turns(*asks: Callable[[], Awaitable[int]]) -> list[list[float]]:
-    """Milliseconds of each way of asking, CALLS times, by turns and after WARM_UP rounds that do not count.
+    """Milliseconds of CALLS calls of each of ``asks``, by turns and after WARM_UP rounds that do not count.
 
-    Each round begins with another way, since the second to ask finds the engine's caches warm.
+    Each round begins with another one, since the second to ask finds the engine's caches warm.
     """
     times: list[list[float]] = [[] for _ in asks]
     turns = list(zip(asks, times, strict=True))
@@ -71,7 +71,7 @@ async def by_turns(*asks: Callable[[], Awaitable[int]]) -> list[list[float]]:
 
 
 async def measure(engine: Engine) -> list[list[float]]:
-    """Times of the bare client and of the sidecar."""
+    """Milliseconds of the calls of the bare client, and of those through the sidecar."""
     with indices(engine) as names:
         index = names("overhead", documents=documents())
         connectors = {"main": {"type": engine.kind, "hosts": [engine.url]}}
@@ -89,7 +89,7 @@ async def measure(engine: Engine) -> list[list[float]]:
 
 
 def table(engine: Engine, direct: list[float], through: list[float]) -> Table:
-    """p50 and p99 of both, and of what the second call of each pair took more."""
+    """p50 and p99 of both, and of how much longer the call through the sidecar took in each round."""
     added = [second - first for first, second in zip(direct, through, strict=True)]
     title = f"{HITS} hits of {DOCUMENT_CHARS} characters, {engine.name} {engine.version}, {len(direct)} calls each, ms"
     shown = Table(title=title)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 LEAST_FOR_P999 = 1000
-"""With fewer values the 99.9th percentile is only the largest one and is not given."""
+"""With fewer values the 99.9th percentile would be the largest one, and is not given."""
 
 
 def percentile(values: Sequence[float], percent: float) -> float | None:

@@ -10,7 +10,7 @@ from matplotlib.ticker import FuncFormatter
 
 Kept = Mapping[str, Any]
 _BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
-"""Of Okabe and Ito's palette, which the colour-blind can tell apart; lines differ in dash and marker too."""
+"""Colours of Okabe and Ito's palette, which the colour-blind can tell apart; lines differ in dash and marker too."""
 _ROOM_MIB = 25
 _LINES = {"constant": ("-", "o"), "poisson": ("--", "s")}
 
@@ -40,7 +40,7 @@ def load(kept: Kept) -> Figure:
 
 
 def mixed_load(kept: Kept) -> Figure:
-    """How the latencies of the short calls are spread, with and without others beside them."""
+    """The distribution of the short calls' latencies, with and without others beside them."""
     figure, (axes,) = _figure(1)
     styles = zip((_BLUE, _GREEN, _ORANGE), ("-", "--", "-."), strict=True)
     for (name, times), (colour, dash) in zip(kept["series"]["latency_ms"].items(), styles, strict=False):
@@ -73,7 +73,7 @@ PLOTS: Mapping[str, Callable[[Kept], Figure]] = {"load": load, "mixed_load": mix
 
 
 def draw(kept: Kept, folder: Path) -> str | None:
-    """Draw one bench's picture; its file name in the folder, None for a bench without one."""
+    """Draw one bench's picture and return its file name in the folder; None for a bench without one."""
     if kept["name"] not in PLOTS:
         return None
     name = file_name(kept)
@@ -82,7 +82,7 @@ def draw(kept: Kept, folder: Path) -> str | None:
 
 
 def file_name(kept: Kept) -> str:
-    """Of the picture of one bench on one machine."""
+    """File name of the picture of one bench on one machine."""
     return f"benchmarks-{kept['name'].replace('_', '-')}-{kept['machine']['slug']}.png"
 
 

@@ -1,10 +1,10 @@
-"""What the same call costs when it comes again: the way of a cache hit.
+"""What the same call costs when it comes again: the path of a cache hit.
 
     python -m tests.bench.repeated_call [--calls N]
 
 100 texts of 85 tokens on average, one call at a time: new documents each time, known documents with a new query, and
-the very same call. The server has its default settings; what it keeps between calls is its own affair, and a server
-that keeps nothing shows three rows that are alike.
+the very same call. The server has its default settings and caches what it likes; a server without caches would show
+three similar rows.
 """
 
 import argparse
@@ -41,7 +41,7 @@ MEANING = {
 
 
 def kinds(calls: int) -> dict[str, Stream]:
-    """Each kind of call by its name; the second and third after one call that made the documents known."""
+    """Streams by kind of call; the second and third kind need one call before, which makes the documents known."""
 
     def kind(documents: int, seed: int, *, fresh: bool) -> Stream:
         return Stream(
@@ -62,7 +62,7 @@ def kinds(calls: int) -> dict[str, Stream]:
 
 
 def row(name: str, calls: Sequence[Call]) -> dict[str, Any]:
-    """One kind of call."""
+    """The table's row of one kind of call."""
 
     def cut(times: Sequence[float], at: float) -> float | None:
         return None if (found := percentile(times, at)) is None else round(found, 2)
@@ -79,7 +79,7 @@ def row(name: str, calls: Sequence[Call]) -> dict[str, Any]:
 
 
 def measure(chosen: argparse.Namespace) -> Section:
-    """One row a kind."""
+    """Measure each kind of call with each setting of ``cosine``."""
     count = QUICK_CALLS if chosen.quick else chosen.calls
     rows = []
     for cosine, settings in COSINES.items():

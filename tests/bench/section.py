@@ -20,9 +20,10 @@ FOLDER = Path("build/bench")
 
 @dataclass(frozen=True)
 class Section:
-    """``rows`` are one table, their keys its headings, ``details`` another; ``meaning`` says of each key what it is.
+    """The result of one bench.
 
-    ``series`` is what a plot is drawn from. All of it goes to the JSON as it is.
+    ``rows`` are one table, their keys its headings, ``details`` another; ``meaning`` explains each key; ``series`` is
+    what a plot is drawn from. All of it is written to the JSON unchanged.
     """
 
     name: str
@@ -67,7 +68,7 @@ def write(folder: Path, section: Section, command: str, commit: str, took_s: flo
 
 
 def table(rows: Sequence[Row]) -> Table:
-    """Rows for a terminal."""
+    """The rows as a table for a terminal."""
     shown = Table()
     for heading in headings(rows):
         shown.add_column(in_words(heading), justify="right" if is_number(rows, heading) else "left")
@@ -87,7 +88,7 @@ def cells(row: Row, keys: Sequence[str]) -> list[str]:
 
 
 def is_number(rows: Sequence[Row], key: str) -> bool:
-    """Whether a column holds no text."""
+    """Whether no row has text in this column."""
     return not any(isinstance(row.get(key), str) for row in rows)
 
 

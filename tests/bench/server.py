@@ -1,4 +1,4 @@
-"""A sidecar as a process of its own, started from a YAML and asked for its metrics."""
+"""A sidecar in a process of its own, started from a YAML file and asked for its metrics."""
 
 import json
 import signal
@@ -18,11 +18,11 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 START_S = 120.0
-"""A model that has not loaded and warmed up by then is given up."""
+"""Seconds within which a model must have loaded and warmed up."""
 _STOP_S = 15.0
 _METRICS_TIMEOUT_S = 5.0
 SCORES_ANEW = {"score_cache_mib": 0}
-"""Server settings with which the same pair is scored each time, as phases and rounds ask the same again."""
+"""Server settings without a score cache: phases and rounds repeat pairs, which are to be scored each time."""
 
 
 class ServerDied(Exception):
@@ -44,12 +44,12 @@ class Server:
             raise ServerDied(f"the server ended with status {self.popen.returncode}:\n{_tail(self.log)}")
 
     def metrics(self) -> dict[str, float]:
-        """All counters, summed over labels but for ``le``-less histograms' own: name of the sample -> value."""
+        """Values of all samples by name, as :func:`sums_of` gives them."""
         with urllib.request.urlopen(self.metrics_url, timeout=_METRICS_TIMEOUT_S) as answer:
             return sums_of(answer.read().decode())
 
     def rss_kib(self) -> int:
-        """Resident memory, from /proc (Linux)."""
+        """Resident memory in KiB, from /proc (Linux)."""
         status = Path(f"/proc/{self.popen.pid}/status").read_text()
         return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS:")))
 
@@ -72,7 +72,7 @@ def running(
     server: Mapping[str, Any] | None = None,
     connectors: Mapping[str, Any] | None = None,
 ) -> Iterator[Server]:
-    """A sidecar with one policy and one model, its model warm; stopped at the end, killed when it does not stop.
+    """A sidecar with one policy and one warm model; stopped at the end, killed if it does not stop.
 
     There is no cosine unless the policy names one.
 
@@ -109,7 +109,7 @@ def _tree(
 
 
 def _wait_until_warm(popen: "subprocess.Popen[bytes]", log: Path) -> int:
-    """The port, once the model is ready."""
+    """The port, once the model is ready; raises ServerDied if it does not become ready."""
     deadline = time.monotonic() + START_S
     port = 0
     while time.monotonic() < deadline:

@@ -2,10 +2,10 @@
 
     python -m tests.bench.single_call [--calls N]
 
-100 hits of 500 characters, the same in each call, with ever new queries: token ids of the documents may be kept,
-scores may not. The server is a process of its own; its client is too, and each sends the next call when the last one
-was answered. The bare forward is `Scorer.score` alone, on the batches that the scheduler makes of the same pairs, in
-this process while the server is idle. Calls are Rerank; tests/bench/outside.py has those of Search.
+100 hits of 500 characters, the same in each call, with ever new queries: token ids of the documents may be cached,
+scores may not. The server is a process of its own; so is its client, which sends the next call when the last one was
+answered. The bare forward is `Scorer.score` alone, on the batches that the scheduler makes of the same pairs, in this
+process while the server is idle. Calls are Rerank; tests/bench/outside.py has those of Search.
 """
 
 import argparse
@@ -51,7 +51,7 @@ class BareForward:
         self._documents = texts.of_characters(CHARACTERS, HITS, seed=7000)
 
     def times_ms(self, count: int) -> list[float]:
-        """Of one job after the other; after some that do not count."""
+        """Milliseconds of ``count`` jobs, one after the other, after a few that do not count."""
         model = self._sidecar.model
         times = []
         for _ in range(_COLD + count):
@@ -64,12 +64,12 @@ class BareForward:
         return times[_COLD:]
 
     def close(self) -> None:
-        """Let go of the model."""
+        """Release the model."""
         self._sidecar.close()
 
 
 def asked(server: Server, count: int) -> list[Call]:
-    """That many calls, one at a time."""
+    """Those of ``count`` calls, sent one at a time, that were reranked in full."""
     stream = Stream(
         arrivals="closed", candidates=HITS, size=CHARACTERS, unit="characters", documents=1, budget_ms=_BUDGET_MS
     )
@@ -97,7 +97,7 @@ def rows_of(calls: Sequence[Call], forward: Sequence[float]) -> list[Row]:
 
 
 def measure(chosen: argparse.Namespace) -> Section:
-    """Server and bare forward by turns."""
+    """Measure server and bare forward by turns."""
     count = QUICK_CALLS if chosen.quick else chosen.calls
     calls: list[Call] = []
     forward: list[float] = []

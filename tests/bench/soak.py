@@ -2,10 +2,10 @@
 
     python -m tests.bench.soak [--calls N]
 
-The server runs the bundled model; its caches are small where it has some, so that they are full before the samples
-count: what fills a bounded cache is no leak. Calls are Rerank with two texts of eight words, every query
-new, from four callers in turn. Growth is the slope of a line through the samples of the last three quarters, by least
-squares. Reads /proc, so it needs Linux.
+The server runs the bundled model; its caches are small, so that they are full before the samples count: what fills a
+bounded cache is no leak. Calls are Rerank with two texts of eight words, every query new, from four callers in turn.
+Growth is the slope of a line through the samples of the last three quarters, by least squares. Reads /proc, so it
+needs Linux.
 """
 
 import argparse
@@ -49,7 +49,7 @@ MEANING = {
 
 
 def sampled(server: Server, calls: int) -> tuple[list[tuple[int, int]], int]:
-    """(calls answered, resident KiB) about once a second, and how many were reranked."""
+    """Send the calls; (calls answered, resident KiB) about once a second, and how many calls were reranked."""
     samples = [(0, server.rss_kib())]
     reranked = 0
     with ThreadPoolExecutor(1) as pool, Progress(console=Console(stderr=True), transient=True) as progress:
@@ -78,7 +78,7 @@ def sampled(server: Server, calls: int) -> tuple[list[tuple[int, int]], int]:
 
 
 def slope(points: Sequence[tuple[float, float]]) -> float:
-    """Of the line through the points by least squares; 0 where they all have the same x.
+    """Slope of the line through the points by least squares; 0 if they all have the same x.
 
     >>> slope([(0, 1), (1, 3), (2, 5)])
     2.0
@@ -110,7 +110,7 @@ def row(samples: Sequence[tuple[int, int]], reranked: int, took_s: float) -> dic
 
 
 def measure(chosen: argparse.Namespace) -> Section:
-    """The run."""
+    """Run the calls and sample the server's memory."""
     calls = QUICK_CALLS if chosen.quick else chosen.calls
     model, server_settings = small_caches(ModelSettings), small_caches(ServerSettings)
     with running(policy={"budget_ms": 5000}, model=model, server=server_settings) as server:

@@ -1,4 +1,4 @@
-"""The race is fair and survives who fails; what cannot run here is told, not raised."""
+"""The race is fair and goes on without contestants that fail; one that cannot run here is reported, not raised."""
 
 import sys
 import time
@@ -14,7 +14,7 @@ from tests.bench.contestants import Floats, Infinity, Unavailable, as_torch_come
 
 
 class Runner:
-    """A contestant of known speed, whose scores are ``offset`` from the right ones."""
+    """A contestant of known speed, whose scores are off by ``offset``."""
 
     def __init__(self, name: str, ran: list[str], took_s: float = 0.0, offset: float = 0.0, fails_at: int = -1) -> None:
         self.name, self.dtype = name, "float32"

@@ -29,7 +29,7 @@ async def test_every_call_that_is_due_is_sent_and_its_outcome_told(serve: Serve)
 
 
 async def test_latency_counts_from_when_a_call_was_due_not_from_when_the_server_had_time(serve: Serve) -> None:
-    """One forward pass that stalls delays those who come meanwhile, and the percentiles must show all of them."""
+    """One forward pass that stalls delays the calls that come meanwhile, and the latencies must show all of them."""
 
     def stall(number: int, _: Sequence[Pair]) -> None:
         if number == 2:

@@ -1,4 +1,4 @@
-"""Each goal is shown, for the machines that it is for, and nothing that was not measured passes for reached."""
+"""Each goal is shown for the machines that it is for, and one that was not measured never counts as reached."""
 
 import json
 from pathlib import Path
@@ -21,13 +21,13 @@ def result(name: str, rows: list[dict[str, Any]], command: str = "", **machine: 
 
 
 def judged(what: str, *results: dict[str, Any], on: goals.Kind | None = None) -> list[tuple[str, str]]:
-    """(measured, reached) of each row whose goal begins so."""
+    """(measured, reached) of each row whose goal begins with ``what``."""
     rows = [row for row in goals.reached(results) if row["figure"].startswith(what)]
     return [(row["measured"], row["reached"]) for row in rows if on is None or row["on"] == on.name]
 
 
 def throughput(**machine: Any) -> dict[str, Any]:
-    """4.5 times in the default number type, 5.0 times in int8; the longer texts would be far from it."""
+    """4.5 times as fast in the default number type, 5.0 times in int8; the rows of longer texts are far from that."""
     theirs = {"tokens": 85, "who": AS_IT_COMES, "dtype": "float32", "sidecar_is_faster_by": 4.5, "median_ms": 900.0}
     int8 = {"tokens": 85, "who": IN_INT8, "dtype": "int8", "sidecar_is_faster_by": 0.9, "median_ms": 180.0}
     longer = [{**row, "tokens": 250, "sidecar_is_faster_by": 1.0, "median_ms": 1.0} for row in (theirs, int8)]
@@ -35,7 +35,7 @@ def throughput(**machine: Any) -> dict[str, Any]:
 
 
 def loads(*rows: tuple[float, float, float | None]) -> dict[str, Any]:
-    """(in the budget, best calls, best pairs) in % at three times the capacity, and worse ones below."""
+    """Rows (% in the budget, % of best calls, % of best pairs) at 3 times the capacity, and a worse one at capacity."""
     keys = ("in_budget_percent", "of_best_percent", "pairs_of_best_percent")
     below = {"load": 1.0, **dict.fromkeys(keys, 10.0)}
     return result("load", [below, *({"load": 3.0, **dict(zip(keys, row, strict=True))} for row in rows)])
@@ -59,7 +59,7 @@ def test_every_goal_has_a_row_and_what_has_no_figure_says_so(results: list[dict[
 
 
 def test_a_machine_whose_figure_is_gone_keeps_its_row() -> None:
-    """As with a row of a table that has another name now."""
+    """As when a row of a table was renamed."""
     gone = result("single_call", [{"what": "outside the forward", "p50_ms": 7.5, "p99_ms": 8.7}])
     assert judged("ms outside", gone) == [("not measured", "not measured")] * 2
 

@@ -158,7 +158,7 @@ def test_goodput_counts_reranked_answers_in_time_only() -> None:
 
 
 def test_shares_of_the_best_are_those_of_calls_and_of_scored_pairs() -> None:
-    """Ten of a hundred pairs in each call: twice the calls, a fifth of the work."""
+    """Calls with ten of a hundred pairs scored: twice the calls, a fifth of the work."""
     whole = {"goodput_per_s": 4.0, "good_pairs_per_s": 400.0}
     part = {"goodput_per_s": 8.0, "good_pairs_per_s": 80.0}
     shares = [(row["of_best_percent"], row["pairs_of_best_percent"]) for row in load.with_shares([whole, part])]
@@ -178,7 +178,7 @@ def test_capacity_counts_a_call_reranked_in_part_for_its_part(monkeypatch: pytes
 
 
 def test_the_last_percentile_is_given_of_the_calls_of_all_phases_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A phase has 242 calls at the most on two cores: only all of them together are enough."""
+    """A phase has at most 242 calls on two cores: only all phases together have enough."""
     times = iter(range(10))
 
     def phase(*_: Any) -> Result:

@@ -4,7 +4,7 @@ import random
 
 QUERY = "which apple varieties keep well in winter storage"
 _QUERY_TOKENS = 12
-"""Of the query and the special tokens of a pair."""
+"""Tokens of the query and the special tokens of a pair."""
 _SIGMA = 0.6
 _MEAN_OF_UNIT = 1.2
 """Mean of a lognormal draw with mu = 0 and sigma = 0.6: exp(0.6 ** 2 / 2)."""
@@ -18,7 +18,7 @@ _WORDS = tuple(_ALL_WORDS.split())
 
 
 def passages(mean_tokens: int, count: int = 100, seed: int = 7) -> list[str]:
-    """Texts of plain English words, about a token each, whose pairs with :data:`QUERY` have ``mean_tokens`` on average.
+    """Texts of plain English words, a token each or so, whose pairs with :data:`QUERY` average ``mean_tokens`` tokens.
 
     Lengths are lognormal with sigma 0.6, so a few are long.
     """
@@ -50,12 +50,12 @@ def of_words(words: int, count: int = 100, seed: int = 7) -> list[str]:
 
 
 def queries(seed: int = 7) -> "Queries":
-    """Ever new queries."""
+    """An endless iterator of new queries."""
     return Queries(seed)
 
 
 class Queries:
-    """An endless row of queries of eight words, no two the same in practice."""
+    """An endless iterator of queries of eight words, no two the same in practice."""
 
     def __init__(self, seed: int) -> None:
         self._draw = random.Random(seed)

@@ -1,4 +1,4 @@
-"""How fast the bundled model scores 100 pairs here, over others that score the same weights.
+"""How fast the bundled model scores 100 pairs here, against others that run the same weights.
 
     python -m tests.bench.throughput [--rounds N] [--without infinity,onnx]
 
@@ -37,7 +37,7 @@ PAIRS = 100
 MEANS = (85, 250)
 ROUNDS, QUICK_ROUNDS = 5, 1
 _ENOUGH_S, _LEAST_ROUNDS = {"cpu": 90.0, "cuda": 35.0}, 2
-"""After so long and so many rounds a slow machine has done enough of one mean length."""
+"""After this time and this many rounds a slow machine has done enough of one mean length."""
 AS_IT_COMES = "CrossEncoder as it comes"
 MEANING = {
     "tokens": "mean length of a pair",
@@ -52,7 +52,7 @@ MEANING = {
 
 
 def contestants(without: Sequence[str]) -> tuple[list[Contestant], list[str]]:
-    """Everyone who can run here, the sidecar first, and a sentence on each who cannot."""
+    """The contestants that can run here, the sidecar first, and why each of the others cannot."""
     sidecar = Sidecar()
     half = sidecar.dtype
     makers: list[Callable[[], Contestant]] = [
@@ -81,7 +81,7 @@ def contestants(without: Sequence[str]) -> tuple[list[Contestant], list[str]]:
 def race(
     runners: Sequence[Contestant], mean_tokens: int, rounds: int, advance: Callable[[], None]
 ) -> tuple[list[Row], list[str]]:
-    """One row a contestant, and a sentence on each that failed under way."""
+    """One row for each contestant, and why each that failed in the race did."""
     for runner in runners:
         if isinstance(runner, SentenceTransformers):
             runner.tune(texts.QUERY, texts.passages(mean_tokens, PAIRS, seed=mean_tokens))
@@ -130,7 +130,7 @@ def _row(runner: Contestant, mean_tokens: int, median_s: float, sidecar_s: float
 
 
 def measure(chosen: argparse.Namespace) -> Section:
-    """All rows."""
+    """Race all contestants at all mean lengths."""
     rounds = QUICK_ROUNDS if chosen.quick else chosen.rounds
     runners, notes = contestants(chosen.without.split(","))
     rows: list[Row] = []

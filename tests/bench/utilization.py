@@ -38,7 +38,7 @@ MEANS = (85, 250)
 ROUNDS, QUICK_ROUNDS = 15, 2
 _PEAK_RUNS = 3
 _ENOUGH_S, _LEAST_ROUNDS = 45.0, 5
-"""After so long and so many rounds a slow machine has done enough of one mean length."""
+"""After this time and this many rounds a slow machine has done enough of one mean length."""
 _OWN_ROWS = 8192
 _SQUARES = {"cpu": (1024, 2048, 4096), "cuda": (4096, 8192, 16384)}
 _LARGE: dict[str, Any] = {
@@ -70,7 +70,7 @@ Product = tuple[int, int, int]
 
 
 def fastest_product(dtype: torch.dtype, hidden: int) -> tuple[float, Product]:
-    """Of squares, and of a product as the model's own layers have it, the most operations per second, and which."""
+    """The most operations per second of square products and one of the shape of the model's own layers, and which."""
     products = [*((size, size, size) for size in _SQUARES[device()]), (_OWN_ROWS, hidden, 4 * hidden)]
     return max((product_flops(dtype, product), product) for product in products)
 
@@ -92,7 +92,7 @@ def product_flops(dtype: torch.dtype, product: Product) -> float:
 
 @contextmanager
 def models(large: bool) -> Iterator[list[tuple[str, str, int]]]:
-    """(name, folder, pairs of a job) of each model to measure; the large one is built, and gone afterwards."""
+    """(name, folder, pairs of a job) of each model to measure; the large one is built here and deleted afterwards."""
     found = [("bundled", checkpoint.location(BUNDLED), 100)]
     with tempfile.TemporaryDirectory() as folder:
         if large:
@@ -139,7 +139,7 @@ def _speed(times: list[float], pairs: int) -> dict[str, Any]:
 
 
 def share(rates: Sequence[float], peaks: Sequence[tuple[float, Product]]) -> dict[str, Any]:
-    """Of the jobs' rates; ``peaks[i]`` and ``peaks[i + 1]`` are the fastest products before and after job ``i``."""
+    """Columns of the jobs' rates; ``peaks[i]`` and ``peaks[i + 1]`` are the fastest products around job ``i``."""
     beside = [max(pair) for pair in pairwise(peaks)]
     flops = [peak for peak, _ in beside]
     return {
@@ -151,7 +151,7 @@ def share(rates: Sequence[float], peaks: Sequence[tuple[float, Product]]) -> dic
 
 
 def measure(chosen: argparse.Namespace) -> Section:
-    """All rows."""
+    """Measure all models at all mean lengths."""
     rounds = QUICK_ROUNDS if chosen.quick else chosen.rounds
     large = chosen.large == "yes" or (chosen.large == "auto" and device() == "cuda")
     rows: list[Row] = []

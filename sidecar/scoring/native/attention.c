@@ -1,7 +1,7 @@
-/* Attention of packed pairs on a CPU, in bfloat16 and float32: the threads, and the way that each item of work goes.
+/* Attention of packed pairs on a CPU, in bfloat16 and float32: how work is shared among threads, and who computes it.
  *
- * One head of one pair is an item. Nothing is allocated here and no thread is made: Python gives the scratch, the
- * OpenMP that torch uses the threads.
+ * An item of work is one head of one pair. No memory is allocated and no thread created here: Python provides the
+ * scratch memory, the OpenMP that torch uses the threads.
  */
 #define _GNU_SOURCE
 
@@ -41,13 +41,13 @@ int64_t sidecar_attention_task_bytes(void) { return sizeof(Attention); }
 
 static int is_bfloat16(int64_t way) { return way == BY_TILES || way == BY_VECTORS; }
 
-/* Scratch of a thread for pairs of up to `longest` tokens, a multiple of 64. */
+/* Bytes of a thread's scratch for pairs of up to `longest` tokens: a multiple of 64. */
 int64_t sidecar_attention_scratch_bytes(int64_t way, int64_t longest, int64_t head_size) {
     if (is_bfloat16(way)) return bfloat16_scratch_bytes(longest, head_size);
-    return (longest + head_size) * 16 * (int64_t)sizeof(float); /* the wider of both */
+    return (longest + head_size) * 16 * (int64_t)sizeof(float); /* 16 floats: the wider vector */
 }
 
-/* The next item of work, or -1: the last pairs first, which are the longest where pairs are sorted. */
+/* The next item of work, -1 if none is left: the last pairs first, which are the longest if pairs are sorted. */
 static int64_t next_item(Attention *a) {
     const int64_t item = a->pairs * a->heads - 1 - atomic_fetch_add(&a->next_item, 1);
     return item < 0 ? -1 : item;
@@ -80,7 +80,7 @@ typedef void Parallel(void (*)(void *), void *, unsigned threads, unsigned flags
 
 void sidecar_attend(Attention *task, Parallel *parallel, unsigned threads) { parallel(work, task, threads, 0); }
 
-/* Ask the operating system for tiles, for all threads of this process; 0, or -1 and errno. */
+/* Ask the operating system for AMX tiles, for all threads of this process; returns 0, or -1 and sets errno. */
 int sidecar_request_tiles(void) { return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA); }
 
 #else

@@ -1,4 +1,4 @@
-/* What Python asks for: the attention of packed pairs, each token taking from the tokens of its own pair. */
+/* The task that Python passes: attention of packed pairs, each token over the tokens of its own pair. */
 #ifndef SIDECAR_ATTENTION_H
 #define SIDECAR_ATTENTION_H
 
@@ -6,8 +6,8 @@
 #include <stdint.h>
 
 enum {
-    VERSION = 1, /* of all that Python relies on here: one more with every change of a field or a function */
-    GROUP = 8,   /* sums at a time in float32; a head has a multiple of so many elements there */
+    VERSION = 1, /* of the interface to Python: to be raised with every change of a field or a function */
+    GROUP = 8,   /* sums computed together in float32; head_size must be a multiple of it there */
 };
 
 enum { BY_TILES, BY_VECTORS, FLOAT32_AVX512, FLOAT32_AVX2 }; /* Way of sidecar/scoring/native_attention.py */
@@ -21,8 +21,8 @@ typedef struct { /* _Attention of sidecar/scoring/native_attention.py: the same 
     int64_t first_only; /* whether row p of query and out is the first token of pair p */
     int64_t way;        /* number type of the rows, and how they are multiplied */
     float scale;        /* factor of the logits, above 0 */
-    char *scratch;      /* of each thread sidecar_attention_scratch_bytes, aligned to 64 */
-    atomic_llong next_thread, next_item; /* 0 at first */
+    char *scratch;      /* sidecar_attention_scratch_bytes for each thread, aligned to 64 bytes */
+    atomic_llong next_thread, next_item; /* 0 at the start */
 } Attention;
 
 #endif

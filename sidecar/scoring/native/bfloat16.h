@@ -1,11 +1,11 @@
 /* Attention of one head of one pair in bfloat16, on a CPU with AVX-512 BF16, 16 queries at a time.
  *
- * Logits by products of blocks, softmax row by row, and the weighted values by products of blocks again. With AMX a
- * product is one of tiles, else one of dot products of vectors; both take the same blocks. A block has 16 rows of 64
+ * Logits are products of blocks, softmax goes row by row, and the weighted values are products of blocks again. With
+ * AMX a product multiplies tiles, else vectors by dot products; both take the same blocks. A block has 16 rows of 64
  * bytes. The right factor of a product is in VNNI layout: lane n of row k holds elements (2k, n) and (2k + 1, n), as
- * TDPBF16PS and VDPBF16PS want them (Intel, "Intel Architecture Instruction Set Extensions and Future Features",
- * chapter 3). Logits and sums are float32; weights are rounded to bfloat16 before they meet the values, as torch's
- * kernel does.
+ * TDPBF16PS and VDPBF16PS require (Intel, "Intel Architecture Instruction Set Extensions and Future Features",
+ * chapter 3). Logits and sums are float32; weights are rounded to bfloat16 before they multiply the values, as in
+ * torch's kernel.
  */
 #include <immintrin.h>
 #include <stdint.h>
@@ -13,7 +13,7 @@
 
 #include "attention.h"
 
-/* hardware.has_avx512_bf16 and hardware.has_amx ask for the same. */
+/* hardware.has_avx512_bf16 and hardware.has_amx check for the same features. */
 #define ON_AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")))
 #define ON_AMX __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,amx-tile,amx-bf16")))
 
@@ -26,15 +26,15 @@ enum {
 
 typedef uint16_t bf16;
 
-typedef struct { /* what a thread works in, by rows of `width`, the tokens of a pair rounded up to DEPTH */
-    int32_t *keys, *values; /* blocks: by (16 tokens, 32 elements), and by (32 tokens, 16 elements) */
+typedef struct { /* a thread's scratch; `width` is the tokens of a pair rounded up to DEPTH */
+    int32_t *keys, *values; /* blocks of (16 tokens, 32 elements), and of (32 tokens, 16 elements) */
     float *logits, *mixed, *inverse_sum; /* (ROWS, width), (ROWS, head_size), (ROWS,) */
     bf16 *weights, *queries; /* (ROWS, width), (ROWS, head_size) */
 } Scratch;
 
 static int64_t round_up_to_depth(int64_t tokens) { return (tokens + DEPTH - 1) / DEPTH * DEPTH; }
 
-/* Scratch of a thread for pairs of up to `longest` tokens: a multiple of 64, since head_size is one of DEPTH. */
+/* Bytes of a thread's scratch for pairs of up to `longest` tokens: a multiple of 64, as head_size is one of DEPTH. */
 static int64_t bfloat16_scratch_bytes(int64_t longest, int64_t head_size) {
     const int64_t width = round_up_to_depth(longest);
     const int64_t blocks = 2 * width * head_size, block = ROWS * (width + head_size);
@@ -51,7 +51,7 @@ static Scratch scratch_at(char *memory, int64_t longest, int64_t head_size) {
     s.inverse_sum = s.mixed + ROWS * head_size;
     s.weights = (bf16 *)(s.inverse_sum + ROWS);
     s.queries = s.weights + ROWS * width;
-    /* Products read all 16 rows, also of a block with fewer queries: never what was not written. */
+    /* Products read all 16 rows, also of a block with fewer queries, and must not read what was never written. */
     memset(s.weights, 0, ROWS * width * sizeof(bf16));
     memset(s.queries, 0, ROWS * head_size * sizeof(bf16));
     return s;
@@ -61,13 +61,13 @@ ON_AVX512 static inline __m512i lane_numbers(void) {
     return _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
 }
 
-/* A block in VNNI layout of 16 keys, turned: `count` rows of 32 elements, 0 for the others. */
+/* Write a block in VNNI layout of 16 keys, transposed: `count` rows of 32 elements, 0 for the others. */
 ON_AVX512 static void transpose_keys(const bf16 *keys, int64_t stride, int64_t count, int32_t *block) {
     const __m512i lane = lane_numbers();
     __m512i row[ROWS];
     for (int i = 0; i < ROWS; i++)
         row[i] = i < count ? _mm512_loadu_si512(keys + i * stride) : _mm512_setzero_si512();
-    /* Off-diagonal blocks of `step` change places; an index of LANES and more takes from the row below. */
+    /* Swap off-diagonal blocks of size `step`; an index of LANES or more selects from the row below. */
     for (int step = 1; step < ROWS; step *= 2) {
         const __mmask16 upper = _mm512_test_epi32_mask(lane, _mm512_set1_epi32(step));
         const __m512i left = _mm512_mask_add_epi32(lane, upper, lane, _mm512_set1_epi32(LANES - step));
@@ -83,10 +83,10 @@ ON_AVX512 static void transpose_keys(const bf16 *keys, int64_t stride, int64_t c
     for (int i = 0; i < ROWS; i++) _mm512_store_si512(block + LANES * i, row[i]);
 }
 
-/* Blocks in VNNI layout of 32 values, one for each 16 elements: `count` rows, 0 for the others. */
+/* Write blocks in VNNI layout of 32 values, one for each 16 elements: `count` rows, 0 for the others. */
 ON_AVX512 static void interleave_values(const bf16 *values, int64_t stride, int64_t count, int64_t head_size,
                                         int32_t *blocks) {
-    /* Each lane: an element of the even row, and the same of the odd one, whose indices begin at DEPTH. */
+    /* Each lane takes an element of the even row and the same one of the odd row, whose indices begin at DEPTH. */
     const __m512i lane = lane_numbers();
     const __m512i low = _mm512_or_si512(lane, _mm512_slli_epi32(_mm512_add_epi32(lane, _mm512_set1_epi32(DEPTH)), 16));
     const __m512i high = _mm512_add_epi16(low, _mm512_set1_epi16(LANES));
@@ -145,7 +145,7 @@ ON_AVX512 static inline __m512 exp2_ps(__m512 x) {
     return _mm512_scalef_ps(p, x); /* times 2 to the floor of x */
 }
 
-/* Softmax of `count` rows of logits: exponentials to weights, 0 behind `length`; one over their sum to inverse_sum. */
+/* Softmax of `count` rows of logits: writes exponentials, 0 from `length` on, to weights, 1 / sum to inverse_sum. */
 ON_AVX512 static void softmax_rows(const Scratch *s, int64_t count, int64_t length, int64_t width, float scale) {
     const __m512 by = _mm512_set1_ps(scale * 1.44269504f); /* log2(e) */
     const int64_t whole = length / LANES * LANES;
@@ -160,7 +160,7 @@ ON_AVX512 static void softmax_rows(const Scratch *s, int64_t count, int64_t leng
         for (int64_t k = 0; k < width; k += LANES) {
             const __mmask16 seen = k < whole ? 0xffff : k == whole ? rest : 0;
             const __m512 logit = _mm512_maskz_loadu_ps(seen, logits + k);
-            /* First the difference: a product of large logits, rounded, would be off by whole powers of two. */
+            /* Subtract first: the rounded product of a large logit would be off by whole powers of two. */
             const __m512 power = _mm512_mul_ps(_mm512_sub_ps(logit, row_max), by);
             const __m512 weight = _mm512_maskz_mov_ps(seen, exp2_ps(power));
             sum = _mm512_add_ps(sum, weight);
@@ -193,14 +193,14 @@ ON_AVX512 static void load_keys_and_values(const Attention *a, const Scratch *s,
                           s->values + k / DEPTH * (size / LANES) * BLOCK);
 }
 
-/* `count` queries of a head, at most ROWS of them, and where their results go. */
+/* Attention of `count` queries of a head, at most ROWS of them, written to `out`. */
 ON_AVX512 static void attend_block(const Attention *a, const Scratch *s, int64_t length, int64_t count,
                                    const bf16 *query, bf16 *out) {
     const int64_t size = a->head_size, width = round_up_to_depth(length);
-    const int64_t deep = size / DEPTH, wide = size / LANES; /* blocks that hold a key, and a value */
+    const int64_t deep = size / DEPTH, wide = size / LANES; /* blocks across a key, and across a value */
     Multiply *multiply = a->way == BY_TILES ? multiply_by_tiles : multiply_by_vectors;
     int64_t stride = a->query_stride;
-    if (count < ROWS) { /* a product reads 16 rows, whatever lies behind those of the pair */
+    if (count < ROWS) { /* a product reads 16 rows, and other data may follow those of the pair */
         for (int64_t i = 0; i < count; i++) memcpy(s->queries + i * size, query + i * stride, size * sizeof(bf16));
         query = s->queries, stride = size;
     }

@@ -1,7 +1,7 @@
 /* Attention of one head of one pair in float32, as many queries at a time as a vector has lanes, one in each.
  *
- * So keys and values are read where they lie, element by element, and the softmax of each query stays in its lane. Only
- * the queries are turned, and what they get is turned back. Included once for each width, with
+ * So keys and values are read in place, element by element, and the softmax of each query stays in its lane. Only the
+ * queries are transposed, and their results transposed back. Included once for each width, with
  *
  *     WIDTH     floats in a vector
  *     TARGET    the instructions that the functions may use
@@ -37,14 +37,14 @@ TARGET static inline Floats OF(exp2)(Floats x) {
     return p * (Floats)((whole + 127) << 23); /* times a float with this exponent */
 }
 
-/* Logits of the queries, each in its lane, with each key; the largest of each lane. */
+/* Write the logits of the queries, each in its lane, with each key; returns the largest of each lane. */
 TARGET static Floats OF(logits_of)(const Attention *a, int64_t length, const Floats *queries, const float *keys,
                                    Floats *logits) {
     Floats largest = OF(in_each_lane)(-__builtin_inff());
     for (int64_t k = 0; k < length; k += GROUP) {
         Floats sums[GROUP] = {{0}};
         const float *key[GROUP];
-        for (int g = 0; g < GROUP; g++) /* behind the last key it once more, whose logits are dropped */
+        for (int g = 0; g < GROUP; g++) /* past the end, repeat the last key; its logits are dropped */
             key[g] = keys + (k + g < length ? k + g : length - 1) * a->key_stride;
         for (int64_t at = 0; at < a->head_size; at++) {
             const Floats query = queries[at];
@@ -59,7 +59,7 @@ TARGET static Floats OF(logits_of)(const Attention *a, int64_t length, const Flo
     return largest;
 }
 
-/* The values, weighted in each lane, over the sum of its weights. */
+/* Write the mean of the values by the weights of each lane, whose sum is given. */
 TARGET static void OF(weighted_mean)(const Attention *a, int64_t length, const Floats *weights, Floats sum,
                                      const float *values, Floats *mean) {
     const Floats inverse_sum = 1.0f / sum;
@@ -75,7 +75,7 @@ TARGET static void OF(weighted_mean)(const Attention *a, int64_t length, const F
     }
 }
 
-/* `count` queries, at most WIDTH of them, and where their results go; the memory holds head_size + length vectors. */
+/* Attention of `count` queries, at most WIDTH, written to `out`; the memory holds head_size + length vectors. */
 TARGET static void OF(attend_block)(const Attention *a, float *memory, int64_t length, int64_t count,
                                     const float *query, const float *keys, const float *values, float *out) {
     Floats *turned = (Floats *)memory, *weights = turned + a->head_size;
@@ -86,7 +86,7 @@ TARGET static void OF(attend_block)(const Attention *a, float *memory, int64_t l
     const float scale = a->scale * 1.44269504f; /* log2(e) */
     Floats sum = {0};
     for (int64_t k = 0; k < length; k++) {
-        /* First the difference: a product of large logits, rounded, would be off by whole powers of two. */
+        /* Subtract first: the rounded product of a large logit would be off by whole powers of two. */
         weights[k] = OF(exp2)((weights[k] - largest) * scale);
         sum += weights[k];
     }
