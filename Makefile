@@ -1,20 +1,20 @@
-# Every target sets up what it needs in .venv first. PYTHON is the interpreter it is made from, 3.11 or newer.
+# Every target first installs what it needs into .venv. PYTHON is the interpreter that .venv is made with, 3.11 or newer.
 PYTHON ?= python3
 BIN := .venv/bin
 
-# The lowest grpcio supported: generated code demands a grpcio no older than the tools that made it.
+# Of the lowest grpcio supported: generated code requires a grpcio no older than the tools that generated it.
 GRPC_TOOLS := grpcio-tools==1.74.0 mypy-protobuf==3.6.0
 PROTO := proto/sidecar/v1/rerank.proto
 
 .PHONY: demo test engines lint format proto bench bench-gpu bench-docs soak overhead lock clean
 
-demo: .venv/ready  ## both orders of real queries side by side; QUERY="..." asks your own
+demo: .venv/ready  ## show both orders of real queries side by side; QUERY="..." for your own
 	@$(BIN)/python -m sidecar.demo $(if $(QUERY),--query "$(QUERY)")
 
-test: .venv/ready  ## all but the tests that need a search engine; with ENGINES, ES_URL or OS_URL set, those too
+test: .venv/ready  ## run all tests except those that need a search engine; with ENGINES, ES_URL or OS_URL set, those too
 	$(BIN)/python -m pytest --benchmark-disable $(if $(ENGINES)$(ES_URL)$(OS_URL),,--ignore=tests/engines)
 
-engines: .venv/ready  ## the tests that need a search engine, on real nodes: docs/engines.md
+engines: .venv/ready  ## run the tests that need a search engine, on real nodes: docs/engines.md
 	$(BIN)/python -m pytest tests/engines
 
 lint: .venv/ready .venv-proto/ready
@@ -32,25 +32,25 @@ format: .venv/ready
 proto: .venv-proto/ready  ## generate sidecar/v1 from the contract
 	$(call generate,.)
 
-# The first time it installs infinity, a rival, into build/infinity, which takes minutes and a network. INFINITY_PYTHON,
-# an interpreter that has infinity-emb, skips that; without either the table says that infinity is not in it.
-bench: .venv/ready  ## speed on this machine, 16 to 19 minutes; results in build/bench
+# The first run installs infinity, to compare with, into build/infinity, which takes minutes and a network. INFINITY_PYTHON,
+# an interpreter that has infinity-emb, skips that; without either, the table says that infinity is missing.
+bench: .venv/ready  ## measure speed on this machine, 16 to 19 minutes; results in build/bench
 	$(BIN)/python -m tests.bench
 
-# Installs nothing: infinity is in the table where build/infinity or INFINITY_PYTHON is there already.
-bench-gpu: .venv/ready  ## the same for a machine with a GPU, in under 8 minutes
+# Installs nothing: infinity is in the table if build/infinity or INFINITY_PYTHON exists already.
+bench-gpu: .venv/ready  ## the same on a machine with a GPU, in under 8 minutes
 	$(BIN)/python -m tests.bench --gpu
 
-soak: .venv/ready  ## memory over 100,000 calls, about ten minutes on two cores
+soak: .venv/ready  ## measure memory over 100,000 calls, about ten minutes on two cores
 	$(BIN)/python -m tests.bench.soak
 
-bench-docs: .venv/ready  ## take what is in build/bench into docs/benchmarks.md and its pictures
+bench-docs: .venv/ready  ## update docs/benchmarks.md and its pictures from build/bench
 	$(BIN)/python -m tests.bench.document
 
-overhead: .venv/ready  ## what the sidecar adds to a search that it leaves alone, on a real node
+overhead: .venv/ready  ## measure the time added to a search that is not reranked, on a real node
 	$(BIN)/python -m tests.bench.overhead
 
-lock: .venv/ready  ## pin what is installed now
+lock: .venv/ready  ## pin the installed packages
 	$(BIN)/python -m pip freeze --exclude-editable > requirements.lock
 
 clean:

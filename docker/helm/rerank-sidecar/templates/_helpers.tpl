@@ -38,9 +38,9 @@ envFrom:
 {{- with .Values.extraEnv }}
 env: {{- toYaml . | nindent 2 }}
 {{- end }}
-# Ready as soon as models are loaded or have failed: a broken model must not take search down. Started and alive is no
-# more than that the port is open. Kubernetes asks at the pod's own address, where what listens on 127.0.0.1 is not
-# found, and without TLS: there a command in the container asks.
+# Ready as soon as models are loaded or have failed: a broken model must not take search down. The startup and liveness
+# probes only check that the port is open. Kubernetes itself would probe the pod's address, which a port on 127.0.0.1 does
+# not have, and without TLS: in these cases a command in the container is the probe.
 startupProbe: {{- include "rerank-sidecar.open" $loopback | nindent 2 }}
   failureThreshold: 30
   periodSeconds: 2
@@ -79,7 +79,7 @@ volumeMounts:
   {{- end }}
 {{- end -}}
 
-{{/* A probe of the port; true: of one on loopback. */}}
+{{/* A probe that the port is open; argument: whether it listens on loopback. */}}
 {{- define "rerank-sidecar.open" -}}
 {{- if . -}}
 exec: {command: ["python", "-c", "import socket; socket.create_connection(('127.0.0.1', 50051), 2)"]}
