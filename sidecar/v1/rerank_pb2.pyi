@@ -3,30 +3,31 @@
 isort:skip_file
 The contract of the reranking sidecar.
 
-A reply with gRPC status OK always carries results. Whether they are reranked is told by `outcome` and `reason`:
-a degraded answer is data, not an error. An error status means that there is nothing to answer with.
+A reply with gRPC status OK always carries results; `outcome` and `reason` say whether they are reranked: a degraded
+answer is data, not an error. An error status means that there are no results to return.
 
-  INVALID_ARGUMENT    empty query, body that is no JSON object, unknown policy, value over a limit; or the engine
+  INVALID_ARGUMENT    empty query, body that is not a JSON object, unknown policy, value over a limit; or the engine
                       rejected the body (its own reason is in the message)
   NOT_FOUND           unknown connector, or the engine has no such index
   PERMISSION_DENIED   the connector or the caller's role does not allow this, or the engine forbids it
-  UNAUTHENTICATED     the sidecar asks who calls (`server.auth`) and the call shows no valid `authorization: Bearer KEY`;
-                      the engine rejected the credentials; or the connector has `forward_authorization` and the call
-                      carries no credentials of the end user
+  UNAUTHENTICATED     the sidecar checks callers (`server.auth`) and the call has no valid `authorization: Bearer KEY`;
+                      its client certificate has been revoked; the engine rejected the credentials; or the connector
+                      has `forward_authorization` and the call carries no credentials of the end user
   UNAVAILABLE         the engine could not be reached or answered nonsense: try again later
   DEADLINE_EXCEEDED   the engine's search did not end in time
-  FAILED_PRECONDITION the engine refused for a reason that is none of these; its own words are in the message
-  RESOURCE_EXHAUSTED  more calls than the caller's role may make in a second, more at once than
-                      `server.max_concurrent_calls`, or a message over `server.max_message_mib`
-                      (a request over it has no request id: it is refused before it is read)
-  INTERNAL            a fault of the sidecar; the message holds the request id of the log line and nothing else
+  FAILED_PRECONDITION the engine refused for another reason; its own words are in the message
+  RESOURCE_EXHAUSTED  more calls than the caller's role may make in a second, or more at once than
+                      `server.max_concurrent_calls`; a message over `server.max_message_mib` (a request over it has no
+                      request id: it is refused before it is read), an engine's answer over the connector's
+                      `max_answer_mib`; or unread replies take too much memory (`server.max_unread_mib`)
+  INTERNAL            a fault of the sidecar; the message contains the request id of the log line and nothing else
 
-Errors carry google.rpc.ErrorInfo (reason, domain, metadata) and, where trying again may help, google.rpc.RetryInfo.
-A connector with `forward_authorization` asks the engine with the call's metadata `x-engine-authorization`; without
-`server.auth` also with `authorization`.
+Errors carry google.rpc.ErrorInfo (reason, domain, metadata) and, where a retry may help, google.rpc.RetryInfo.
+A connector with `forward_authorization` sends the engine the call's metadata `x-engine-authorization`, or without
+`server.auth` its `authorization` if there is no other.
 
-Ranks are 0-based. Times are milliseconds. JSON travels as text, since google.protobuf.Struct would turn
-64-bit integers into doubles.
+Ranks are 0-based. Times are milliseconds, where no other unit is given. JSON travels as text, since
+google.protobuf.Struct would turn 64-bit integers into doubles.
 """
 
 import builtins
@@ -56,12 +57,12 @@ class _OutcomeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTy
     OUTCOME_RERANKED: _Outcome.ValueType  # 1
     """All candidates of the window that have text were scored, and the results are in the new order."""
     OUTCOME_PARTIAL: _Outcome.ValueType  # 2
-    """Only the first candidates were scored and ordered, or none (reason OVERLOADED, BUDGET_EXHAUSTED); the rest follows in
-    the engine's order, or by cosine and engine where the policy's `cosine.order_rest` says so: results have what they
-    were ordered by.
+    """Only the first candidates were scored and ordered, or none (reason OVERLOADED or BUDGET_EXHAUSTED). The rest follows
+    in the engine's order or, with the policy's `cosine.order_rest`, by cosine and engine score; each result has the
+    scores that it was ordered by.
     """
     OUTCOME_ORIGINAL_ORDER: _Outcome.ValueType  # 3
-    """Reranking was tried and failed or was late: exactly the engine's own order. `reason` says why."""
+    """Reranking failed or was too late: exactly the engine's own order. `reason` says why."""
     OUTCOME_SKIPPED: _Outcome.ValueType  # 4
     """Reranking does not apply to this call: exactly the engine's own order. `reason` says why."""
 
@@ -73,12 +74,12 @@ OUTCOME_UNSPECIFIED: Outcome.ValueType  # 0
 OUTCOME_RERANKED: Outcome.ValueType  # 1
 """All candidates of the window that have text were scored, and the results are in the new order."""
 OUTCOME_PARTIAL: Outcome.ValueType  # 2
-"""Only the first candidates were scored and ordered, or none (reason OVERLOADED, BUDGET_EXHAUSTED); the rest follows in
-the engine's order, or by cosine and engine where the policy's `cosine.order_rest` says so: results have what they
-were ordered by.
+"""Only the first candidates were scored and ordered, or none (reason OVERLOADED or BUDGET_EXHAUSTED). The rest follows
+in the engine's order or, with the policy's `cosine.order_rest`, by cosine and engine score; each result has the
+scores that it was ordered by.
 """
 OUTCOME_ORIGINAL_ORDER: Outcome.ValueType  # 3
-"""Reranking was tried and failed or was late: exactly the engine's own order. `reason` says why."""
+"""Reranking failed or was too late: exactly the engine's own order. `reason` says why."""
 OUTCOME_SKIPPED: Outcome.ValueType  # 4
 """Reranking does not apply to this call: exactly the engine's own order. `reason` says why."""
 global___Outcome = Outcome
@@ -98,15 +99,15 @@ class _ReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTyp
     REASON_MODEL_NOT_READY: _Reason.ValueType  # 3
     """The model is still loading or warming up, or could not be loaded."""
     REASON_MODEL_ERROR: _Reason.ValueType  # 4
-    """The model or its tokenizer raised an error or is stuck, or there was a wrong number of scores."""
+    """The model or its tokenizer raised an error or is stuck, the number of scores was wrong, or the device is lost."""
     REASON_NON_FINITE_SCORE: _Reason.ValueType  # 5
     """The model returned NaN or infinity for at least one candidate."""
     REASON_TEXT_UNAVAILABLE: _Reason.ValueType  # 6
     """No candidate has text: the policy's fields are missing or empty, or the documents could not be fetched."""
     REASON_POLICY_DISABLED: _Reason.ValueType  # 7
-    """The policy, or the whole configuration, has `enabled: false`, the policy `mode: off`, or Switch has turned it off."""
+    """`enabled: false` in the policy or for all policies, `mode: off` in the policy, or switched off by Switch."""
     REASON_NOT_RELEVANCE_SORTED: _Reason.ValueType  # 8
-    """The app asked for another order than relevance (`sort`, scroll, `search_after`), or hits have no score."""
+    """The search does not sort by relevance (`sort`, scroll, `search_after`, a sliced search), or hits have no score."""
     REASON_NO_CANDIDATES: _Reason.ValueType  # 9
     """Search: fewer than two hits, or `size: 0`. Rerank: no candidates. Both: every candidate is pinned."""
     REASON_NO_POLICY: _Reason.ValueType  # 10
@@ -114,20 +115,24 @@ class _ReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTyp
     REASON_BEYOND_WINDOW: _Reason.ValueType  # 11
     """The page starts behind the window that is reranked."""
     REASON_QUERY_TOO_LONG: _Reason.ValueType  # 12
-    """The query alone fills the model's input, and a query is never truncated."""
+    """The query, which is never truncated, leaves too little of the model's input for a passage: fewer than 16 tokens, or
+    fewer than half where the model reads less than 32.
+    """
     REASON_WINDOW_REFUSED: _Reason.ValueType  # 13
-    """The engine refuses the search with the window's `from` and `size` (a retriever with a smaller window of its own, an
-    `index.max_result_window` below `rank_window_size`) and was asked again as the app asked; or the search has a
+    """The engine refused the search with the window's `from` and `size` (a retriever with a smaller window of its own, an
+    `index.max_result_window` below `rank_window_size`), so it was searched without the window; or the search has a
     compound retriever and no `size`.
     """
     REASON_LANGUAGE: _Reason.ValueType  # 14
-    """The texts are in a language that the policy's model is not for; see a policy's `languages`."""
+    """The texts are in a language that the policy's model does not support; see a policy's `languages`."""
     REASON_HELD_OUT: _Reason.ValueType  # 15
-    """The policy is being tried, and this call's key is among those that keep the engine's order; see `percent`."""
+    """The policy is on trial, and this call's key is among those that keep the engine's order; see `percent`."""
     REASON_SHADOW: _Reason.ValueType  # 16
-    """The policy is being tried in the shadow: the new order is made afterwards, and only counted; see `mode`."""
+    """The policy is in shadow mode: the new order is computed after the reply, for metrics only; see `mode`."""
     REASON_CIRCUIT_OPEN: _Reason.ValueType  # 17
-    """The model's last passes have all failed: it is left alone, and tried once a second."""
+    """Five forward passes of the model failed in a row, and so did a test on a sample text: it is not used, but tested once
+    a second (every five seconds while the device is busy) until a test succeeds.
+    """
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Why the outcome is not RERANKED."""
@@ -141,15 +146,15 @@ REASON_OVERLOADED: Reason.ValueType  # 2
 REASON_MODEL_NOT_READY: Reason.ValueType  # 3
 """The model is still loading or warming up, or could not be loaded."""
 REASON_MODEL_ERROR: Reason.ValueType  # 4
-"""The model or its tokenizer raised an error or is stuck, or there was a wrong number of scores."""
+"""The model or its tokenizer raised an error or is stuck, the number of scores was wrong, or the device is lost."""
 REASON_NON_FINITE_SCORE: Reason.ValueType  # 5
 """The model returned NaN or infinity for at least one candidate."""
 REASON_TEXT_UNAVAILABLE: Reason.ValueType  # 6
 """No candidate has text: the policy's fields are missing or empty, or the documents could not be fetched."""
 REASON_POLICY_DISABLED: Reason.ValueType  # 7
-"""The policy, or the whole configuration, has `enabled: false`, the policy `mode: off`, or Switch has turned it off."""
+"""`enabled: false` in the policy or for all policies, `mode: off` in the policy, or switched off by Switch."""
 REASON_NOT_RELEVANCE_SORTED: Reason.ValueType  # 8
-"""The app asked for another order than relevance (`sort`, scroll, `search_after`), or hits have no score."""
+"""The search does not sort by relevance (`sort`, scroll, `search_after`, a sliced search), or hits have no score."""
 REASON_NO_CANDIDATES: Reason.ValueType  # 9
 """Search: fewer than two hits, or `size: 0`. Rerank: no candidates. Both: every candidate is pinned."""
 REASON_NO_POLICY: Reason.ValueType  # 10
@@ -157,20 +162,24 @@ REASON_NO_POLICY: Reason.ValueType  # 10
 REASON_BEYOND_WINDOW: Reason.ValueType  # 11
 """The page starts behind the window that is reranked."""
 REASON_QUERY_TOO_LONG: Reason.ValueType  # 12
-"""The query alone fills the model's input, and a query is never truncated."""
+"""The query, which is never truncated, leaves too little of the model's input for a passage: fewer than 16 tokens, or
+fewer than half where the model reads less than 32.
+"""
 REASON_WINDOW_REFUSED: Reason.ValueType  # 13
-"""The engine refuses the search with the window's `from` and `size` (a retriever with a smaller window of its own, an
-`index.max_result_window` below `rank_window_size`) and was asked again as the app asked; or the search has a
+"""The engine refused the search with the window's `from` and `size` (a retriever with a smaller window of its own, an
+`index.max_result_window` below `rank_window_size`), so it was searched without the window; or the search has a
 compound retriever and no `size`.
 """
 REASON_LANGUAGE: Reason.ValueType  # 14
-"""The texts are in a language that the policy's model is not for; see a policy's `languages`."""
+"""The texts are in a language that the policy's model does not support; see a policy's `languages`."""
 REASON_HELD_OUT: Reason.ValueType  # 15
-"""The policy is being tried, and this call's key is among those that keep the engine's order; see `percent`."""
+"""The policy is on trial, and this call's key is among those that keep the engine's order; see `percent`."""
 REASON_SHADOW: Reason.ValueType  # 16
-"""The policy is being tried in the shadow: the new order is made afterwards, and only counted; see `mode`."""
+"""The policy is in shadow mode: the new order is computed after the reply, for metrics only; see `mode`."""
 REASON_CIRCUIT_OPEN: Reason.ValueType  # 17
-"""The model's last passes have all failed: it is left alone, and tried once a second."""
+"""Five forward passes of the model failed in a row, and so did a test on a sample text: it is not used, but tested once
+a second (every five seconds while the device is busy) until a test succeeds.
+"""
 global___Reason = Reason
 
 class _Stage:
@@ -182,7 +191,7 @@ class _StageEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumType
     STAGE_UNSPECIFIED: _Stage.ValueType  # 0
     """Never sent."""
     STAGE_ORIGINAL: _Stage.ValueType  # 1
-    """The engine's order, sent as soon as the engine answered. Its outcome is UNSPECIFIED: nothing is known yet."""
+    """The engine's order, sent as soon as the engine has answered. Its outcome is UNSPECIFIED: not known yet."""
     STAGE_FINAL: _Stage.ValueType  # 2
     """The final answer."""
 
@@ -192,14 +201,14 @@ class Stage(_Stage, metaclass=_StageEnumTypeWrapper):
 STAGE_UNSPECIFIED: Stage.ValueType  # 0
 """Never sent."""
 STAGE_ORIGINAL: Stage.ValueType  # 1
-"""The engine's order, sent as soon as the engine answered. Its outcome is UNSPECIFIED: nothing is known yet."""
+"""The engine's order, sent as soon as the engine has answered. Its outcome is UNSPECIFIED: not known yet."""
 STAGE_FINAL: Stage.ValueType  # 2
 """The final answer."""
 global___Stage = Stage
 
 @typing.final
 class Options(google.protobuf.message.Message):
-    """What a request asks of its policy. A value over the policy's `limits` is INVALID_ARGUMENT."""
+    """What a request changes of its policy. A value out of range, or over the policy's `limits`, is INVALID_ARGUMENT."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -211,21 +220,23 @@ class Options(google.protobuf.message.Message):
     RETURN_PASSAGES_FIELD_NUMBER: builtins.int
     KEY_FIELD_NUMBER: builtins.int
     policy: builtins.str
-    """Policy to use instead of the one that the index matches. Default: the match."""
+    """Policy to use instead of the one that the index gets by `match`. Default: that one."""
     rank_window_size: builtins.int
     """Hits or candidates from the top that are reranked, 1 to `limits.rank_window_size`. Default: the policy's."""
     budget_ms: builtins.int
-    """Whole time in the sidecar in ms, 1 to `limits.budget_ms`. Default: the policy's. The client's own deadline counts too."""
+    """Total time in the sidecar in ms, 1 to `limits.budget_ms`; the call's own deadline counts if it is earlier. Default: the
+    policy's.
+    """
     min_score: builtins.float
-    """Scored results with a lower relevance_score are left out of the reply, finite. Default: the policy's.
+    """Finite; scored results with a lower relevance_score are left out of the reply. Default: the policy's.
     Never applied when the outcome is ORIGINAL_ORDER or SKIPPED, nor to candidates that were not scored: these keep their
-    places, and do not move up into Rerank's `top_n` for what is left out.
+    places, and do not move up into Rerank's `top_n` for results that are left out.
     """
     return_passages: builtins.bool
     """Whether each result carries the passage that was scored. Default: false."""
     key: builtins.str
-    """What decides on a policy that is being tried (`mode`, `percent`), such as a session: the same key always gets the same,
-    on all pages. At most 256 characters. Default: the query.
+    """Decides the call's arm under a policy on trial (`mode`, `percent`), such as a session or user: the same key always gets
+    the same arm, on all pages. At most 256 characters. Default: the query.
     """
     @property
     def pinned_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
@@ -285,20 +296,22 @@ class SearchRequest(google.protobuf.message.Message):
     OPTIONS_FIELD_NUMBER: builtins.int
     TEMPLATE_FIELD_NUMBER: builtins.int
     connector: builtins.str
-    """Connector to search with, a key of `connectors`. Default: the only one, when there is only one."""
+    """Connector to search with, a key of `connectors`. Default: the only one that the caller may use; required if there are
+    several.
+    """
     index: builtins.str
     """Index, alias, pattern or comma list, as in the engine's own URL. Required."""
     query: builtins.str
-    """What the user asked, as plain text; this is what the model reads. Required, not blank, at most `limits.query_chars`."""
+    """The user's query as plain text, which the model reads. Required, not blank, at most `limits.query_chars` characters."""
     body: builtins.str
-    """The app's own search body, a JSON object of at most 8 MiB. Default: `{}`, the engine's match_all.
-    Passed on untouched but for `from` and `size`, which are widened to the window, for what would follow from `size` then
-    (`k` of a kNN search, `rank_window_size` of a compound retriever), and for `timeout` where the policy has
-    `engine_timeout` (see PolicyService.Explain).
+    """The app's own search body, a JSON object of at most 8388608 characters. Default: `{}`, the engine's match_all.
+    `from` and `size` are widened to the window; defaults that depend on `size` (a kNN search's `k`, a compound retriever's
+    `rank_window_size`) are written out; with the policy's `engine_timeout`, `timeout` is added if absent. Nothing else is
+    changed; PolicyService.Explain shows the result.
     """
     template: builtins.str
-    """A search template instead of `body`: a JSON object with `id` or `source`, and `params`. The engine makes the body of
-    it, which is then searched as `body` would be. Default: none.
+    """A search template instead of `body`: a JSON object with `id` or `source`, and `params`. The engine renders it to a
+    body, which is then searched like `body`. Default: none.
     """
     @property
     def params(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
@@ -306,7 +319,7 @@ class SearchRequest(google.protobuf.message.Message):
 
     @property
     def options(self) -> global___Options:
-        """What this call asks of its policy."""
+        """What this call changes of its policy."""
 
     def __init__(
         self,
@@ -336,8 +349,8 @@ class SearchResponse(google.protobuf.message.Message):
     REASON_FIELD_NUMBER: builtins.int
     META_FIELD_NUMBER: builtins.int
     response: builtins.str
-    """The engine's own response, with the hits of the asked page in their new order. But for blanks between them, no
-    character of a hit or of what surrounds the hits is changed.
+    """The engine's own response, with the hits of the requested page in their new order. Except for white space between
+    hits, no character of a hit, or of what surrounds the hits, is changed.
     """
     outcome: global___Outcome.ValueType
     """What became of the reranking."""
@@ -367,7 +380,7 @@ global___SearchResponse = SearchResponse
 
 @typing.final
 class Candidate(google.protobuf.message.Message):
-    """One candidate of a Rerank call. At least one of `text`, `hit` and `id` is required."""
+    """One candidate of a Rerank call. It needs `text`, `hit`, or an `id` with an index."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -378,17 +391,19 @@ class Candidate(google.protobuf.message.Message):
     TEXT_FIELD_NUMBER: builtins.int
     HIT_FIELD_NUMBER: builtins.int
     id: builtins.str
-    """Document id. Needed when the text is to be fetched, else optional. Ids may repeat."""
+    """Document id, needed if the text has to be fetched. Ids may repeat. Default: that of `hit`, else none."""
     index: builtins.str
-    """Concrete index of the document. Default: the request's index."""
+    """Concrete index of the document. Default: that of `hit`, else the request's."""
     routing: builtins.str
-    """Routing that the document was indexed with. Default: none."""
+    """Routing that the document was indexed with. Default: that of `hit`, else none."""
     score: builtins.float
-    """The engine's score, for fusion; finite. Default: none. Fusion needs a score of every candidate; without, the model alone decides."""
+    """The engine's score, for fusion; finite. Default: that of `hit`, else none. Fusion needs one for every candidate that the
+    model scores, else the engine's scores do not count.
+    """
     text: builtins.str
-    """The text to score, as it is. Default: taken from `hit`, else fetched by id."""
+    """The text to score, unchanged. Default: taken from `hit`, else fetched by id."""
     hit: builtins.str
-    """The engine's hit as JSON (`_id`, `_index`, `_score`, `_source` ...); fills what is not given above. Default: none."""
+    """The engine's hit as JSON (`_id`, `_index`, `_score`, `_source` ...), for fields above that are not given. Default: none."""
     def __init__(
         self,
         *,
@@ -421,20 +436,22 @@ class RerankRequest(google.protobuf.message.Message):
     TOP_N_FIELD_NUMBER: builtins.int
     OPTIONS_FIELD_NUMBER: builtins.int
     connector: builtins.str
-    """Connector to fetch missing texts with. Default: the only one. Not needed when every candidate has text."""
+    """Connector to fetch missing texts with. Default: the only one that the caller may use. Not needed if every candidate
+    has text.
+    """
     index: builtins.str
-    """Index that selects the policy and holds documents to fetch. Default: none; then the default policy applies."""
+    """Index that selects the policy and contains the documents to fetch. Default: none; then the default policy applies."""
     query: builtins.str
-    """What the user asked. Required, not blank, at most `limits.query_chars` characters."""
+    """The user's query. Required, not blank, at most `limits.query_chars` characters."""
     top_n: builtins.int
-    """Results returned at most, 1 to the number of candidates allowed. Default: all."""
+    """Most results to return, 1 to `limits.candidates`. Default: all."""
     @property
     def candidates(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Candidate]:
         """In the engine's order, best first; at most `limits.candidates`."""
 
     @property
     def options(self) -> global___Options:
-        """What this call asks of its policy."""
+        """What this call changes of its policy."""
 
     def __init__(
         self,
@@ -563,9 +580,9 @@ class Result(google.protobuf.message.Message):
     passage: builtins.str
     """The passage that was scored, the best one where a document has several; only with `return_passages`."""
     cosine: builtins.float
-    """The bi-encoder's cosine of query and passage, -1 to 1; absent where it had no say. See a policy's `cosine`."""
+    """The bi-encoder's cosine of query and passage, -1 to 1; absent if it did not count. See a policy's `cosine`."""
     team: builtins.str
-    """Whose draw this place was, `engine` or `reranked`, where a policy interleaves both orders; else empty."""
+    """Which order this result was drawn from, `engine` or `reranked`, if the policy interleaves both; else empty."""
     def __init__(
         self,
         *,
@@ -618,34 +635,34 @@ class Meta(google.protobuf.message.Message):
     policy: builtins.str
     """Name of the policy; empty when none applies."""
     policy_version: builtins.str
-    """Changes whenever the policy or its model's settings change."""
+    """Changes whenever the policy or the settings of its models change; empty when no policy applies."""
     model: builtins.str
     """Name of the policy's model; empty when no policy applies."""
     model_version: builtins.str
-    """Changes whenever the model's weights, dtype or truncation change; empty when it was not used."""
+    """Changes whenever the model's weights, dtype or truncation change; empty when the order does not use its scores."""
     candidates: builtins.int
     """Candidates in the window."""
     scored: builtins.int
     """Candidates that were scored."""
     fusion: builtins.str
-    """How the scores made the order: `replace`, `linear` or `rrf`; empty when nothing was reordered."""
+    """How the scores were combined to an order: `replace`, `linear` or `rrf`; empty when nothing was reordered."""
     detail: builtins.str
-    """One sentence for people on why the outcome is not RERANKED; empty otherwise."""
+    """Why the outcome is not RERANKED, one sentence for people; else empty."""
     remembered: builtins.bool
-    """Whether this is the order of an earlier call, kept by the policy's `order_cache_s`: its outcome and reason are that
+    """Whether this is the order of an earlier call, kept by the policy's `order_cache_s`; outcome and reason are then that
     call's.
     """
     cosine_version: builtins.str
-    """Changes whenever the bi-encoder changes; empty when no cosine had a say."""
+    """Changes whenever the bi-encoder changes; empty when no cosine counted."""
     compared: builtins.int
-    """Candidates whose cosine had a say."""
+    """Candidates whose cosine counted."""
     truncated_ratio: builtins.float
-    """Share of the call's passages that are longer than the model reads, 0 to 1; scores that were kept count as well."""
+    """Share of the call's passages that are longer than the model reads, 0 to 1, those with cached scores included."""
     arm: builtins.str
-    """What the call got of a policy that is being tried: `reranked`, `held_out`, `shadow` or `interleaved`; else empty."""
+    """The call's arm under a policy on trial: `reranked`, `held_out`, `shadow` or `interleaved`; else empty."""
     @property
     def timings(self) -> global___Timings:
-        """Where the time went."""
+        """Durations of the call's stages."""
 
     def __init__(
         self,
@@ -686,21 +703,23 @@ class Timings(google.protobuf.message.Message):
     DEVICE_MS_FIELD_NUMBER: builtins.int
     COSINE_MS_FIELD_NUMBER: builtins.int
     search_ms: builtins.float
-    """The engine's search, with what had to be asked before it (names, a template's body)."""
+    """The engine's search, including requests before it (resolving index names, rendering a template)."""
     fetch_ms: builtins.float
     """Fetching documents for missing texts."""
     tokenize_ms: builtins.float
-    """Assembling the passages and making tokens of them, waiting for a turn at that included."""
+    """Assembling and tokenising the passages, including the wait for a thread."""
     queue_ms: builtins.float
-    """From handing in the job to its first batch on the device, or to its end where it never got there."""
+    """From submitting the job to its first batch on the device, or to the job's end if it never got there; waiting for pairs
+    of other calls included.
+    """
     score_ms: builtins.float
     """From the first batch on the device to the last score, or to the end of the budget."""
     total_ms: builtins.float
-    """All of it, from receiving the call to building the reply."""
+    """Total, from receiving the call to building the reply."""
     device_ms: builtins.float
-    """Part of score_ms: what the device worked for this call's pairs; of a batch that calls share, its pairs' share."""
+    """Part of score_ms: device time for this call's pairs; of a batch shared with other calls, its pairs' share."""
     cosine_ms: builtins.float
-    """What the call waited for cosines once the model's scores were there."""
+    """How long the call waited for cosines after the model's scores were there."""
     def __init__(
         self,
         *,
@@ -719,7 +738,7 @@ global___Timings = Timings
 
 @typing.final
 class ListRequest(google.protobuf.message.Message):
-    """All policies are asked for."""
+    """Asks for all policies."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -731,7 +750,7 @@ global___ListRequest = ListRequest
 
 @typing.final
 class ListResponse(google.protobuf.message.Message):
-    """All policies."""
+    """The policies that the caller may use."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -739,14 +758,14 @@ class ListResponse(google.protobuf.message.Message):
     DEFAULT_POLICY_FIELD_NUMBER: builtins.int
     CONNECTORS_FIELD_NUMBER: builtins.int
     default_policy: builtins.str
-    """Name of the policy for indices that none matches; empty when there is none."""
+    """Name of the policy for indices that no policy matches; empty when there is none, or the caller may not use it."""
     @property
     def policies(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Policy]:
         """In the order of the configuration file."""
 
     @property
     def connectors(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """Connector names a request may use."""
+        """Names of the connectors that the caller may use."""
 
     def __init__(
         self,
@@ -775,18 +794,18 @@ class Policy(google.protobuf.message.Message):
     name: builtins.str
     """Its name."""
     version: builtins.str
-    """Changes whenever the policy or its model's settings change."""
+    """Changes whenever the policy or the settings of its models change."""
     enabled: builtins.bool
-    """Whether it reranks."""
+    """Whether it is on: not disabled (`enabled`, `mode: off`), nor switched off by Switch."""
     model: builtins.str
     """Name of its model."""
     model_ready: builtins.bool
-    """Whether that model is loaded and warm."""
+    """Whether that model is loaded and warmed up."""
     settings: builtins.str
-    """The whole policy as JSON, defaults filled in."""
+    """The whole policy as JSON, defaults included."""
     @property
     def match(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """Index patterns it is for, `connector:pattern` where it is for one connector."""
+        """Index patterns that it is for; `connector:pattern` if for one connector only."""
 
     def __init__(
         self,
@@ -805,7 +824,7 @@ global___Policy = Policy
 
 @typing.final
 class ExplainRequest(google.protobuf.message.Message):
-    """A search that is only explained."""
+    """A search to be explained, not run."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -832,16 +851,16 @@ class ExplainRequest(google.protobuf.message.Message):
     PARAMS_FIELD_NUMBER: builtins.int
     TEMPLATE_FIELD_NUMBER: builtins.int
     connector: builtins.str
-    """Connector name. Default: the only one."""
+    """Connector name. Default: the only one that the caller may use."""
     index: builtins.str
     """Index expression. Required."""
     body: builtins.str
-    """The app's search body, a JSON object. Default: `{}`."""
+    """The app's search body, a JSON object of at most 8388608 characters. Default: `{}`."""
     template: builtins.str
     """A search template instead of `body`. Default: none."""
     @property
     def options(self) -> global___Options:
-        """What the call would ask of its policy."""
+        """What the call would change of its policy."""
 
     @property
     def params(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
@@ -864,7 +883,7 @@ global___ExplainRequest = ExplainRequest
 
 @typing.final
 class ExplainResponse(google.protobuf.message.Message):
-    """What would happen."""
+    """How the search would be run."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -878,20 +897,20 @@ class ExplainResponse(google.protobuf.message.Message):
     why: builtins.str
     """Why this policy, in one sentence."""
     rank_window_size: builtins.int
-    """Hits from the top that would be reranked."""
+    """Hits from the top that would be reranked; 0 when no policy applies."""
     budget_ms: builtins.int
-    """Whole time in the sidecar in ms."""
+    """Total time in the sidecar in ms; 0 when no policy applies."""
     engine_body: builtins.str
     """The body as it would be sent to the engine, JSON."""
     skip_reason: global___Reason.ValueType
-    """Why such a search would be skipped; UNSPECIFIED when it would be reranked."""
+    """Why this search would be skipped; UNSPECIFIED when it would be reranked."""
     @property
     def policy(self) -> global___Policy:
         """The policy; absent when none applies."""
 
     @property
     def changes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """What differs from the app's body, a line each; empty when nothing does."""
+        """What differs from the app's request, one line each; empty when nothing does."""
 
     def __init__(
         self,
@@ -911,13 +930,13 @@ global___ExplainResponse = ExplainResponse
 
 @typing.final
 class StatusRequest(google.protobuf.message.Message):
-    """Which policies."""
+    """Which policies to report on."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     POLICY_FIELD_NUMBER: builtins.int
     policy: builtins.str
-    """Name of one. Default: all."""
+    """Name of a policy. Default: all that the caller may use."""
     def __init__(
         self,
         *,
@@ -929,14 +948,14 @@ global___StatusRequest = StatusRequest
 
 @typing.final
 class StatusResponse(google.protobuf.message.Message):
-    """How reranking has been doing."""
+    """What reranking did recently."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     POLICIES_FIELD_NUMBER: builtins.int
     WINDOW_S_FIELD_NUMBER: builtins.int
     window_s: builtins.float
-    """Older replies are not counted, in seconds."""
+    """Age in seconds beyond which replies are not counted."""
     @property
     def policies(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___PolicyStatus]:
         """In the order of the configuration file."""
@@ -953,7 +972,9 @@ global___StatusResponse = StatusResponse
 
 @typing.final
 class PolicyStatus(google.protobuf.message.Message):
-    """How it has been doing under one policy. Shares are 0 to 1, and of reranked replies where nothing else is said."""
+    """What reranking did under one policy. Shares are 0 to 1, and refer to the `reranked` replies where nothing else is said;
+    shares of candidates, passages and hits are means over these replies.
+    """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -989,26 +1010,26 @@ class PolicyStatus(google.protobuf.message.Message):
     replies: builtins.int
     """Replies of the last `window_s` seconds, at most 1,000."""
     reranked: builtins.int
-    """Those that the model had a say in (RERANKED, PARTIAL)."""
+    """Replies among them with a new order (RERANKED, PARTIAL)."""
     unmoved_ratio: builtins.float
-    """Replies in which no hit changed its place."""
+    """Share of replies in which no hit changed its place."""
     constant_scores_ratio: builtins.float
-    """Replies whose scores were all the same."""
+    """Share of replies whose scores were all the same."""
     without_text_ratio: builtins.float
-    """Candidates without text in the policy's fields."""
+    """Share of candidates without text in the policy's fields; PARTIAL replies count as 0."""
     truncated_ratio: builtins.float
-    """Passages that were longer than the model reads."""
+    """Share of passages that were longer than the model reads."""
     rank_displacement: builtins.float
-    """Places that a hit moved, on average."""
+    """Mean number of places that a hit moved."""
     overlap_at_10: builtins.float
-    """The engine's first ten hits that were still among them."""
+    """Share of the engine's first ten hits that were still among the first ten."""
     @property
     def reasons(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.float]:
-        """The others by reason, as shares of all replies."""
+        """The other replies by reason, as shares of all replies."""
 
     @property
     def findings(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """What is wrong, a sentence each; empty while there are fewer than 20 replies."""
+        """What is wrong, one sentence each; empty while there are fewer than 20 replies."""
 
     def __init__(
         self,
@@ -1031,7 +1052,7 @@ global___PolicyStatus = PolicyStatus
 
 @typing.final
 class SwitchRequest(google.protobuf.message.Message):
-    """What to switch."""
+    """What to switch, and how."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -1040,7 +1061,7 @@ class SwitchRequest(google.protobuf.message.Message):
     policy: builtins.str
     """Name of a policy. Default: all."""
     on: builtins.bool
-    """Whether it reranks, if its configuration says so. Default: it does not."""
+    """True switches it on again, as configured; false switches it off. Default: false."""
     def __init__(
         self,
         *,
@@ -1053,17 +1074,17 @@ global___SwitchRequest = SwitchRequest
 
 @typing.final
 class SwitchResponse(google.protobuf.message.Message):
-    """What is switched off now."""
+    """What is now switched off."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     ALL_OFF_FIELD_NUMBER: builtins.int
     OFF_FIELD_NUMBER: builtins.int
     all_off: builtins.bool
-    """Whether all policies are."""
+    """Whether all policies are switched off."""
     @property
     def off(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """Names of those that are by themselves."""
+        """Names of the policies that are switched off individually."""
 
     def __init__(
         self,

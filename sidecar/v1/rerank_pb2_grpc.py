@@ -72,7 +72,7 @@ class RerankServiceServicer(object):
 
     def SearchProgressive(self, request, context):
         """As Search, in two messages: the engine's order at once (stage ORIGINAL), then the final answer (stage FINAL).
-        The second message is always sent, also when it is again the engine's order.
+        The second message is sent even if it is the engine's order again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -191,7 +191,7 @@ class RerankService(object):
 
 
 class PolicyServiceStub(object):
-    """Tells which policy an index gets, and why.
+    """Explains policies, reports their effect, and switches reranking off and on.
     """
 
     def __init__(self, channel):
@@ -223,7 +223,7 @@ class PolicyServiceStub(object):
 
 
 class PolicyServiceServicer(object):
-    """Tells which policy an index gets, and why.
+    """Explains policies, reports their effect, and switches reranking off and on.
     """
 
     def List(self, request, context):
@@ -234,23 +234,23 @@ class PolicyServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Explain(self, request, context):
-        """The policy, the plan and the rewritten body that a Search with these arguments would use. Searches nothing;
-        the engine may be asked what an index expression stands for, and to make a body of a template.
+        """The policy, the plan and the rewritten body that a Search with these arguments would use. Does not search; the engine
+        may be asked which indices an expression stands for, and to render a template.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Status(self, request, context):
-        """What reranking lately did to the replies of each policy, and what is wrong with that, in words.
+        """What reranking did to the recent replies of each policy, and what is wrong with it, in sentences.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Switch(self, request, context):
-        """Switches reranking off at once, or on again, for one policy or for all, until the sidecar is restarted. For roles with
-        `admin: true`.
+        """Switches reranking off at once, or on again, for one policy or for all, until the sidecar is restarted. Needs a role
+        with `admin: true`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -288,7 +288,7 @@ def add_PolicyServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class PolicyService(object):
-    """Tells which policy an index gets, and why.
+    """Explains policies, reports their effect, and switches reranking off and on.
     """
 
     @staticmethod

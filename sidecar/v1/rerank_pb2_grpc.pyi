@@ -3,30 +3,31 @@
 isort:skip_file
 The contract of the reranking sidecar.
 
-A reply with gRPC status OK always carries results. Whether they are reranked is told by `outcome` and `reason`:
-a degraded answer is data, not an error. An error status means that there is nothing to answer with.
+A reply with gRPC status OK always carries results; `outcome` and `reason` say whether they are reranked: a degraded
+answer is data, not an error. An error status means that there are no results to return.
 
-  INVALID_ARGUMENT    empty query, body that is no JSON object, unknown policy, value over a limit; or the engine
+  INVALID_ARGUMENT    empty query, body that is not a JSON object, unknown policy, value over a limit; or the engine
                       rejected the body (its own reason is in the message)
   NOT_FOUND           unknown connector, or the engine has no such index
   PERMISSION_DENIED   the connector or the caller's role does not allow this, or the engine forbids it
-  UNAUTHENTICATED     the sidecar asks who calls (`server.auth`) and the call shows no valid `authorization: Bearer KEY`;
-                      the engine rejected the credentials; or the connector has `forward_authorization` and the call
-                      carries no credentials of the end user
+  UNAUTHENTICATED     the sidecar checks callers (`server.auth`) and the call has no valid `authorization: Bearer KEY`;
+                      its client certificate has been revoked; the engine rejected the credentials; or the connector
+                      has `forward_authorization` and the call carries no credentials of the end user
   UNAVAILABLE         the engine could not be reached or answered nonsense: try again later
   DEADLINE_EXCEEDED   the engine's search did not end in time
-  FAILED_PRECONDITION the engine refused for a reason that is none of these; its own words are in the message
-  RESOURCE_EXHAUSTED  more calls than the caller's role may make in a second, more at once than
-                      `server.max_concurrent_calls`, or a message over `server.max_message_mib`
-                      (a request over it has no request id: it is refused before it is read)
-  INTERNAL            a fault of the sidecar; the message holds the request id of the log line and nothing else
+  FAILED_PRECONDITION the engine refused for another reason; its own words are in the message
+  RESOURCE_EXHAUSTED  more calls than the caller's role may make in a second, or more at once than
+                      `server.max_concurrent_calls`; a message over `server.max_message_mib` (a request over it has no
+                      request id: it is refused before it is read), an engine's answer over the connector's
+                      `max_answer_mib`; or unread replies take too much memory (`server.max_unread_mib`)
+  INTERNAL            a fault of the sidecar; the message contains the request id of the log line and nothing else
 
-Errors carry google.rpc.ErrorInfo (reason, domain, metadata) and, where trying again may help, google.rpc.RetryInfo.
-A connector with `forward_authorization` asks the engine with the call's metadata `x-engine-authorization`; without
-`server.auth` also with `authorization`.
+Errors carry google.rpc.ErrorInfo (reason, domain, metadata) and, where a retry may help, google.rpc.RetryInfo.
+A connector with `forward_authorization` sends the engine the call's metadata `x-engine-authorization`, or without
+`server.auth` its `authorization` if there is no other.
 
-Ranks are 0-based. Times are milliseconds. JSON travels as text, since google.protobuf.Struct would turn
-64-bit integers into doubles.
+Ranks are 0-based. Times are milliseconds, where no other unit is given. JSON travels as text, since
+google.protobuf.Struct would turn 64-bit integers into doubles.
 """
 
 import abc
@@ -64,7 +65,7 @@ class RerankServiceStub:
         sidecar.v1.rerank_pb2.SearchProgressiveResponse,
     ]
     """As Search, in two messages: the engine's order at once (stage ORIGINAL), then the final answer (stage FINAL).
-    The second message is always sent, also when it is again the engine's order.
+    The second message is sent even if it is the engine's order again.
     """
 
 class RerankServiceAsyncStub:
@@ -87,7 +88,7 @@ class RerankServiceAsyncStub:
         sidecar.v1.rerank_pb2.SearchProgressiveResponse,
     ]
     """As Search, in two messages: the engine's order at once (stage ORIGINAL), then the final answer (stage FINAL).
-    The second message is always sent, also when it is again the engine's order.
+    The second message is sent even if it is the engine's order again.
     """
 
 class RerankServiceServicer(metaclass=abc.ABCMeta):
@@ -116,13 +117,13 @@ class RerankServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[sidecar.v1.rerank_pb2.SearchProgressiveResponse], collections.abc.AsyncIterator[sidecar.v1.rerank_pb2.SearchProgressiveResponse]]:
         """As Search, in two messages: the engine's order at once (stage ORIGINAL), then the final answer (stage FINAL).
-        The second message is always sent, also when it is again the engine's order.
+        The second message is sent even if it is the engine's order again.
         """
 
 def add_RerankServiceServicer_to_server(servicer: RerankServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
 
 class PolicyServiceStub:
-    """Tells which policy an index gets, and why."""
+    """Explains policies, reports their effect, and switches reranking off and on."""
 
     def __init__(self, channel: typing.Union[grpc.Channel, grpc.aio.Channel]) -> None: ...
     List: grpc.UnaryUnaryMultiCallable[
@@ -135,26 +136,26 @@ class PolicyServiceStub:
         sidecar.v1.rerank_pb2.ExplainRequest,
         sidecar.v1.rerank_pb2.ExplainResponse,
     ]
-    """The policy, the plan and the rewritten body that a Search with these arguments would use. Searches nothing;
-    the engine may be asked what an index expression stands for, and to make a body of a template.
+    """The policy, the plan and the rewritten body that a Search with these arguments would use. Does not search; the engine
+    may be asked which indices an expression stands for, and to render a template.
     """
 
     Status: grpc.UnaryUnaryMultiCallable[
         sidecar.v1.rerank_pb2.StatusRequest,
         sidecar.v1.rerank_pb2.StatusResponse,
     ]
-    """What reranking lately did to the replies of each policy, and what is wrong with that, in words."""
+    """What reranking did to the recent replies of each policy, and what is wrong with it, in sentences."""
 
     Switch: grpc.UnaryUnaryMultiCallable[
         sidecar.v1.rerank_pb2.SwitchRequest,
         sidecar.v1.rerank_pb2.SwitchResponse,
     ]
-    """Switches reranking off at once, or on again, for one policy or for all, until the sidecar is restarted. For roles with
-    `admin: true`.
+    """Switches reranking off at once, or on again, for one policy or for all, until the sidecar is restarted. Needs a role
+    with `admin: true`.
     """
 
 class PolicyServiceAsyncStub:
-    """Tells which policy an index gets, and why."""
+    """Explains policies, reports their effect, and switches reranking off and on."""
 
     List: grpc.aio.UnaryUnaryMultiCallable[
         sidecar.v1.rerank_pb2.ListRequest,
@@ -166,26 +167,26 @@ class PolicyServiceAsyncStub:
         sidecar.v1.rerank_pb2.ExplainRequest,
         sidecar.v1.rerank_pb2.ExplainResponse,
     ]
-    """The policy, the plan and the rewritten body that a Search with these arguments would use. Searches nothing;
-    the engine may be asked what an index expression stands for, and to make a body of a template.
+    """The policy, the plan and the rewritten body that a Search with these arguments would use. Does not search; the engine
+    may be asked which indices an expression stands for, and to render a template.
     """
 
     Status: grpc.aio.UnaryUnaryMultiCallable[
         sidecar.v1.rerank_pb2.StatusRequest,
         sidecar.v1.rerank_pb2.StatusResponse,
     ]
-    """What reranking lately did to the replies of each policy, and what is wrong with that, in words."""
+    """What reranking did to the recent replies of each policy, and what is wrong with it, in sentences."""
 
     Switch: grpc.aio.UnaryUnaryMultiCallable[
         sidecar.v1.rerank_pb2.SwitchRequest,
         sidecar.v1.rerank_pb2.SwitchResponse,
     ]
-    """Switches reranking off at once, or on again, for one policy or for all, until the sidecar is restarted. For roles with
-    `admin: true`.
+    """Switches reranking off at once, or on again, for one policy or for all, until the sidecar is restarted. Needs a role
+    with `admin: true`.
     """
 
 class PolicyServiceServicer(metaclass=abc.ABCMeta):
-    """Tells which policy an index gets, and why."""
+    """Explains policies, reports their effect, and switches reranking off and on."""
 
     @abc.abstractmethod
     def List(
@@ -201,8 +202,8 @@ class PolicyServiceServicer(metaclass=abc.ABCMeta):
         request: sidecar.v1.rerank_pb2.ExplainRequest,
         context: _ServicerContext,
     ) -> typing.Union[sidecar.v1.rerank_pb2.ExplainResponse, collections.abc.Awaitable[sidecar.v1.rerank_pb2.ExplainResponse]]:
-        """The policy, the plan and the rewritten body that a Search with these arguments would use. Searches nothing;
-        the engine may be asked what an index expression stands for, and to make a body of a template.
+        """The policy, the plan and the rewritten body that a Search with these arguments would use. Does not search; the engine
+        may be asked which indices an expression stands for, and to render a template.
         """
 
     @abc.abstractmethod
@@ -211,7 +212,7 @@ class PolicyServiceServicer(metaclass=abc.ABCMeta):
         request: sidecar.v1.rerank_pb2.StatusRequest,
         context: _ServicerContext,
     ) -> typing.Union[sidecar.v1.rerank_pb2.StatusResponse, collections.abc.Awaitable[sidecar.v1.rerank_pb2.StatusResponse]]:
-        """What reranking lately did to the replies of each policy, and what is wrong with that, in words."""
+        """What reranking did to the recent replies of each policy, and what is wrong with it, in sentences."""
 
     @abc.abstractmethod
     def Switch(
@@ -219,8 +220,8 @@ class PolicyServiceServicer(metaclass=abc.ABCMeta):
         request: sidecar.v1.rerank_pb2.SwitchRequest,
         context: _ServicerContext,
     ) -> typing.Union[sidecar.v1.rerank_pb2.SwitchResponse, collections.abc.Awaitable[sidecar.v1.rerank_pb2.SwitchResponse]]:
-        """Switches reranking off at once, or on again, for one policy or for all, until the sidecar is restarted. For roles with
-        `admin: true`.
+        """Switches reranking off at once, or on again, for one policy or for all, until the sidecar is restarted. Needs a role
+        with `admin: true`.
         """
 
 def add_PolicyServiceServicer_to_server(servicer: PolicyServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
