@@ -33,7 +33,7 @@ def languages_of(checkpoint: str) -> tuple[str, ...] | None:
     """
     file = Path(location(checkpoint), CONFIG)
     try:
-        ours = json.loads(file.read_text()).get(_OURS)
+        ours = json.loads(file.read_text(encoding="utf-8")).get(_OURS)
     except (OSError, ValueError, AttributeError, RecursionError):
         return None
     said = ours.get(_LANGUAGES) if isinstance(ours, Mapping) else None
@@ -53,7 +53,7 @@ def say_languages(folder: Path, languages: Sequence[str] | None) -> None:
     Removes our other keys, copied from the base checkpoint: its revision is that of other weights.
     """
     file = folder / CONFIG
-    config: dict[str, Any] = json.loads(file.read_text())
+    config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     config.pop(_OURS, None)
     ours = {} if languages is None else {_OURS: {_LANGUAGES: list(languages)}}
-    file.write_text(json.dumps({**config, **ours}, indent=2, ensure_ascii=False) + "\n")
+    file.write_text(json.dumps({**config, **ours}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

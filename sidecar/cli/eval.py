@@ -138,11 +138,13 @@ def _body(file: Path | None, fields: list[str]) -> dict[str, Any]:
     if file is None:
         return multi_match(PLACE, fields)
     try:
-        body = json.loads(file.read_text())
+        body = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        stop(f"{file} is no JSON file: {error}")
+        stop(f"{file} cannot be read as JSON: {error}")
     if not isinstance(body, dict):
-        stop(f"{file} holds no JSON object")
+        stop(f"{file} does not hold a JSON object")
+    if body.get("from"):
+        stop(f"{file} asks for a later page: remove `from`; the first --cutoff results are measured")
     if not has_place(body):
         stop(f"{file} does not say where the query goes: write {PLACE} there")
     return body

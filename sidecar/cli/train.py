@@ -27,6 +27,7 @@ OBJECTIVES = ("margin", "logistic", "bce", "mse", "softmax", "margin-mse", "kl")
 OF_TEACHER = ("margin-mse", "kl")
 """Both repeat :mod:`sidecar.training.losses`, which takes seconds to import."""
 _MOST_HELD_OUT = 300
+_ENOUGH_HELD_OUT = 50
 _LOOKED_AT = 200
 """Number of lists whose language is checked, from the first; they are shuffled."""
 _ANY = "any"
@@ -115,18 +116,51 @@ def train(
     _tell_languages(lists.rows, languages, console)
     run = finetune.Run(base, objective, epochs, batch, rate, max_length, seed, every, chosen)
     told = _finetuned(lists.rows, run, out, languages, console)
-    with progress_bar("measuring", len(kept)) as advance:
-        unseen, trained = {name: found[name] for name in kept}, _scorer(str(out), max_length, chosen)
-        results = checking.results(collection, unseen, trained, advance)
+    unseen, before = {name: found[name] for name in kept}, _base_scorer(base, max_length, chosen)
+    with progress_bar("measuring", len(kept) * (2 if before else 1)) as advance:
+        results = checking.results(collection, unseen, _scorer(str(out), max_length, chosen), advance)
+        if before:
+            own = checking.results(collection, unseen, before, advance)
+            results |= {"the base": own["model"], "the base, both": own["both"]}
     facts = {"base": base, "objective": objective, "lists": len(lists.rows), "documents a list": 1 + negatives, **told}
     facts |= {"seed": seed, "device": chosen, "tokens of a pair at most": max_length}
     facts |= {"languages": _ANY if languages is None else ", ".join(languages)}
     command = f"rerank-sidecar {shlex.join(sys.argv[1:])}"
-    file = card.write(out, command=command, data=[data], facts=facts, results=results, queries=len(kept))
+    file = card.write(
+        out, command=command, data=[data], base=_local(base), facts=facts, results=results, queries=len(kept)
+    )
     console.print(_table(results, len(kept)))
-    if max(results["model"], results["both"]) <= results["engine"]:
-        console.print("it does not beat the engine's order on the queries held out: do not switch it on")
+    _tell_gain(results, len(kept), console)
     console.print(f"wrote {out}, {file.name} in it; next: set `checkpoint: {out}` under `models`; rerank-sidecar eval")
+
+
+def _tell_gain(results: Mapping[str, float], queries: int, console: Console) -> None:
+    """Say it if the training was in vain, or the queries held out are too few to tell."""
+    best = max(results["model"], results["both"])
+    if best <= results["engine"]:
+        console.print("it does not beat the engine's order on the queries held out: do not switch it on")
+    elif best <= max(results.get("the base", 0.0), results.get("the base, both", 0.0)):
+        console.print("it does not beat the model that it was made of on the queries held out: keep that one")
+    if queries < _ENOUGH_HELD_OUT:
+        console.print(f"{queries} queries held out are few: a difference of some hundredths may be chance")
+
+
+def _local(base: str) -> Path | None:
+    """The folder of a base checkpoint, None for one of a hub."""
+    from sidecar.scoring.checkpoint import location
+
+    folder = Path(location(base))
+    return folder if folder.is_dir() else None
+
+
+def _base_scorer(base: str, max_length: int, device: str) -> Any:
+    """The base as a scorer; None if it is an encoder without a head, which scores nothing by itself."""
+    from sidecar.scoring.checkpoint import CheckpointError
+
+    try:
+        return _loaded(base, max_length, device, "cross_encoder")
+    except CheckpointError:
+        return None
 
 
 def _languages(asked: Sequence[str], base: str) -> tuple[str, ...] | None:
@@ -169,6 +203,8 @@ def _finetuned(
     try:
         if finetune.begun(work, run, digest):
             console.print(f"going on with the run in {work}")
+        elif out.exists() and not (out.is_dir() and not any(out.iterdir())):
+            stop(f"{out} exists and is not an empty folder, nor of a run that was stopped: choose another one")
     except finetune.RunError as error:
         stop(str(error))
     finetune.begin(work, run, digest)
@@ -270,20 +306,25 @@ def _found(engine_of: "Callable[[], Engine]", queries: Mapping[str, str]) -> dic
 
 
 def _scorer(checkpoint: str, max_length: int | None, device: str, kind: str = "cross_encoder") -> Any:
-    from sidecar.scoring import hardware
     from sidecar.scoring.checkpoint import CheckpointError
-    from sidecar.scoring.loader import scorer_of
-    from sidecar.settings import ModelSettings
 
-    wanted = {"checkpoint": checkpoint, "kind": kind, "max_length": max_length, "device": device}
     try:
-        settings = ModelSettings.model_validate(wanted)
-        picked = hardware.pick_device(settings)
-        return scorer_of(settings, picked, hardware.pick_dtype(settings, picked))
+        return _loaded(checkpoint, max_length, device, kind)
     except ValidationError as error:
         stop(f"checkpoint {checkpoint!r}: {error.errors()[0]['msg']}")
     except CheckpointError as error:
         stop(str(error))
+
+
+def _loaded(checkpoint: str, max_length: int | None, device: str, kind: str) -> Any:
+    from sidecar.scoring import hardware
+    from sidecar.scoring.loader import scorer_of
+    from sidecar.settings import ModelSettings
+
+    wanted = {"checkpoint": checkpoint, "kind": kind, "max_length": max_length, "device": device}
+    settings = ModelSettings.model_validate(wanted)
+    picked = hardware.pick_device(settings)
+    return scorer_of(settings, picked, hardware.pick_dtype(settings, picked))
 
 
 def _teacher(checkpoint: str, max_length: int, device: str) -> "Teach | None":

@@ -26,6 +26,10 @@ _COLUMNS = (
 """Accepted names of a table's three columns, in lower case."""
 
 
+_HIGHEST_GRADE = 1000
+"""Measures count documents by grade, in memory."""
+
+
 class JudgmentError(ValueError):
     """Judgments cannot be used as they are; the message names the file and, where there is one, the line."""
 
@@ -120,6 +124,8 @@ def _grade(row: _Row, file: Path) -> int:
         raise JudgmentError(file, row.line, f"grade {row.grade!r} is not a number") from None
     if not math.isfinite(grade) or grade != int(grade):
         raise JudgmentError(file, row.line, f"grade {row.grade!r} is not a whole number; scale or round the grades")
+    if grade > _HIGHEST_GRADE:
+        raise JudgmentError(file, row.line, f"grade {row.grade!r} is above {_HIGHEST_GRADE}; scale the grades")
     return max(0, int(grade))
 
 
@@ -172,10 +178,12 @@ def _texts(file: Path) -> dict[str, str]:
         except ValueError as error:
             raise JudgmentError(file, line, f"is not JSON: {error}") from error
         if not isinstance(row, dict) or not {"_id", "text"} <= row.keys():
-            raise JudgmentError(file, line, "is no JSON object with `_id` and `text`")
-        if not str(row["text"]).strip():
-            raise JudgmentError(file, line, f"query {row['_id']!r} has no text")
-        texts.setdefault(str(row["_id"]), str(row["text"]).strip())
+            raise JudgmentError(file, line, "is not a JSON object with `_id` and `text`")
+        name, text = str(row["_id"]), str(row["text"] or "").strip()
+        if not text:
+            raise JudgmentError(file, line, f"query {name!r} has no text")
+        if texts.setdefault(name, text) != text:
+            raise JudgmentError(file, line, f"query {name!r} occurs twice, with different texts")
     return texts
 
 

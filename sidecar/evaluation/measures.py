@@ -12,6 +12,8 @@ Grades = Mapping[str, Mapping[str, int]]
 Orders = Mapping[str, Sequence[str]]
 """Document ids, best first, by query id."""
 _RESAMPLES = 9999
+_DRAWS_AT_ONCE = 2**20
+"""Most values drawn at a time: resampling thousands of queries at once would take gigabytes."""
 _TOLERANCE = 1e-9
 SIGNIFICANT = 0.05
 """A difference with a smaller p-value is called significant."""
@@ -88,7 +90,8 @@ def _chance(differences: np.ndarray, seed: int) -> tuple[float | None, float | N
     if np.ptp(differences) < _TOLERANCE:  # nothing to resample: all queries differ by the same
         same = float(differences.mean())
         return same, same, 1.0 if abs(same) < _TOLERANCE else 2.0 ** (1 - len(differences))
-    options = {"n_resamples": _RESAMPLES, "rng": np.random.default_rng(seed), "vectorized": True}
+    batch = max(1, _DRAWS_AT_ONCE // len(differences))
+    options = {"n_resamples": _RESAMPLES, "rng": np.random.default_rng(seed), "vectorized": True, "batch": batch}
     test = stats.permutation_test((differences,), np.mean, permutation_type="samples", **options)
     interval = stats.bootstrap((differences,), np.mean, **options).confidence_interval
     return float(interval.low), float(interval.high), float(test.pvalue)

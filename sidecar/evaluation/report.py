@@ -41,7 +41,8 @@ def show(found: Study, advice: Advice, console: Console) -> None:
 
 def quality(found: Study) -> Table:
     """How good the orders are: the engine's, and each variant's."""
-    shown = _table(f"{len(found.judgments.queries)} queries, measured over all of them")
+    total = len(found.judgments.queries)
+    shown = _table(f"{total} {'query' if total == 1 else 'queries'}, measured over all of them")
     for heading in (*measures.names(found.cutoff), "difference (95 %)", "p", "won:lost"):
         shown.add_column(heading, justify="right", no_wrap=True)
     shown.add_row("engine's", *(f"{measures.mean(values):.3f}" for values in found.engine.values()))
@@ -89,7 +90,8 @@ def name_of(one: Measured, found: Study) -> str:
     variant = one.variant
     several = len({other.variant.model for other in found.measured}) > 1
     tokens = "" if variant.max_length is None else f"{variant.max_length} tokens, "
-    return f"{f'{variant.model}, ' if several else ''}{tokens}top {variant.window}, {variant.fusion}"
+    top = f"top {variant.window}, " if variant.window else ""
+    return f"{f'{variant.model}, ' if several else ''}{tokens}{top}{variant.fusion}"
 
 
 def warnings(found: Study) -> Iterator[str]:
@@ -109,7 +111,8 @@ def warnings(found: Study) -> Iterator[str]:
                 "chance and may be more than 1 % of all: only more timed queries tell"
             )
     if total < study.ENOUGH_TO_HOLD_OUT:
-        yield f"{total} queries are too few to hold some back: what was chosen is not confirmed by others"
+        too_few = "1 query is too few" if total == 1 else f"{total} queries are too few"
+        yield f"{too_few} to hold some back: what was chosen is not confirmed by others"
 
 
 def _counted(one: Measured) -> str:
@@ -192,13 +195,13 @@ def write(found: Study, advice: Advice, policy: Mapping[str, Any] | None, folder
     """Write all figures as JSON, the picture, and the policy as YAML (None: no such file); return the files."""
     folder.mkdir(parents=True, exist_ok=True)
     content, drawn, advised = (folder / name for name in (JSON, PICTURE, POLICY))
-    content.write_text(json.dumps(_content(found, advice), indent=2))
+    content.write_text(json.dumps(_content(found, advice), indent=2), encoding="utf-8")
     picture(found, advice).savefig(drawn, dpi=120)
     if policy is None:
         return [content, drawn]
     notes = [f"note: {note}" for note in found.judgments.notes]
     head = "".join(f"# {' '.join(line.split())}\n" for line in (*notes, *conclusion(found, advice)))
-    advised.write_text(head + yaml.safe_dump(dict(policy), sort_keys=False, allow_unicode=True))
+    advised.write_text(head + yaml.safe_dump(dict(policy), sort_keys=False, allow_unicode=True), encoding="utf-8")
     return [content, drawn, advised]
 
 

@@ -14,17 +14,23 @@ def write(
     *,
     command: str,
     data: Sequence[Path],
+    base: Path | None,
     facts: Mapping[str, Any],
     results: Mapping[str, float],
     queries: int,
 ) -> Path:
-    """Write ``MODEL_CARD.md`` into ``out`` and copy the licences and notices of the data there; the card's path."""
+    """Write ``MODEL_CARD.md`` into ``out`` and copy the licences and notices of data and base there; the card's path.
+
+    ``base`` is the folder of the checkpoint that training began with, None if it is not a local one.
+    """
     file = out / "MODEL_CARD.md"
-    licences = {folder: [name for name in _LICENCES if (folder / name).is_file()] for folder in data}
+    sources = [*data, *([base] if base else [])]
+    licences = {folder: [name for name in _LICENCES if (folder / name).is_file()] for folder in sources}
     for folder, names in licences.items():
         for name in names:
             (out / f"{folder.name}-{name}").write_bytes((folder / name).read_bytes())
-    file.write_text("\n".join(_lines(command, licences, facts, results, queries)) + "\n")
+    lines = _lines(command, licences, facts, results, queries)
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return file
 
 

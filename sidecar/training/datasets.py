@@ -13,6 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+_HIGHEST_GRADE = 1000
+"""As of judgments that are evaluated: measures count documents by grade, in memory."""
+
 
 class DataError(ValueError):
     """A collection cannot be used as it is; the message has a line for each kind of fault.
@@ -78,8 +81,9 @@ def load_collection(folder: Path, split: str, tolerant: bool = False) -> Collect
     """Load `folder` and the judgments of `qrels/<split>.tsv`.
 
     A fault is a line that is no JSON object or lacks a key, a repeated id (the first one counts), a document or query
-    without any text, a judgment of an unknown id, or a grade that is no whole number of 0 or more. `tolerant` leaves
-    such lines out and lists them in `faults`, but keeps documents without text.
+    without any text, a judgment of an unknown id, a grade that is not a whole number of 0 to 1000, or another grade for
+    the same query and document (the first one counts). `tolerant` leaves such lines out and lists them in `faults`, but
+    keeps documents without text.
 
     Raises DataError for any fault unless `tolerant`, and always for a missing file or when no judgment is above 0.
     """
@@ -105,7 +109,8 @@ def _load_documents(file: Path, faults: Faults, tolerant: bool) -> dict[str, Doc
     documents: dict[str, Document] = {}
     for line, row in _json_lines(file, ("_id", "text"), faults):
         name = str(row["_id"])
-        document = Document(str(row.get("title") or "").strip(), str(row["text"]).strip(), row.get("metadata") or {})
+        title, text = (str(row.get(key) or "").strip() for key in ("title", "text"))
+        document = Document(title, text, row.get("metadata") or {})
         if name in documents:
             faults.add(file, line, "repeated", f"document id {name!r} occurs twice")
         elif not document.full_text and not tolerant:
@@ -119,7 +124,7 @@ def _load_queries(file: Path, faults: Faults) -> tuple[dict[str, str], dict[str,
     queries: dict[str, str] = {}
     answers: dict[str, tuple[str, ...]] = {}
     for line, row in _json_lines(file, ("_id", "text"), faults):
-        name, text = str(row["_id"]), str(row["text"]).strip()
+        name, text = str(row["_id"]), str(row["text"] or "").strip()
         if not text:
             faults.add(file, line, "empty", f"query {name!r} has no text")
         elif name in queries:
@@ -143,14 +148,14 @@ def _load_qrels(
             faults.add(file, line, "fields", f"expected 3 fields separated by tabs, found {len(fields)}")
             continue
         query_id, doc_id, grade = fields
-        if not grade.isdecimal():
-            faults.add(file, line, "grade", f"grade {grade!r} is not a whole number of 0 or more")
+        if not grade.isdecimal() or int(grade) > _HIGHEST_GRADE:
+            faults.add(file, line, "grade", f"grade {grade!r} is not a whole number of 0 to {_HIGHEST_GRADE}")
         elif query_id not in queries:
             faults.add(file, line, "query", f"query {query_id!r} is not in queries.jsonl")
         elif doc_id not in documents:
             faults.add(file, line, "document", f"document {doc_id!r} is not in corpus.jsonl")
-        else:
-            qrels.setdefault(query_id, {})[doc_id] = int(grade)
+        elif qrels.setdefault(query_id, {}).setdefault(doc_id, int(grade)) != int(grade):
+            faults.add(file, line, "conflict", f"document {doc_id!r} has two grades for query {query_id!r}")
     return qrels
 
 
@@ -173,6 +178,9 @@ def _lines(file: Path) -> Iterator[tuple[int, str]]:
     if not file.is_file():
         raise DataError(f"{file}: no such file")
     with file.open(encoding="utf-8") as stream:
-        for line, raw in enumerate(stream, start=1):
-            if raw.strip():
-                yield line, raw.rstrip("\r\n")
+        try:
+            for line, raw in enumerate(stream, start=1):
+                if raw.strip():
+                    yield line, raw.rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{file}: is not UTF-8 text ({error.reason})") from error

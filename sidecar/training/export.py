@@ -88,5 +88,5 @@ def export(student: Student, out: Path) -> None:
 
 
 def _rewrite(file: Path, added: dict[str, Any], removed: tuple[str, ...]) -> None:
-    content = {key: value for key, value in json.loads(file.read_text()).items() if key not in removed}
-    file.write_text(json.dumps(content | added, indent=2, ensure_ascii=False) + "\n")
+    content = {key: value for key, value in json.loads(file.read_text(encoding="utf-8")).items() if key not in removed}
+    file.write_text(json.dumps(content | added, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -101,7 +101,7 @@ async def test_an_order_that_changes_nothing_is_not_worth_it(serve: Serve, tmp_p
 async def test_a_single_query_is_measured_and_not_believed(serve: Serve, tmp_path: Path) -> None:
     result = await run(serve, [str(judgments(tmp_path, 1)), "--out", str(tmp_path / "out")])
     assert result.exit_code == 0, result.output
-    assert "1 queries are too few to hold some back" in " ".join(result.output.split())
+    assert "1 query is too few to hold some back" in " ".join(result.output.split())
 
 
 async def test_ids_that_the_index_does_not_have_are_told(serve: Serve, tmp_path: Path) -> None:
@@ -184,6 +184,38 @@ def test_mistakes_in_the_command_are_told(tmp_path: Path, options: list[str], me
     result = runner.invoke(app, ["eval", str(judgments(tmp_path)), "--index", "docs", *options])
     assert result.exit_code == 2
     assert message in " ".join(result.output.split())
+
+
+def test_a_body_that_asks_for_a_later_page_is_refused(tmp_path: Path) -> None:
+    body = tmp_path / "body.json"
+    body.write_text(json.dumps({"query": {"match": {"text": "{{query}}"}}, "from": 10}))
+    options = ["--index", "docs", "--target", "127.0.0.1:1", "--body", str(body)]
+    result = runner.invoke(app, ["eval", str(judgments(tmp_path)), *options])
+    assert result.exit_code == 2
+    assert "remove `from`" in " ".join(result.output.split())
+
+
+async def test_a_connector_that_asks_for_the_end_users_rights_gets_them(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connectors = {"main": {"type": "opensearch", "hosts": ["http://x:9200"], "forward_authorization": True}}
+    asked: list[str | None] = []
+
+    class Forwarding(MemoryConnector):
+        def acting_as(self, authorization: str) -> "Forwarding":
+            asked.append(authorization)
+            return self
+
+    configured = settings({"text": {"fields": ["title", "text"]}, "budget_ms": 5000}, connectors=connectors)
+    monkeypatch.setenv("RERANK_SIDECAR_ENGINE_AUTHORIZATION", "Basic dTpw")
+    async with serve(WordOverlapScorer(), connector=Forwarding("main", {"docs": DOCUMENTS}), configured=configured) as (
+        _,
+        sidecar,
+    ):
+        options = ["--index", "docs", "--target", f"127.0.0.1:{sidecar.port}", "--out", str(tmp_path / "out")]
+        result = await asyncio.to_thread(runner.invoke, app, ["eval", str(judgments(tmp_path, 5)), *options])
+    assert result.exit_code == 0, result.output
+    assert set(asked) == {"Basic dTpw"}
 
 
 @pytest.mark.timeout(240)

@@ -66,6 +66,31 @@ def test_a_run_gives_a_checkpoint_that_serves_and_a_card(tmp_path: Path, base: P
     assert (out / "fruit-NOTICE.txt").read_text().startswith("made for a test")
 
 
+def test_a_base_that_scores_is_measured_beside_and_its_notice_passed_on(tmp_path: Path) -> None:
+    scoring = checkpoints.build(tmp_path / "scoring")
+    (scoring / "NOTICE.txt").write_text("of the base")
+    result = run(collection(tmp_path / "fruit"), tmp_path / "out", scoring, "--guard", "0", "--rate", "1e-8")
+    assert result.exit_code == 0, result.output
+    told = " ".join(result.output.split())
+    assert "the base, both" in told
+    assert "6 queries held out are few" in told
+    assert any(
+        line in told for line in ("does not beat the engine's order", "does not beat the model that it was made of")
+    )
+    assert (tmp_path / "out" / "scoring-NOTICE.txt").read_text() == "of the base"
+    assert "- scoring: scoring-NOTICE.txt" in (tmp_path / "out" / "MODEL_CARD.md").read_text()
+
+
+def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path, base: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "thesis.txt").write_text("mine")
+    result = run(collection(tmp_path / "fruit"), out, base, "--guard", "0")
+    assert result.exit_code == 2
+    assert "exists and is not an empty folder" in " ".join(result.output.split())
+    assert [one.name for one in out.iterdir()] == ["thesis.txt"]
+
+
 def test_a_teacher_is_learnt_from(tmp_path: Path, base: Path) -> None:
     teacher = checkpoints.build(tmp_path / "teacher", seed=1)
     arguments = ["--objective", "kl", "--teacher", str(teacher), "--guard", "0"]
@@ -182,7 +207,7 @@ def test_broken_data_is_told_by_file_line_and_count(tmp_path: Path, base: Path) 
     assert "corpus.jsonl:57: document 'e1' has neither title nor text (2 such lines)" in told
     assert "train.tsv:58: document 'nowhere' is not in corpus.jsonl (2 such lines)" in told
     assert "train.tsv:60: query 'nobody' is not in queries.jsonl" in told
-    assert "train.tsv:61: grade 'good' is not a whole number of 0 or more" in told
+    assert "train.tsv:61: grade 'good' is not a whole number of 0 to 1000" in told
     tolerated = run(data, tmp_path / "out", base, "--tolerant", "--guard", "0")
     assert tolerated.exit_code == 0, tolerated.output
     assert "left out 4 lines" in tolerated.output, "empty documents stay, and are never drawn"
@@ -206,6 +231,23 @@ def test_mistakes_are_told(tmp_path: Path, base: Path, options: list[str], messa
     result = run(collection(tmp_path / "fruit"), tmp_path / "out", base, *options)
     assert result.exit_code == 2, result.output
     assert message in " ".join(result.output.split())
+
+
+def test_what_is_no_text_and_judgments_that_differ_are_told(tmp_path: Path, base: Path) -> None:
+    lines = {
+        "corpus.jsonl": ['{"_id": "e1", "text": null}'],
+        "qrels/train.tsv": ["q1\td1\t2", "q1\td1\t1", "q2\td2\t9999"],
+    }
+    result = run(collection(tmp_path / "fruit", **lines), tmp_path / "out", base)
+    told = " ".join(result.output.split())
+    assert result.exit_code == 2
+    assert "corpus.jsonl:57: document 'e1' has neither title nor text" in told
+    assert "train.tsv:58: document 'd1' has two grades for query 'q1'" in told, "1 stood there already"
+    assert "train.tsv:60: grade '9999' is not a whole number of 0 to 1000" in told
+    (tmp_path / "fruit" / "corpus.jsonl").write_bytes(b'{"_id": "d1", "text": "caf\xe9"}\n')
+    encoded = run(tmp_path / "fruit", tmp_path / "out", base)
+    assert encoded.exit_code == 2
+    assert "corpus.jsonl: is not UTF-8 text" in " ".join(encoded.output.split())
 
 
 def test_judgments_of_nothing_relevant_teach_nothing(tmp_path: Path, base: Path) -> None:

@@ -88,6 +88,8 @@ def test_a_sample_is_drawn_by_its_seed_and_says_so(tmp_path: Path) -> None:
         ("query,docid,rating\na,b,good\n", ":2: grade 'good' is not a number"),
         ("query,docid,rating\na,b,0.5\n", ":2: grade '0.5' is not a whole number"),
         ("query,docid,rating\na,b,nan\n", ":2: grade 'nan' is not a whole number"),
+        ("query,docid,rating\na,b,3000000000\n", ":2: grade '3000000000' is above 1000"),
+        ("query,docid,rating\na,b,1e300\n", ":2: grade '1e300' is above 1000"),
         ("query,docid,rating\na,b\n", ":2: has 2 columns, the heading has 3 or more"),
         ('query,docid,rating\n"a,b,1\n', "unexpected end of data"),
         ("query,docid,rating\n,b,1\n", ":2: the query is empty"),
@@ -111,8 +113,14 @@ def test_a_table_that_cannot_be_used_is_told_by_line(tmp_path: Path, content: st
     [
         ("q1\td1\n", '{"_id": "q1", "text": "a"}', "qrels:1: has 2 columns; allowed: 3"),
         ("q9\td1\t1\n", '{"_id": "q1", "text": "a"}', "qrels:1: query 'q9' is not among the queries"),
-        ("q1\td1\t1\n", '{"_id": "q1"}', "queries.jsonl:1: is no JSON object with `_id` and `text`"),
+        ("q1\td1\t1\n", '{"_id": "q1"}', "queries.jsonl:1: is not a JSON object with `_id` and `text`"),
         ("q1\td1\t1\n", '\n{"_id": "q1", "text": " "}', "queries.jsonl:2: query 'q1' has no text"),
+        ("q1\td1\t1\n", '{"_id": "q1", "text": null}', "queries.jsonl:1: query 'q1' has no text"),
+        (
+            "q1\td1\t1\n",
+            '{"_id": "q1", "text": "a"}\n{"_id": "q1", "text": "b"}',
+            "queries.jsonl:2: query 'q1' occurs twice, with different texts",
+        ),
         ("q1\td1\t1\n", "{", "queries.jsonl:1: is not JSON"),
     ],
 )
