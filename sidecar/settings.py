@@ -220,7 +220,7 @@ class PolicySettings(Section):
     languages: Languages | None = Field(
         "auto",
         json_schema_extra={"allowed": "auto, null, list of codes (en, de, pt ...)"},
-        description="Languages that the model is for; texts that are surely in another one keep the engine's order "
+        description="Languages that the model is for; a query or texts surely in another one keep the engine's order "
         "(SKIPPED, LANGUAGE). null: any; `auto`: as the checkpoint's folder says (`sidecar.languages` of its "
         "config.json: English for `bundled` and what is made of it), any where it says nothing.",
     )

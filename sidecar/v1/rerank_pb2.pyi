@@ -124,7 +124,7 @@ class _ReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTyp
     compound retriever and no `size`.
     """
     REASON_LANGUAGE: _Reason.ValueType  # 14
-    """The texts are in a language that the policy's model does not support; see a policy's `languages`."""
+    """The query or the texts are in a language that the policy's model is not for; see a policy's `languages`."""
     REASON_HELD_OUT: _Reason.ValueType  # 15
     """The policy is on trial, and this call's key is among those that keep the engine's order; see `percent`."""
     REASON_SHADOW: _Reason.ValueType  # 16
@@ -171,7 +171,7 @@ REASON_WINDOW_REFUSED: Reason.ValueType  # 13
 compound retriever and no `size`.
 """
 REASON_LANGUAGE: Reason.ValueType  # 14
-"""The texts are in a language that the policy's model does not support; see a policy's `languages`."""
+"""The query or the texts are in a language that the policy's model is not for; see a policy's `languages`."""
 REASON_HELD_OUT: Reason.ValueType  # 15
 """The policy is on trial, and this call's key is among those that keep the engine's order; see `percent`."""
 REASON_SHADOW: Reason.ValueType  # 16

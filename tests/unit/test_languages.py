@@ -57,6 +57,29 @@ def test_query_and_first_passages_are_looked_at() -> None:
     assert caught.value.outcome == Outcome.SKIPPED
 
 
+@pytest.mark.parametrize(
+    ("query", "language"),
+    [
+        ("Welche Apfelsorten lassen sich im Winter am besten im Keller lagern?", "de"),
+        ("какие яблоки", "ru"),
+        ("冬季苹果", "zh"),
+    ],
+)
+def test_a_query_in_another_language_over_texts_that_the_model_is_for(query: str, language: str) -> None:
+    english = [["apples and pears that keep well in a cool cellar over the winter and into the spring"]] * 3
+    with pytest.raises(OtherLanguage, match=f"the query is in '{language}', and the policy's model is for en"):
+        check(query, english, ENGLISH)
+    assert not languages.pass_at_once(query, english, ENGLISH)
+    check(query, english, ("en", language))
+
+
+@pytest.mark.parametrize(
+    "query", ["μ-opioid receptor", "apple", "β", "Ω 5k", "Bramley Boskoop Jonagold Elstar Braeburn Pinova Topaz"]
+)
+def test_a_query_that_says_little_of_its_language_is_not_mistaken(query: str) -> None:
+    check(query, [["apples and pears that keep well in a cool cellar over the winter"]] * 3, ENGLISH)
+
+
 def test_the_codes_of_the_settings_are_those_of_the_identifier() -> None:
     assert {str(label) for label in identifier().labels} - {_NO_LANGUAGE} == LANGUAGES
 
@@ -94,7 +117,7 @@ async def test_without_a_temporary_directory_it_starts_and_says_what_it_cannot_t
             patched.undo()
             told = await client.rerank("яблоки зимой", foreign)
     assert (untold.outcome, untold.reason) == (pb.OUTCOME_ORIGINAL_ORDER, pb.REASON_MODEL_ERROR)
-    assert "the language of the texts cannot be told" in untold.meta.detail
+    assert "the language of the texts could not be identified" in untold.meta.detail
     assert english.outcome == pb.OUTCOME_RERANKED
     assert told.reason == pb.REASON_LANGUAGE
     (line,) = [one for one in logged if one["event"] == "language_identifier_failed"]
