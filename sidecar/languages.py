@@ -16,8 +16,8 @@ SURE = 0.01
 three passages of sixteen collections no English text was mistaken, and no German, Spanish, Russian or Chinese one was
 missed."""
 SURE_OF_QUERY = 0.001
-"""The same for a query by itself. Of 43,695 English queries of 28 collections none was mistaken; of 1,190 each in German,
-Spanish, Russian and Chinese 75, 77, 99 and 98 % were found: short ones in Latin script are not identified."""
+"""The same for a query by itself. Of 43,695 English queries of 28 collections none was mistaken; of 1,190 each in
+German, Spanish, Russian and Chinese 75, 77, 99 and 98 % were found: short ones in Latin script are not identified."""
 _PASSAGES, _CHARS = 3, 100
 _LEAST_LETTERS = 40
 """A text with fewer letters is not identified: a part number is in no language. Unless half of them are not Latin."""
