@@ -41,6 +41,21 @@ def tight_budgets(settings: Settings, model: LoadedModel) -> list[TightBudget]:
     return found
 
 
+def without_effect(settings: Settings) -> list[str]:
+    """A sentence for each match that never decides, and one if no index has a policy."""
+    found, seen = [], dict[tuple[str | None, str], str]()
+    for name, policy in settings.policies.items():
+        for place, match in enumerate(policy.match):
+            first = seen.setdefault((match.connector, match.index), name)
+            if first != name:
+                found.append(f"policies.{name}.match.{place}: policy {first} has the same match and comes first")
+    if not seen and settings.default_policy is None:
+        found.append(
+            "no policy has a `match` and there is no `default_policy`: only calls that name a policy are reranked"
+        )
+    return found
+
+
 def seconds(model: LoadedModel, pairs: int) -> float:
     """Predicted device time of that many pairs of typical length, in as large batches as the limits allow."""
     tokens = min(TYPICAL_TOKENS, model.scorer.max_length)

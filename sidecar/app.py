@@ -18,7 +18,7 @@ from grpc_reflection.v1alpha import reflection
 
 from connectors.base import Connector
 from sidecar import extras, greeting, heap, languages, ports
-from sidecar.advice import tight_budgets
+from sidecar.advice import tight_budgets, without_effect
 from sidecar.authentication import Authentication
 from sidecar.callers import nothing_revoked
 from sidecar.changes import Changes, taken_over
@@ -342,10 +342,11 @@ class App:
     async def _load_models(self) -> None:
         """Load all models, then put all into use: loading runs in the device's thread and would hold up scoring."""
         settings = self._settings
+        for sentence in without_effect(settings):
+            log.warning("policy_without_effect", advice=sentence)
         if any(languages_of(settings, policy) for policy in settings.policies.values()):
             await asyncio.to_thread(languages.prepare)
-        wanted = settings.loaded_models
-        loaded = [model for name, one in wanted.items() if (model := await self._load_one(name, one))]
+        loaded = [model for name, one in settings.loaded_models.items() if (model := await self._load_one(name, one))]
         for model in loaded:
             self.models.put(model)
             log.info("model_ready", model=model.name, version=model.scorer.version)
@@ -356,11 +357,10 @@ class App:
 
     @property
     def _can_rerank(self) -> bool:
-        scheduler = self.scheduler
         rerank_with = {policy.model for policy in self._settings.policies.values()}
-        stalled = scheduler.stalled or self._pipeline.stalled
-        broken = stalled or scheduler.lost or not rerank_with.isdisjoint(scheduler.failing)
-        return self.models.all_ready and scheduler.alive and not broken
+        stalled = self.scheduler.stalled or self._pipeline.stalled
+        broken = stalled or self.scheduler.lost or not rerank_with.isdisjoint(self.scheduler.failing)
+        return self.models.all_ready and self.scheduler.alive and not broken
 
     async def _load_one(self, name: str, settings: ModelSettings) -> LoadedModel | None:
         loop = asyncio.get_running_loop()

@@ -253,7 +253,8 @@ def _translated(error: Exception) -> tuple[grpc.StatusCode, str]:
     if code is None:
         log.exception("unforeseen_error", error=type(error).__name__)
         return grpc.StatusCode.INTERNAL, f"an unforeseen fault; request id {request_id.get()}"
-    said = f"{error}: {error.reason}" if isinstance(error, engine.ConnectorError) and error.reason else str(error)
+    said, reason = str(error), error.reason if isinstance(error, engine.ConnectorError) else ""
+    said = f"{said}: {reason}" if reason and not said.endswith(reason) else said
     return code, said.encode(errors="replace")[:_MAX_MESSAGE_BYTES].decode(errors="ignore")
 
 

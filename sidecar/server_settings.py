@@ -5,7 +5,7 @@ from typing import Self
 from pydantic import Field, field_validator, model_validator
 
 from sidecar.auth_settings import AuthSettings
-from sidecar.setting_types import ExistingFile, Section
+from sidecar.setting_types import ExistingFile, Faults, Section
 
 
 class TlsSettings(Section):
@@ -110,3 +110,9 @@ class ServerSettings(Section):
         if not host or not port.isdigit() or int(port) > 65535:
             raise ValueError("an address is `host:port` with a port of 0 to 65535")
         return value
+
+    @model_validator(mode="after")
+    def _ports_differ(self) -> Self:
+        if self.metrics_address == self.address and not self.address.endswith(":0"):
+            raise Faults((("metrics_address",), f"{self.address} is where the gRPC server listens"))
+        return self

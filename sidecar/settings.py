@@ -210,7 +210,9 @@ class PolicySettings(Section):
         300, ge=1, le=600_000, description="Whole time in the sidecar, the engine's search included."
     )
     min_score: float | None = Field(
-        None, allow_inf_nan=False, description="Scored results below this relevance_score are left out; null: none."
+        None,
+        allow_inf_nan=False,
+        description="Scored results below this relevance_score, the model's raw score, are left out; null: none.",
     )
     fusion: Fusion = Field(Fusion(), description="How the model's scores and the engine's become one order.")
     cosine: Cosine | None = Field(

@@ -17,6 +17,8 @@ _SENTENCES = {
     Reason.BEYOND_WINDOW: "the page starts behind the window that is reranked",
 }
 
+_CURSOR = "`search_after` continues the engine's order, not that of a reranked page: page by `from` and `size`"
+
 
 def by_policy(plan: Plan | None, why: str) -> Skip | None:
     """Skip if no policy applies, or if it is off or holds the call out; ``why`` says how the policy was found."""
@@ -31,6 +33,8 @@ def by_policy(plan: Plan | None, why: str) -> Skip | None:
 
 def by_search(call: SearchCall, page: Page, plan: Plan) -> Skip | None:
     """Skip if the page cannot be reranked (see :func:`skip_reason`), or leaves its length to the engine."""
+    if "search_after" in call.body:
+        return Reason.NOT_RELEVANCE_SORTED, _CURSOR
     if sizes_itself(call.body, call.params):
         return Reason.WINDOW_REFUSED, "a compound retriever without `size` gives as many hits as the engine decides"
     return _skip(skip_reason(call.body, call.params, page, plan.rank_window_size))

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from connectors.base import Connector
-from connectors.errors import ConnectorError
+from connectors.errors import ConnectorError, NotAuthenticated, NotPermitted
 from connectors.json_lines import read_documents
 from connectors.products import untested_version
 from sidecar.cli.terminal import ConfigurationFile, settings_of, stop
@@ -26,6 +26,8 @@ def check(
 
     Prints a summary, or on stderr every fault with its line (exit status 2).
     """
+    from sidecar.advice import without_effect
+
     settings = settings_of(file)
     for name, connector in settings.connectors.items():
         if isinstance(connector, MemorySettings):
@@ -37,6 +39,8 @@ def check(
         _count(len(settings.policies), "policy", "policies"),
     )
     typer.echo(f"{file} is valid: {', '.join(counts)}")
+    for advice in without_effect(settings):
+        typer.echo(f"note: {advice}", err=True)
     if engines and not asyncio.run(_check_engines(settings)):
         raise typer.Exit(1)
 
@@ -68,13 +72,22 @@ async def _check_engines(settings: Settings) -> bool:
         connectors = connectors_of(settings, Metrics())
     except WiringError as error:
         stop(str(error))
-    problems = await asyncio.gather(*map(_problem_of, connectors.values()))
+    forwarding = {name for name, one in settings.connectors.items() if getattr(one, "forward_authorization", False)}
+    asked = (_problem_of(one, asks_users=name in forwarding) for name, one in connectors.items())
+    problems = await asyncio.gather(*asked)
     return not any(problems)
 
 
-async def _problem_of(connector: Connector) -> str:
+async def _problem_of(connector: Connector, *, asks_users: bool) -> str:
+    """Print what the engine answers; the problem, empty if there is none.
+
+    ``asks_users``: searches carry the end users' own credentials, and the connector may have none.
+    """
     try:
         info = await connector.info(timeout_s=_ANSWER_WITHIN_S)
+    except (NotAuthenticated, NotPermitted) as error:
+        typer.echo(f"connectors.{connector.name}: {_cause(connector, error)}", err=True)
+        return "" if asks_users else str(error)
     except ConnectorError as error:
         typer.echo(f"connectors.{connector.name}: {_cause(connector, error)}", err=True)
         return str(error)

@@ -398,7 +398,7 @@ class Candidate(google.protobuf.message.Message):
     """Routing that the document was indexed with. Default: that of `hit`, else none."""
     score: builtins.float
     """The engine's score, for fusion; finite. Default: that of `hit`, else none. Fusion needs one for every candidate that the
-    model scores, else the engine's scores do not count.
+    model scores, else the engine's scores do not count; the policy's `cosine` counts all the same.
     """
     text: builtins.str
     """The text to score, unchanged. Default: taken from `hit`, else fetched by id."""
@@ -578,7 +578,9 @@ class Result(google.protobuf.message.Message):
     normalized_score: builtins.float
     """1 / (1 + exp(-relevance_score)), 0 to 1: the same order on a bounded scale; absent when not scored."""
     passage: builtins.str
-    """The passage that was scored, the best one where a document has several; only with `return_passages`."""
+    """The passage that was scored, the best one where a document has several; only with `return_passages`. Whole, also where
+    the model read only its beginning (`Meta.truncated_ratio`).
+    """
     cosine: builtins.float
     """The bi-encoder's cosine of query and passage, -1 to 1; absent if it did not count. See a policy's `cosine`."""
     team: builtins.str

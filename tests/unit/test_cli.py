@@ -90,6 +90,20 @@ def test_check_tells_every_fault_on_stderr(starter: Path) -> None:
     assert second.endswith(": policies.articles.fusion.method: 'linaer' is not allowed; allowed: linear, rrf, replace")
 
 
+def test_check_notes_what_would_have_no_effect(tmp_path: Path) -> None:
+    file, text = tmp_path / "sidecar.yaml", "text: {fields: [body]}"
+    file.write_text(f"policies:\n  a: {{match: [x-*], {text}}}\n  b: {{match: [y, x-*], {text}}}\n")
+    result = runner.invoke(app, ["check", str(file)])
+    assert (result.exit_code, result.stderr) == (
+        0,
+        "note: policies.b.match.1: policy a has the same match and comes first\n",
+    )
+    file.write_text(f"policies:\n  a: {{{text}}}\n")
+    assert "only calls that name a policy are reranked" in runner.invoke(app, ["check", str(file)]).stderr
+    file.write_text(f"policies:\n  a: {{{text}}}\ndefault_policy: a\n")
+    assert runner.invoke(app, ["check", str(file)]).stderr == ""
+
+
 def test_check_of_a_missing_file_says_so() -> None:
     result = runner.invoke(app, ["check", "nope.yaml"])
     assert result.exit_code == 2

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from sidecar.configuration import ConfigurationError, load
 from sidecar.connector_settings import ElasticsearchSettings, MemorySettings
 from sidecar.secret import reveal
+from sidecar.server_settings import ServerSettings
 from sidecar.settings import Settings
 
 VALID = """\
@@ -407,3 +409,10 @@ def test_a_pattern_by_itself_matches_on_any_connector(tmp_path: Path) -> None:
     file = tmp_path / "sidecar.yaml"
     file.write_text("policies:\n  all:\n    match: [a-*, {index: b}]\n    text: {fields: [body]}\n")
     assert [(one.index, one.connector) for one in load(file).policies["all"].match] == [("a-*", None), ("b", None)]
+
+
+def test_two_ports_cannot_be_one() -> None:
+    same = {"address": "127.0.0.1:7", "metrics_address": "127.0.0.1:7"}
+    with pytest.raises(ValidationError, match="127.0.0.1:7 is where the gRPC server listens"):
+        ServerSettings.model_validate(same)
+    ServerSettings.model_validate({"address": "127.0.0.1:0", "metrics_address": "127.0.0.1:0"})

@@ -1,5 +1,6 @@
 """Who is asking, and that nobody else learns how."""
 
+import asyncio
 import io
 import json
 import logging
@@ -189,6 +190,18 @@ class TestCheckEngines:
         result = CliRunner().invoke(command, ["check", str(file), "--engines"])
         assert result.exit_code == 0
         assert "connectors.main: memory " in result.stdout
+
+    @pytest.mark.parametrize(("asks_users", "status"), [(False, 1), (True, 0)])
+    async def test_credentials_may_be_missing_only_where_users_bring_theirs(
+        self, tmp_path: Path, asks_users: bool, status: int
+    ) -> None:
+        file = tmp_path / "conf.yaml"
+        async with serving(always(lambda: error_answer(401, "security_exception"))) as server:
+            options = {"hosts": [server.url], "forward_authorization": asks_users}
+            file.write_text(json.dumps(tree(type="opensearch", **options)))
+            result = await asyncio.to_thread(CliRunner().invoke, command, ["check", str(file), "--engines"])
+        assert result.exit_code == status, result.output
+        assert "connectors.main: asking for the version" in result.stderr
 
     def test_what_cannot_be_built_is_status_2(self, tmp_path: Path) -> None:
         (tmp_path / "ca.pem").write_text("no certificate")
