@@ -21,9 +21,10 @@ def key(
         if any(line.split(":")[0] == name for line in before.splitlines()):
             stop(f"{file} holds a key of {name!r}: remove its line, or choose another name")
         if file:
+            file.touch(0o600)
+            file.chmod(0o600)
             with file.open("a", encoding="utf-8") as stream:
                 stream.write(("" if before.endswith("\n") or not before else "\n") + kept.line + "\n")
-            file.chmod(0o600)
     except (KeyFault, OSError) as error:
         stop(str(error))
     if not file:

@@ -198,7 +198,7 @@ def _export(file: Path) -> Any:
     pairs = PairEncoder(tokenizer, 512).encode("a b", ["c d e", "f"])
     try:
         float32_graph.write(float32_graph.Plain, model, padded(pairs, int(tokenizer.pad_token_id or 0)), file)
-    except checkpoint.CheckpointError as error:
+    except (checkpoint.CheckpointError, float32_graph.NoGraph) as error:
         raise Unavailable(str(error)) from error
     return tokenizer
 
