@@ -31,7 +31,7 @@ class AnswerText:
     __slots__ = ("_list", "hits", "text", "value")
 
     def __init__(self, text: str) -> None:
-        """Decode the text; what is not JSON only for comments or byte order marks is accepted, see :func:`strict`.
+        """Decode the text; comments and byte order marks, which JSON forbids, are accepted, see :func:`strict`.
 
         Raises:
             ValueError: it is not JSON.

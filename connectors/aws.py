@@ -42,7 +42,7 @@ class Signer:
         ``url`` and ``body`` must be exactly what is sent: path and query percent-encoded, the body compressed.
 
         Raises:
-            NoCredentials: there are none; :class:`Unreachable` if their provider fails.
+            NoCredentials: there are none, or their provider refused; :class:`Unreachable` if it failed.
         """
         from botocore.auth import SigV4Auth
         from botocore.awsrequest import AWSRequest

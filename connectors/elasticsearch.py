@@ -114,7 +114,7 @@ def _answer(response: Any) -> Answer:
 
 
 def _from_another_product(call: Call, request: Request, answer: Answer) -> Answer:
-    """Return an answer that the client does not accept as Elasticsearch's, if it is to ``GET /`` and names its sender.
+    """Return a JSON answer to ``GET /`` that the client does not accept as Elasticsearch's: it may name its product.
 
     Raises:
         EngineRefused: it is to another call, or the content type is not known (406).

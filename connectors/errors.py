@@ -42,9 +42,9 @@ class NoAnswer(ConnectorError):
 class EngineUnavailable(NoAnswer):
     """The engine could not be reached, or said that it cannot serve now.
 
-    ``status`` is 0 when no answer came. ``transient`` is false if an immediate retry is pointless: the certificate is
-    not accepted, or the engine had an internal error. ``retry_after_s`` is how long the engine asks to wait, None if it
-    does not say.
+    ``status`` is 0 when no answer came. ``transient`` is false if an immediate retry is pointless, such as with an
+    unaccepted certificate, an internal error of the engine, or a closed connector. ``retry_after_s`` is how long the
+    engine asks to wait, None if it does not say.
     """
 
     def __init__(

@@ -175,8 +175,8 @@ class HttpConnector(ABC):
         """See :meth:`connectors.base.Connector.info`.
 
         Raises:
-            EngineRefused: another product answered. From then on every other call is refused too, until this one
-                finds the right product.
+            EngineRefused: another product answered. From then on every other call is refused too, until a later
+                ``info`` finds the right product.
         """
         call = Call(self.name, "asking for the version")
         found = read_info(call, await self._ask(call, Request("GET", "/"), timeout_s, check=False))

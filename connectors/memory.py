@@ -33,7 +33,7 @@ class MemoryConnector:
     ``routing`` are ignored. Anything else raises ``InvalidQuery``, whose reason names what is allowed. ``from`` +
     ``size`` is 10,000 at most. An index expression is names and patterns with ``*``, separated by commas, or ``_all``.
 
-    ``script`` delays calls or makes them fail, see :class:`connectors.faults.Fault`:
+    ``script`` delays calls, makes them fail or changes their answers, see :class:`connectors.faults.Fault`:
 
         >>> import asyncio
         >>> books = MemoryConnector("demo", {"books": {"1": {"title": "Car repair"}}})

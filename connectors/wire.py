@@ -35,7 +35,7 @@ def _is_expression(index: str) -> bool:
 
 
 def can_be_fetched(ref: DocumentRef) -> bool:
-    """Whether an ``_mget`` may ask for it: an invalid index may fail it all, and other clusters are out of reach."""
+    """Whether an ``_mget`` may ask for it: an invalid index may fail all of it, and no other cluster is reached."""
     return _is_expression(ref.index) and ":" not in ref.index
 
 

@@ -40,7 +40,7 @@ def admit(queue: Queue[Key], job: Job[Key], now: float, free_at: float) -> list[
 
 
 def squeeze_in(queue: Queue[Key], job: Job[Key], now: float, free_at: float) -> list[tuple[Job[Key], int]] | None:
-    """Queue a job that fits once others of its model have given up pairs; else return None and restore these.
+    """Queue a job that fits once others of its model have given up pairs; else restore them and return None.
 
     Return each job that gave up pairs, and how many. Those due no later than the job give first, the one with the most
     spare pairs before the others.

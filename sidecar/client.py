@@ -221,7 +221,7 @@ class RerankClient:
         return await self.stub.Rerank(message, timeout=timeout_s, metadata=self.metadata(authorization))
 
     def metadata(self, authorization: str | None = None) -> tuple[tuple[str, str], ...]:
-        """Return the metadata that calls of the stubs must carry if the sidecar authenticates callers."""
+        """Return the metadata for calls of the stubs: the API key, and the end user's ``authorization``, if given."""
         return _metadata(authorization, self._api_key)
 
     async def close(self) -> None:
@@ -297,7 +297,7 @@ class BlockingRerankClient:
         return self.stub.Rerank(message, timeout=timeout_s, metadata=self.metadata(authorization))
 
     def metadata(self, authorization: str | None = None) -> tuple[tuple[str, str], ...]:
-        """Return the metadata that calls of the stubs must carry if the sidecar authenticates callers."""
+        """Return the metadata for calls of the stubs: the API key, and the end user's ``authorization``, if given."""
         return _metadata(authorization, self._api_key)
 
     def close(self) -> None:

@@ -302,7 +302,7 @@ class Device:
                 self._metrics.observe_waste(batch.model, part_s)
 
     def _isolate(self, batch: Batch[Ticket], error: ModelError) -> None:
-        """Score each job of a failed batch alone, since one bad pair must not fail the others; fail a single job."""
+        """Score each job of a failed batch alone, so that a bad pair fails only its job; a batch of one job fails."""
         jobs = list(dict.fromkeys(job for job, _ in batch.pairs))
         if len(jobs) == 1:
             with self.lock:

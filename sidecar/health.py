@@ -1,8 +1,8 @@
 """The state of gRPC's standard health service.
 
 The server as a whole (service name "") serves as soon as it can answer a search, reranked or not: a broken model must
-not take search down. ``sidecar.v1.RerankService`` serves only while reranking works: all models ready, device and
-threads that read texts not stuck, no policy's model failing.
+not take search down. ``sidecar.v1.RerankService`` serves only while reranking works: all models ready, the device
+neither stuck nor lost, the threads that read texts not stuck, no policy's model failing.
 """
 
 from grpc_health.v1 import health, health_pb2

@@ -49,7 +49,7 @@ _ALWAYS_SERVED = frozenset(("Switch", "Status"))
 """Methods served however many other calls are under way, as an admin needs them then; they have their own limit."""
 _MOST_APART = 8
 _ARRIVES_WITHIN_S = 10.0
-"""A call counts towards the limit before its request has arrived, so that must not take long."""
+"""Seconds within which a request must arrive, as its call counts towards the limit meanwhile."""
 _TOLD = (grpc.aio.AbortError, grpc.aio.InternalError, asyncio.CancelledError, GeneratorExit)
 """Exceptions that need no log line: the status is set already, or the caller has gone and gRPC cannot send to it."""
 _MAX_MESSAGE_BYTES = 1000
@@ -194,7 +194,7 @@ class Guard(grpc.aio.ServerInterceptor):
 
 
 class _Forgets:
-    """Logs an error without a status, and clears tracebacks; a generator-based context manager would restore them."""
+    """Logs an error that got no status, and clears tracebacks; a generator-based context manager would restore them."""
 
     def __enter__(self) -> None:
         pass

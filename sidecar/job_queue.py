@@ -110,7 +110,7 @@ class Queue(Generic[Key]):
         model = self.shares.pick(wanted or self._jobs)
         batch = next_batch(self._jobs[model], now)
         self.drop_done()
-        if not batch.pairs[0][0].is_spare:  # charged, it would count as use that slows other models down
+        if not batch.pairs[0][0].is_spare:  # charging spare time would predict other models slower
             self.shares.charge(model, batch.predicted_s, now)
         return batch
 

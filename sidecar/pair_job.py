@@ -1,4 +1,4 @@
-"""The pairs of a call, and the scores that are known already. Pure."""
+"""The pairs of a call, and the scores that are known already."""
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence

@@ -91,7 +91,7 @@ def rerank_call(
 
 
 def narrowing(options: pb.Options) -> Narrowing:
-    """Parse the options, whose bounds the policy checks. Raises :class:`InvalidRequest`."""
+    """Parse the options; the policy checks the bounds of its overrides. Raises :class:`InvalidRequest`."""
     overrides = Overrides(
         rank_window_size=_given(options, "rank_window_size"),
         budget_ms=_given(options, "budget_ms"),

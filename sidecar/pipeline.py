@@ -69,7 +69,7 @@ class Pipeline:
         return self._reading.stalled
 
     def close(self) -> None:
-        """Shut down the reading threads, and drop shadow rankings and documents that wait for spare time."""
+        """Shut down the reading threads, and drop shadow rankings and pairs that wait for spare time."""
         self._shadow.close()
         self._spare_time.close()
         self._reading.close()

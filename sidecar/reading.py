@@ -30,7 +30,7 @@ each of the two takes up to 0.5 ms, or a few ms where fields are lists of very s
 _PART_CHARS, _PART_TEXTS = 150_000, 1000
 """Most characters and texts tokenised in one turn: it takes 15 ms on two cores of an AMD EPYC."""
 _CHARS_PER_TOKEN = 8
-"""Characters of a text counted per token of its model's maximum length: mostly no more of it is read."""
+"""A text counts with at most so many characters per token of its model's maximum length: mostly no more are read."""
 
 Passages = dict[int, list[str]]
 """Passages by the candidate's rank."""

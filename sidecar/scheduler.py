@@ -109,7 +109,7 @@ class Scheduler:
             return set(self._device.failing)
 
     def try_failing(self) -> None:
-        """Queue a trial (the sample pair) of each failing model whose trial is due, unless it has work waiting.
+        """Queue a trial (the sample pair) of each failing model whose trial is due, unless it has work.
 
         Call it periodically, in the event loop: so models recover even without calls. Waiting work goes first.
         """
@@ -262,7 +262,7 @@ class Scheduler:
         """Queue the largest window that would end in time, displacing or shortening jobs that have more if need be.
 
         Raises:
-            Overloaded: not even the smallest would, and it may not be a probe.
+            Overloaded: too many pairs wait, or not even the smallest would end in time and it may not be a probe.
         """
         now = self._clock()
         free_at = max(now, self._device.free_at)

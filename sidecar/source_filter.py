@@ -14,7 +14,7 @@ _HIDING = frozenset({"stored_fields", "script_fields"})
 """Keys of a body that leave ``_source`` out, unless the body asks for it."""
 _MOST_PATTERNS = 1000
 _MOST_TAGS = 64
-"""Limits on what is read of a body, which blocks every other call; fields beyond them count as not carried."""
+"""Limits on what is read of a body, as reading blocks every other call; fields beyond them count as not carried."""
 _STYLED_TAGS = (*(f'<em class="hlt{level}">' for level in range(1, 11)), "</em>")
 
 

@@ -39,7 +39,7 @@ class SpareTime:
         However it ends, pairs still unscored are handed to :meth:`later`.
 
         Raises:
-            Fallback: the scorer failed.
+            Fallback: the scorer failed, or a part was refused or late.
         """
         parts = list(_parts(model, pairs))
         found: list[float] = []

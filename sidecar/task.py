@@ -49,7 +49,7 @@ class Task:
     def kept(self, places: Sequence[Ranked], most: int | None) -> list[Ranked]:
         """The first ``most`` places (None: all) that stay in the answer.
 
-        What was not scored stays where it is: it does not move up into ``most`` for what fell below ``min_score``.
+        A place that was not scored stays only if it is among the first ``most`` before any falls below ``min_score``.
         """
         stay = (
             place
@@ -94,7 +94,7 @@ class Retrieved:
 
 
 def candidate_of(hit: Hit, rank: int, carried: Carried = Carried.UNKNOWN) -> Candidate:
-    """Return a hit as a candidate."""
+    """Return a hit as a candidate; ``carried`` is how much of its document it holds."""
     return Candidate(rank, hit.ref, hit.score, source=hit.source, carried=carried, hit=hit.raw)
 
 

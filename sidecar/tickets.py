@@ -100,8 +100,8 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """Milliseconds that a job waited for the device, that then passed until it was answered or given up, and that the
-    device took for the scores it got."""
+    """Milliseconds of a job: waiting for the device, from then until it was answered or given up, and of the device for
+    the scores it got."""
 
     queue_ms: float
     score_ms: float

@@ -108,7 +108,7 @@ class PairEncoder:
         return [raw(one.ids) for one in _read(read, passages, self._cuts, self._side)] if passages else []
 
     def _key(self, passage: str) -> bytes:
-        """The digest of the part of a passage that is read at most."""
+        """The digest of the most that is ever read of a passage."""
         most = self._cuts[-1] + 1
         return hashlib.sha256((passage[:most] if self._side == "right" else passage[-most:]).encode()).digest()
 
@@ -126,7 +126,7 @@ class TextEncoder:
         self._core.enable_truncation(max_length, direction=self._side)
 
     def read_of(self, text: str) -> str:
-        """The part of a text that is read at most."""
+        """The most that is ever read of a text."""
         return _part(text, self._cuts[-1] + 1, self._side)
 
     def encode(self, texts: Sequence[str]) -> list[Ids]:

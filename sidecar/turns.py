@@ -53,7 +53,7 @@ class Turns:
             raise
 
     def give_back(self) -> None:
-        """Give a turn to the next waiter, except one whose future is cancelled but whose task has not run yet."""
+        """Give a turn to the next waiter, if any; one is skipped if cancelled, though its task may not have run yet."""
         while self._hosts:
             host, policies = next(iter(self._hosts.items()))
             policy, line = next(iter(policies.items()))
