@@ -1,4 +1,4 @@
-"""Finds budgets that are too small for their windows, to warn at start. Pure."""
+"""Finds budgets too small for their windows, and matches without effect, to warn of them. Pure."""
 
 import bisect
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ class TightBudget:
     """A policy whose whole window will not be scored within its budget on this device.
 
     ``needed_ms`` is predicted for ``pairs``: all documents of the window, with as many passages as they may have;
-    ``fits`` is how many pairs can be scored within the budget, without the engine's search.
+    ``fits`` is how many pairs could be scored within the budget if the engine's search took no time.
     """
 
     policy: str

@@ -63,8 +63,8 @@ class Effect:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """A policy's replies of the last :data:`WINDOW_S` seconds. Figures are means over those ``reranked``; ``reasons``
-    are the shares of all ``replies`` that were not reranked, by reason."""
+    """A policy's replies of the last :data:`WINDOW_S` seconds. Figures are means over those ``reranked``, except
+    ``reasons``: replies that were not reranked, by reason, as shares of all ``replies``."""
 
     replies: int
     reranked: int

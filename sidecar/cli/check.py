@@ -79,9 +79,10 @@ async def _check_engines(settings: Settings) -> bool:
 
 
 async def _problem_of(connector: Connector, *, asks_users: bool) -> str:
-    """Print what the engine answers; the problem, empty if there is none.
+    """Print what the engine answers, and return the problem; empty if there is none.
 
-    ``asks_users``: searches carry the end users' own credentials, and the connector may have none.
+    ``asks_users``: searches carry the end users' own credentials, so a refusal of the connector's is printed but
+    is not a problem.
     """
     try:
         info = await connector.info(timeout_s=_ANSWER_WITHIN_S)

@@ -135,7 +135,7 @@ def train(
 
 
 def _tell_gain(results: Mapping[str, float], queries: int, console: Console) -> None:
-    """Say it if the training was in vain, or the queries held out are too few to tell."""
+    """Say if the model does not beat the engine, or else its base, and if the queries held out are too few to tell."""
     best = max(results["model"], results["both"])
     if best <= results["engine"]:
         console.print("it does not beat the engine's order on the queries held out: do not switch it on")

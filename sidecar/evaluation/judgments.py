@@ -27,7 +27,7 @@ _COLUMNS = (
 
 
 _HIGHEST_GRADE = 1000
-"""Measures count documents by grade, in memory."""
+"""Highest grade accepted: measures count documents by grade, in memory."""
 
 
 class JudgmentError(ValueError):

@@ -159,7 +159,7 @@ def policy_yaml(settings: Settings, policy: str, variant: Variant, *, enabled: b
 
 
 def rollout_note(settings: Settings, policy: str) -> str:
-    """Return a sentence on a policy that is not on for every call, though it is measured so; empty if it is on."""
+    """Return a sentence on a policy that is not on for every call, though it is measured so; empty if it is."""
     own = settings.policies[policy]
     rollout = {"mode": own.mode if own.mode != "on" else "", "percent": f"{own.percent:g}" if own.percent < 100 else ""}
     kept = ", ".join(f"`{key}: {value}`" for key, value in rollout.items() if value)

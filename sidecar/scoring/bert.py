@@ -44,6 +44,7 @@ class Encoder:
 
     def __call__(self, inputs: dict[str, torch.Tensor], layout: Layout) -> torch.Tensor:
         """Hidden states of the first tokens, (rows of ``layout.first``, hidden), or of all tokens, (T, hidden).
+
         ``inputs`` are of shape (1, T) each.
         """
         hidden = self._base.embeddings(**inputs)

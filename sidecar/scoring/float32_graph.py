@@ -47,6 +47,7 @@ def write(form: Form, model: PreTrainedModel, sample: Mapping[str, NDArray[np.in
     """Trace ``model`` on ``sample`` and write its graph, which takes any number of pairs of any length.
 
     Switches ``model`` to eager attention.
+
     Raises:
         NoGraph: the model cannot be traced.
     """

@@ -38,7 +38,7 @@ class Backend(Scorer, Protocol):
     halved: int
     """How often a batch did not fit the memory and was halved."""
     number_type: str
-    """Of the arithmetic: ``float32``, ``bfloat16``, ``float16`` or ``int8``."""
+    """Number type of the arithmetic: ``float32``, ``bfloat16``, ``float16`` or ``int8``."""
 
     @property
     def packed(self) -> bool:
@@ -55,7 +55,7 @@ def load(name: str, settings: ModelSettings) -> LoadedModel:
 
     Raises:
         CheckpointError: the checkpoint cannot be used.
-        HardwareError: the device is missing, or its memory does not hold even one pair.
+        HardwareError: the device is missing, or its memory cannot hold the weights and one pair.
     """
     device = hardware.pick_device(settings)
     dtype = hardware.pick_dtype(settings, device)
@@ -79,7 +79,7 @@ def load(name: str, settings: ModelSettings) -> LoadedModel:
 
 @contextmanager
 def _shortage_told(device: torch.device, lack: str) -> Iterator[None]:
-    """Raises :class:`hardware.HardwareError`, with what the device's memory lacks, in place of running out of it."""
+    """Turn an out-of-memory error into :class:`hardware.HardwareError`; ``lack`` completes "the memory of DEVICE"."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:

@@ -19,7 +19,7 @@ def write(
     results: Mapping[str, float],
     queries: int,
 ) -> Path:
-    """Write ``MODEL_CARD.md`` into ``out`` and copy the licences and notices of data and base there; the card's path.
+    """Write ``MODEL_CARD.md`` into ``out``, copy licences and notices of data and base there; return the card's path.
 
     ``base`` is the folder of the checkpoint that training began with, None if it is not a local one.
     """

@@ -1,6 +1,6 @@
 """Relevance data in BEIR form: `corpus.jsonl`, `queries.jsonl` and `qrels/<split>.tsv` in one folder.
 
-All faulty lines are found before anything is refused; each kind is reported once, with its first line and their number:
+All faulty lines are found before anything is refused; each kind is reported once, with its first line and a count:
 
     DataError: qrels/train.tsv:7: document 'd9' is not in corpus.jsonl (12 such lines)
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 _HIGHEST_GRADE = 1000
-"""As of judgments that are evaluated: measures count documents by grade, in memory."""
+"""Highest grade accepted, as in :mod:`sidecar.evaluation.judgments`: measures count documents by grade, in memory."""
 
 
 class DataError(ValueError):

@@ -74,7 +74,7 @@ class Objective:
 def train(
     student: Student, initial: list[Tensor], sets: list[PooledSet], schedule: Schedule, work: Path
 ) -> list[Tensor]:
-    """Train, from the checkpoint in `work` if there is one; averaged float32 weights in the order of `trainable`.
+    """Train, from the checkpoint in `work` if any; return averaged float32 weights in the order of `trainable`.
 
     Leaves a checkpoint and a log in `work`.
     """
@@ -102,7 +102,7 @@ def train(
 
 
 def trainable(student: Student) -> list[torch.nn.Parameter]:
-    """Freeze the word embeddings (half of the weights, and faster without); all other parameters."""
+    """Freeze the word embeddings (half of the weights, and faster without), and return all other parameters."""
     student.model.bert.embeddings.word_embeddings.weight.requires_grad_(False)
     return [parameter for parameter in student.model.parameters() if parameter.requires_grad]
 

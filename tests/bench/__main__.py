@@ -82,7 +82,7 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 
 
 def _run_all(plan: Mapping[str, tuple[Sequence[str], float]]) -> list[str]:
-    """Run the benches of a plan; what went wrong, a clause for each that failed."""
+    """Run the benches of a plan, and return what went wrong, a clause for each that failed."""
     console = Console(stderr=True)
     started = time.monotonic()
     failed = []

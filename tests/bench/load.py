@@ -122,7 +122,7 @@ def row(found: Result, plan: Plan, budget_ms: int, spent: Mapping[str, float]) -
 
 
 def with_shares(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The rows with their shares of the best row, in calls and in scored pairs."""
+    """The rows with their shares of the best rate of any row, in calls and in scored pairs."""
     calls, pairs = (max(one[key] for one in rows) for key in ("goodput_per_s", "good_pairs_per_s"))
     return [
         {

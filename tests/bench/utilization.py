@@ -126,7 +126,10 @@ def measured(name: str, folder: str, pairs: int, rounds: int) -> list[dict[str, 
 
 
 def _encoded(scorer: Scorer, folder: str, mean: int, pairs: int, seed: int) -> list[Pair]:
-    """Pairs of so many tokens on average. The tokenizer of a model that was built here knows few words."""
+    """Pairs of ``mean`` tokens on average.
+
+    For a model built here, whose tokenizer knows few words, one pair is stretched to each length.
+    """
     if folder == checkpoint.location(BUNDLED):
         return scorer.encode(texts.QUERY, texts.passages(mean, pairs, seed))
     (sample,) = scorer.encode("a", ["a"])

@@ -65,7 +65,7 @@ def test_passes_launched_one_behind_the_other_score_as_each_alone(tmp_path: Path
 
 
 def test_a_batch_of_a_shape_never_seen_takes_hardly_longer(tmp_path: Path) -> None:
-    """As it would if a plan were built for each number of pairs and longest pair."""
+    """It would take much longer if a plan were built for each number of pairs and longest pair."""
     build(tmp_path)
     model = loader.load("m", ModelSettings(checkpoint=str(tmp_path), device="cuda")).scorer
     batches = [model.encode(QUERY, [" ".join((WORDS * 9)[: 5 * count])] * count) for count in range(20, 60)]

@@ -59,7 +59,7 @@ TARGET static Floats OF(logits_of)(const Attention *a, int64_t length, const Flo
     return largest;
 }
 
-/* Write the mean of the values by the weights of each lane, whose sum is given. */
+/* Write the weighted mean of the values for each lane; `sum` is that of its weights. */
 TARGET static void OF(weighted_mean)(const Attention *a, int64_t length, const Floats *weights, Floats sum,
                                      const float *values, Floats *mean) {
     const Floats inverse_sum = 1.0f / sum;
