@@ -23,8 +23,8 @@ answer is data, not an error. An error status means that there are no results to
   INTERNAL            a fault of the sidecar; the message contains the request id of the log line and nothing else
 
 Errors carry google.rpc.ErrorInfo (reason, domain, metadata) and, where a retry may help, google.rpc.RetryInfo.
-A connector with `forward_authorization` sends the engine the call's metadata `x-engine-authorization`, or without
-`server.auth` its `authorization` if there is no other.
+A connector with `forward_authorization` sends the engine the call's metadata `x-engine-authorization`; if the call has
+none and `server.auth` is not set, its `authorization`.
 
 Ranks are 0-based. Times are milliseconds, where no other unit is given. JSON travels as text, since
 google.protobuf.Struct would turn 64-bit integers into doubles.
