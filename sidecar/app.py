@@ -17,7 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from connectors.base import Connector
-from sidecar import extras, greeting, heap, languages, ports
+from sidecar import closing, extras, greeting, heap, languages, ports
 from sidecar.advice import tight_budgets, without_effect
 from sidecar.authentication import Authentication
 from sidecar.callers import nothing_revoked
@@ -135,11 +135,11 @@ class App:
         live, fresh = await self._built(old, new, changes)
         try:
             models = [await self._loaded_anew(name, new.loaded_models[name]) for name in changes.load]
-        except Refused:
-            await _close(fresh.values())
+            if any(languages_of(new, policy) for policy in new.policies.values()):
+                await asyncio.to_thread(languages.prepare)
+        except BaseException:  # the sidecar may also be stopped meanwhile
+            await closing.close(fresh.values())
             raise
-        if any(languages_of(new, policy) for policy in new.policies.values()):
-            await asyncio.to_thread(languages.prepare)
         self._current.live = live
         for model in models:
             self.models.put(model)
@@ -168,7 +168,7 @@ class App:
             known = old.authentication if new.server.auth == old.settings.server.auth else None
             return self._live(new, {**kept, **fresh}, known), fresh
         except (WiringError, StartError) as error:
-            await _close(fresh.values())
+            await closing.close(fresh.values())
             raise Refused(str(error)) from error
 
     async def _loaded_anew(self, name: str, settings: ModelSettings) -> LoadedModel:
@@ -197,7 +197,7 @@ class App:
             await asyncio.sleep(old.settings.longest_call_s + old.settings.server.shutdown_grace_s)
         finally:  # also if the sidecar is stopped meanwhile
             await old.names.close()
-            await _close(old.connectors[name] for name in changes.close)
+            await closing.close(old.connectors[name] for name in changes.close)
         for name, model in dropped.items():
             self.models.forget(name, model)
         if changes.load:
@@ -291,13 +291,11 @@ class App:
         """Take no new calls, let those in flight finish within `shutdown_grace_s`, then close everything."""
         await self._health.stopping()
         await self._server.stop(self._settings.server.shutdown_grace_s)
-        for task in self._tasks:
-            task.cancel()
+        await closing.end(self._tasks)
         self.scheduler.stop()
         self._pipeline.close()
         await self._current.live.names.close()
-        await _close(self._current.live.connectors.values())
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await closing.close(self._current.live.connectors.values())
         if self._metrics_server:
             self._metrics_server.shutdown()
             self._metrics_server.server_close()
@@ -393,8 +391,3 @@ class App:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
-
-
-async def _close(connectors: Iterable[Connector]) -> None:
-    for connector in connectors:
-        await connector.close()

@@ -45,7 +45,8 @@ class Reloader:
         last = self._stamp
         while True:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._asked.wait(), LOOK_EVERY_S)
+                async with asyncio.timeout(LOOK_EVERY_S):  # `wait_for` may swallow a cancellation
+                    await self._asked.wait()
             stamp = stamp_of(self._file)
             if self._asked.is_set() or last == stamp != self._stamp:
                 self._asked.clear()

@@ -1,6 +1,5 @@
 """`rerank-sidecar eval`."""
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ from sidecar.cli.target import TlsCa, TlsCert, TlsKey, TlsName, TlsOn, client_of
 from sidecar.cli.terminal import connector_of, multi_match, progress_bar, settings_of, stop
 from sidecar.errors import InvalidRequest
 from sidecar.evaluation.judgments import JudgmentError, Judgments, read
+from sidecar.json_text import json_object
 from sidecar.resolution import Resolver
 from sidecar.settings import Settings
 
@@ -138,11 +138,9 @@ def _body(file: Path | None, fields: list[str]) -> dict[str, Any]:
     if file is None:
         return multi_match(PLACE, fields)
     try:
-        body = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        body = json_object(file.read_text(encoding="utf-8"), str(file))
+    except (OSError, UnicodeDecodeError, InvalidRequest) as error:
         stop(f"{file} cannot be read as JSON: {error}")
-    if not isinstance(body, dict):
-        stop(f"{file} does not hold a JSON object")
     if body.get("from"):
         stop(f"{file} asks for a later page: remove `from`; the first --cutoff results are measured")
     if not has_place(body):

@@ -1,12 +1,13 @@
 """`rerank-sidecar search`."""
 
-import json
 from typing import Annotated, Any
 
 import typer
 
 from sidecar.cli.target import Target, TlsCa, TlsCert, TlsKey, TlsName, TlsOn, client_of, engine_authorization, in_words
 from sidecar.cli.terminal import multi_match, stop
+from sidecar.errors import InvalidRequest
+from sidecar.json_text import json_object
 
 
 def search(
@@ -49,9 +50,6 @@ def search(
 
 def _body(text: str) -> dict[str, Any]:
     try:
-        body = json.loads(text)
-    except ValueError as error:
-        stop(f"--body is not valid JSON: {error}")
-    if not isinstance(body, dict):
-        stop("--body is not a JSON object")
-    return body
+        return json_object(text, "--body")
+    except InvalidRequest as error:
+        stop(str(error))

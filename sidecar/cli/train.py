@@ -95,6 +95,8 @@ def train(
     from sidecar.training import card, checking, finetune, hard_negatives
     from sidecar.training.lists import lists_of
 
+    if not finetune.may_write(out):
+        stop(f"{out} exists and is not an empty folder, nor of a run of this command: choose another one")
     console = Console(highlight=False, emoji=False, markup=False)
     chosen = _device(device)
     collection = _collection(data, split, tolerant=tolerant, console=console)
@@ -199,12 +201,10 @@ def _finetuned(
     """Train, or go on with a run that was stopped; its checkpoints lie beside ``out``, in `OUT.work`."""
     from sidecar.training import finetune
 
-    work, digest = out.with_name(out.name + ".work"), finetune.digest_of(rows)
+    work, digest = finetune.work_of(out), finetune.digest_of(rows)
     try:
         if finetune.begun(work, run, digest):
             console.print(f"going on with the run in {work}")
-        elif out.exists() and not (out.is_dir() and not any(out.iterdir())):
-            stop(f"{out} exists and is not an empty folder, nor of a run that was stopped: choose another one")
     except finetune.RunError as error:
         stop(str(error))
     finetune.begin(work, run, digest)

@@ -53,7 +53,8 @@ def means(hidden: torch.Tensor, layout: Layout) -> torch.Tensor:
     """The mean over the tokens of each pair, (pairs, hidden), of hidden states (T, hidden)."""
     if layout.kernel == "varlen":  # nothing lies between the pairs: one operation for all of them
         lengths = to_device(np.asarray(layout.lengths, np.int64), hidden.device)
-        return torch.segment_reduce(hidden, "mean", lengths=lengths, unsafe=True)
+        sums = hidden.float()  # it adds up in the type of its input, where bfloat16 would lose all but the first digits
+        return torch.segment_reduce(sums, "mean", lengths=lengths, unsafe=True).to(hidden.dtype)
     parts = zip(layout.starts.tolist(), layout.lengths, strict=False)
     return torch.stack([hidden[start : start + length].mean(0) for start, length in parts])
 

@@ -24,27 +24,29 @@ def write(
     ``base`` is the folder of the checkpoint that training began with, None if it is not a local one.
     """
     file = out / "MODEL_CARD.md"
-    sources = [*data, *([base] if base else [])]
-    licences = {folder: [name for name in _LICENCES if (folder / name).is_file()] for folder in sources}
-    for folder, names in licences.items():
-        for name in names:
-            (out / f"{folder.name}-{name}").write_bytes((folder / name).read_bytes())
+    sources = {f"data {folder.name}": folder for folder in data} | ({f"base {base.name}": base} if base else {})
+    licences = {name: _passed_on(name.replace(" ", "-"), folder, out) for name, folder in sources.items()}
     lines = _lines(command, licences, facts, results, queries)
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return file
 
 
+def _passed_on(prefix: str, folder: Path, out: Path) -> list[str]:
+    """Copy the licences and notices in ``folder``, those that it has of others too; their names in ``out``."""
+    found = [file for file in sorted(folder.iterdir()) if file.is_file() and file.name.endswith(_LICENCES)]
+    for file in found:
+        (out / f"{prefix}-{file.name}").write_bytes(file.read_bytes())
+    return [f"{prefix}-{file.name}" for file in found]
+
+
 def _lines(
     command: str,
-    licences: Mapping[Path, Sequence[str]],
+    licences: Mapping[str, Sequence[str]],
     facts: Mapping[str, Any],
     results: Mapping[str, float],
     queries: int,
 ) -> list[str]:
-    data = [
-        f"- {folder.name}: {', '.join(f'{folder.name}-{name}' for name in names) or 'no licence file lies beside it'}"
-        for folder, names in licences.items()
-    ]
+    data = [f"- {name}: {', '.join(files) or 'no licence file lies beside it'}" for name, files in licences.items()]
     return [
         "# A cross-encoder",
         "",

@@ -15,6 +15,7 @@ from typing import Any
 
 _HIGHEST_GRADE = 1000
 """Highest grade accepted, as in :mod:`sidecar.evaluation.judgments`: measures count documents by grade, in memory."""
+_MOST_DIGITS = 9
 
 
 class DataError(ValueError):
@@ -148,7 +149,7 @@ def _load_qrels(
             faults.add(file, line, "fields", f"expected 3 fields separated by tabs, found {len(fields)}")
             continue
         query_id, doc_id, grade = fields
-        if not grade.isdecimal() or int(grade) > _HIGHEST_GRADE:
+        if not grade.isdecimal() or len(grade) > _MOST_DIGITS or int(grade) > _HIGHEST_GRADE:
             faults.add(file, line, "grade", f"grade {grade!r} is not a whole number of 0 to {_HIGHEST_GRADE}")
         elif query_id not in queries:
             faults.add(file, line, "query", f"query {query_id!r} is not in queries.jsonl")

@@ -50,6 +50,16 @@ def digest_of(rows: Sequence[dict[str, Any]]) -> str:
     return hashlib.sha256(json.dumps(list(rows), sort_keys=True).encode()).hexdigest()[:12]
 
 
+def work_of(out: Path) -> Path:
+    """The folder beside ``out`` that holds the run's settings and its checkpoints under way."""
+    return out.with_name(out.name + ".work")
+
+
+def may_write(out: Path) -> bool:
+    """Whether ``out`` is not there, is an empty folder, or is of a run that :func:`begin` wrote down."""
+    return not out.exists() or (out.is_dir() and not any(out.iterdir())) or (work_of(out) / _SETTINGS).exists()
+
+
 def begun(work: Path, run: Run, digest: str) -> bool:
     """Whether ``work`` holds the same run on the same lists, begun earlier.
 

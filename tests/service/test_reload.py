@@ -5,7 +5,7 @@ import random
 import threading
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from sidecar.app import App
 from sidecar.changes import Changes, differences
 from sidecar.cli import app as command
 from sidecar.client import RerankClient
+from sidecar.closing import ENDS_WITHIN_S
 from sidecar.cost import CostModel
 from sidecar.file_stamp import stamp_of
 from sidecar.live import Switches
@@ -583,3 +584,61 @@ def test_a_secret_that_differs_is_not_shown() -> None:
     assert lines == ["~ connectors.main: a secret"]
     assert Changes.of(one("a"), one("b")).build == ("main",)
     assert Changes.of(one("a"), one("a")) == Changes((), (), (), (), ())
+
+
+async def test_a_stop_during_a_reload_closes_what_was_built_for_it(tmp_path: Path) -> None:
+    file, closed, hold = tmp_path / "sidecar.yaml", [], threading.Event()
+    write(file, tree())
+
+    class Closing(MemoryConnector):
+        async def close(self) -> None:
+            closed.append(self.name)
+            await super().close()
+
+    def slow(name: str, model: ModelSettings) -> LoadedModel:
+        if name == "second":
+            hold.wait(PATIENCE_S)
+        return Loads()(name, model)
+
+    given = {"main": Closing("main", {"docs": DOCUMENTS})}
+    app = App(configuration.load(file), load=slow, connectors=given, file=file)
+    await app.start()
+    await app.ready()
+    given["other"] = Closing("other", {"docs": DOCUMENTS})
+    changed = tree(model="second")
+    changed["connectors"]["other"] = {"type": "memory", "indices": {"docs": "docs.jsonl"}}
+    changed["models"] = {"second": {}}
+    write(file, changed)
+    reloading = app._spawn(app.apply(configuration.load(file)))
+    await asyncio.sleep(0.1)
+    assert not reloading.done()
+    try:
+        await app.stop()
+    finally:
+        hold.set()
+    assert sorted(closed) == ["main", "other"]
+
+
+async def test_a_task_that_does_not_end_does_not_hold_up_the_stop(tmp_path: Path) -> None:
+    file = tmp_path / "sidecar.yaml"
+    write(file, tree())
+    app = App(configuration.load(file), load=Loads(), connectors={"main": MemoryConnector("main", {"docs": DOCUMENTS})})
+    await app.start()
+    await app.ready()
+    over = asyncio.Event()
+
+    async def stubborn() -> None:
+        while not over.is_set():
+            with suppress(asyncio.CancelledError):
+                await over.wait()
+
+    task = app._spawn(stubborn())
+    await asyncio.sleep(0)
+    stopping = asyncio.create_task(app.stop())
+    try:
+        await asyncio.wait([stopping], timeout=ENDS_WITHIN_S + 5)
+        assert stopping.done()
+        assert not task.done()
+    finally:
+        over.set()
+        await asyncio.gather(stopping, task)

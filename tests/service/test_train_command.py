@@ -62,13 +62,14 @@ def test_a_run_gives_a_checkpoint_that_serves_and_a_card(tmp_path: Path, base: P
     assert "- languages: any" in card
     assert languages_of(str(out)) is None
     assert "nDCG@10" in card
-    assert "fruit-NOTICE.txt" in card
-    assert (out / "fruit-NOTICE.txt").read_text().startswith("made for a test")
+    assert "- data fruit: data-fruit-NOTICE.txt" in card
+    assert (out / "data-fruit-NOTICE.txt").read_text().startswith("made for a test")
 
 
 def test_a_base_that_scores_is_measured_beside_and_its_notice_passed_on(tmp_path: Path) -> None:
     scoring = checkpoints.build(tmp_path / "scoring")
     (scoring / "NOTICE.txt").write_text("of the base")
+    (scoring / "data-older-LICENSE").write_text("of what the base was made of")
     result = run(collection(tmp_path / "fruit"), tmp_path / "out", scoring, "--guard", "0", "--rate", "1e-8")
     assert result.exit_code == 0, result.output
     told = " ".join(result.output.split())
@@ -77,8 +78,9 @@ def test_a_base_that_scores_is_measured_beside_and_its_notice_passed_on(tmp_path
     assert any(
         line in told for line in ("does not beat the engine's order", "does not beat the model that it was made of")
     )
-    assert (tmp_path / "out" / "scoring-NOTICE.txt").read_text() == "of the base"
-    assert "- scoring: scoring-NOTICE.txt" in (tmp_path / "out" / "MODEL_CARD.md").read_text()
+    assert (tmp_path / "out" / "base-scoring-NOTICE.txt").read_text() == "of the base"
+    card = (tmp_path / "out" / "MODEL_CARD.md").read_text()
+    assert "- base scoring: base-scoring-NOTICE.txt, base-scoring-data-older-LICENSE" in card
 
 
 def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path, base: Path) -> None:
@@ -236,14 +238,14 @@ def test_mistakes_are_told(tmp_path: Path, base: Path, options: list[str], messa
 def test_what_is_no_text_and_judgments_that_differ_are_told(tmp_path: Path, base: Path) -> None:
     lines = {
         "corpus.jsonl": ['{"_id": "e1", "text": null}'],
-        "qrels/train.tsv": ["q1\td1\t2", "q1\td1\t1", "q2\td2\t9999"],
+        "qrels/train.tsv": ["q1\td1\t2", "q1\td1\t1", "q2\td2\t" + "9" * 5000],
     }
     result = run(collection(tmp_path / "fruit", **lines), tmp_path / "out", base)
     told = " ".join(result.output.split())
     assert result.exit_code == 2
     assert "corpus.jsonl:57: document 'e1' has neither title nor text" in told
     assert "train.tsv:58: document 'd1' has two grades for query 'q1'" in told, "1 stood there already"
-    assert "train.tsv:60: grade '9999' is not a whole number of 0 to 1000" in told
+    assert "is not a whole number of 0 to 1000" in told
     (tmp_path / "fruit" / "corpus.jsonl").write_bytes(b'{"_id": "d1", "text": "caf\xe9"}\n')
     encoded = run(tmp_path / "fruit", tmp_path / "out", base)
     assert encoded.exit_code == 2

@@ -60,7 +60,7 @@ def test_query_and_first_passages_are_looked_at() -> None:
 @pytest.mark.parametrize(
     ("query", "language"),
     [
-        ("Welche Apfelsorten lassen sich im Winter am besten im Keller lagern?", "de"),
+        ("Wie kann ich mein Passwort zurücksetzen, wenn ich es vergessen habe?", "de"),
         ("какие яблоки", "ru"),
         ("冬季苹果", "zh"),
     ],
@@ -74,7 +74,21 @@ def test_a_query_in_another_language_over_texts_that_the_model_is_for(query: str
 
 
 @pytest.mark.parametrize(
-    "query", ["μ-opioid receptor", "apple", "β", "Ω 5k", "Bramley Boskoop Jonagold Elstar Braeburn Pinova Topaz"]
+    "query",
+    [
+        "μ-opioid receptor",
+        "αβγδ",
+        "\uff49\uff30\uff48\uff4f\uff4e\uff45 \uff11\uff15",  # full width, as an input method writes Latin
+        "apple",
+        "β",
+        "Bramley Boskoop Jonagold Elstar Braeburn Pinova Topaz",
+        "São Paulo Rio de Janeiro Belo Horizonte Brasília flights",
+        "Gabriel García Márquez Cien años de soledad review",
+        "Crème brûlée tarte tatin pot-au-feu bouillabaisse recipes",
+        "Bayern München Borussia Dortmund Bayer Leverkusen Eintracht Frankfurt",
+        "Escherichia coli Staphylococcus aureus Pseudomonas aeruginosa Klebsiella pneumoniae",
+        "spaghetti alla carbonara penne all'arrabbiata tiramisù recipe",
+    ],
 )
 def test_a_query_that_says_little_of_its_language_is_not_mistaken(query: str) -> None:
     check(query, [["apples and pears that keep well in a cool cellar over the winter"]] * 3, ENGLISH)

@@ -345,3 +345,15 @@ def test_each_length_of_a_row_is_prepared_once(monkeypatch: pytest.MonkeyPatch) 
     rows.clear()
     model.prepare(1000)
     assert rows == row_lengths(1000)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_means_of_long_rows_as_on_cuda_lose_no_digits(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    lengths = [512, 3, 8192]
+    hidden = (8 + torch.randn(sum(lengths), 16)).to(dtype)  # whose sums float16 does not hold
+    layout = Layout(lengths, lengths, CPU, sum(lengths), "varlen")
+    want = torch.stack([rows.float().mean(0) for rows in hidden.split(lengths)])
+    got = packing.means(hidden, layout)
+    assert got.dtype == dtype
+    torch.testing.assert_close(got.float(), want, rtol=0.01, atol=0.01)
