@@ -33,11 +33,12 @@ def by_policy(plan: Plan | None, why: str) -> Skip | None:
 
 def by_search(call: SearchCall, page: Page, plan: Plan) -> Skip | None:
     """Skip if the page cannot be reranked (see :func:`skip_reason`), or leaves its length to the engine."""
-    if "search_after" in call.body:
-        return Reason.NOT_RELEVANCE_SORTED, _CURSOR
     if sizes_itself(call.body, call.params):
         return Reason.WINDOW_REFUSED, "a compound retriever without `size` gives as many hits as the engine decides"
-    return _skip(skip_reason(call.body, call.params, page, plan.rank_window_size))
+    reason = skip_reason(call.body, call.params, page, plan.rank_window_size)
+    if reason is Reason.NOT_RELEVANCE_SORTED and "search_after" in call.body:
+        return reason, _CURSOR
+    return _skip(reason)
 
 
 def by_refused_window() -> Skip | None:

@@ -134,6 +134,7 @@ async def test_beyond_the_last_hit_there_is_nothing(serve: Serve) -> None:
         ({}, {"sort": "price:asc"}, "NOT_RELEVANCE_SORTED"),
         ({"sort": "_score"}, {"sort": "price"}, "NOT_RELEVANCE_SORTED"),
         ({"search_after": [1.5]}, {}, "NOT_RELEVANCE_SORTED"),
+        ({"search_after": [1.5], "size": 0}, {}, "NO_CANDIDATES"),
         ({"slice": {"id": 0, "max": 2}}, {}, "NOT_RELEVANCE_SORTED"),
         ({}, {"scroll": "1m"}, "NOT_RELEVANCE_SORTED"),
         ({"from": WINDOW}, {}, "BEYOND_WINDOW"),
@@ -146,7 +147,8 @@ async def test_skipped_not_spoilt(serve: Serve, body: Json, params: dict[str, st
     async with serve(scorer, connector=connector, configured=windowed()) as (client, _):
         page = await client.search("docs", QUERY, {**MATCH, **body}, params=params)
     assert (page.outcome, page.reason) == ("SKIPPED", reason)
-    assert page.message.meta.detail
+    walks = reason == "NOT_RELEVANCE_SORTED" and "search_after" in body
+    assert ("page by `from` and `size`" in page.message.meta.detail) == walks
     assert connector.asked == [("docs", {**MATCH, **body}, params)]
     start = body.get("from", 0)
     assert [result.original_rank for result in page.results] == list(range(start, start + len(page.hits)))
