@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from sidecar.batching import Job, Key
+from sidecar.batching import AnyTicket, Job
 from sidecar.job_queue import Queue
 
 _MOST_DISPLACED = 32
@@ -20,12 +20,12 @@ _MOST_PORTIONS = 16
 """Most portions taken for one."""
 
 
-def admit(queue: Queue[Key], job: Job[Key], now: float, free_at: float) -> list[Job[Key]] | None:
+def admit(queue: Queue[AnyTicket], job: Job[AnyTicket], now: float, free_at: float) -> list[Job[AnyTicket]] | None:
     """Queue a job that fits; return the jobs displaced for it, or None if it cannot be admitted.
 
     A job that is taken out and put back goes behind others with an equal deadline.
     """
-    out: list[Job[Key]] = []
+    out: list[Job[AnyTicket]] = []
     while not fits(queue, job, now, free_at):
         victim = _victim(queue, job) if len(out) < _MOST_DISPLACED else None
         if victim is None:
@@ -39,7 +39,9 @@ def admit(queue: Queue[Key], job: Job[Key], now: float, free_at: float) -> list[
     return [other for other in out if other not in spared]
 
 
-def squeeze_in(queue: Queue[Key], job: Job[Key], now: float, free_at: float) -> list[tuple[Job[Key], int]] | None:
+def squeeze_in(
+    queue: Queue[AnyTicket], job: Job[AnyTicket], now: float, free_at: float
+) -> list[tuple[Job[AnyTicket], int]] | None:
     """Queue a job that fits once others of its model have given up pairs; else restore them and return None.
 
     Return each job that gave up pairs, and how many. Those due no later than the job give first, the one with the most
@@ -47,7 +49,7 @@ def squeeze_in(queue: Queue[Key], job: Job[Key], now: float, free_at: float) -> 
     """
     if not could_squeeze_in(queue, job, free_at):
         return None
-    before: dict[Job[Key], tuple[list[int], int]] = {}
+    before: dict[Job[AnyTicket], tuple[list[int], int]] = {}
     for _ in range(_MOST_PORTIONS):
         rivals = _rivals(queue, job)
         if not rivals:
@@ -75,7 +77,7 @@ def could_squeeze_in(queue: Queue[Any], job: Job[Any], free_at: float) -> bool:
     return queue.ends_at(job, free_at) - spare_s < job.deadline
 
 
-def _rivals(queue: Queue[Key], job: Job[Key]) -> list[Job[Key]]:
+def _rivals(queue: Queue[AnyTicket], job: Job[AnyTicket]) -> list[Job[AnyTicket]]:
     """Jobs of the same model with spare pairs and more wanted pairs than this one has; of its own host, or of one with
     at least as much device time waiting as its own host would have with this job."""
     jobs, held = queue.of(job.model), defaultdict[tuple[str, ...], float](float)
@@ -98,7 +100,7 @@ def could_admit(queue: Queue[Any], job: Job[Any], now: float, free_at: float) ->
     return True
 
 
-def _spares(queue: Queue[Key], job: Job[Key], other: Job[Key], now: float, free_at: float) -> bool:
+def _spares(queue: Queue[AnyTicket], job: Job[AnyTicket], other: Job[AnyTicket], now: float, free_at: float) -> bool:
     """Put back a job that was taken out if the new one fits all the same; whether it does."""
     queue.add(other)
     if fits(queue, job, now, free_at):
@@ -107,12 +109,12 @@ def _spares(queue: Queue[Key], job: Job[Key], other: Job[Key], now: float, free_
     return False
 
 
-def fits(queue: Queue[Key], job: Job[Key], now: float, free_at: float) -> bool:
+def fits(queue: Queue[AnyTicket], job: Job[AnyTicket], now: float, free_at: float) -> bool:
     """Whether the queue has room for its pairs, and it would end in time without making others late."""
     return queue.has_room(len(job.waiting)) and queue.on_time(job, now, free_at)
 
 
-def _victim(queue: Queue[Key], job: Job[Key]) -> Job[Key] | None:
+def _victim(queue: Queue[AnyTicket], job: Job[AnyTicket]) -> Job[AnyTicket] | None:
     """The job to displace next: for room any, for time only one of the same model, as models take turns."""
     if not queue.has_room(len(job.waiting)):
         return _largest(queue, job, lambda one: (one.model, *one.caller), lambda one: len(one.waiting))
@@ -120,11 +122,11 @@ def _victim(queue: Queue[Key], job: Job[Key]) -> Job[Key] | None:
 
 
 def _largest(
-    jobs: Iterable[Job[Key]],
-    job: Job[Key],
-    path: Callable[[Job[Key]], tuple[str, ...]],
-    size: Callable[[Job[Key]], float],
-) -> Job[Key] | None:
+    jobs: Iterable[Job[AnyTicket]],
+    job: Job[AnyTicket],
+    path: Callable[[Job[AnyTicket]], tuple[str, ...]],
+    size: Callable[[Job[AnyTicket]], float],
+) -> Job[AnyTicket] | None:
     """The job to displace: the one due last, of those that mostly wait, of the largest holder; None if that is unfair.
 
     The holder is found at the first level of the path where the newcomer's own branch is not the largest. It is fair

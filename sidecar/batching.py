@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Generic, TypeVar
 
-Key = TypeVar("Key")
+AnyTicket = TypeVar("AnyTicket")
 PredictS = Callable[[int, float], float]
 """Predicts the seconds of a forward pass of (pairs, tokens of each)."""
 
@@ -124,8 +124,9 @@ SPARE_TIME = ("spare time",)
 
 
 @dataclass(eq=False)
-class Job(Generic[Key]):
-    """All pairs of one request. ``lengths[i]`` is the token count of pair ``i``; ``deadline`` a monotonic time in s.
+class Job(Generic[AnyTicket]):
+    """All pairs of one request. ``ticket`` is what its submitter knows it by; ``lengths[i]`` is the token count of pair
+    ``i``; ``deadline`` a monotonic time in s.
 
     ``caller`` goes from the whole to the part (a host, then a policy); under overload capacity is shared evenly at each
     level. A ``probe`` was admitted although it is predicted to be late, to learn whether the prediction still holds.
@@ -134,7 +135,7 @@ class Job(Generic[Key]):
     first, the others behind them in portions, so that the scores that are there in time are those of the first pairs.
     """
 
-    key: Key
+    ticket: AnyTicket
     model: str
     lengths: Sequence[int]
     deadline: float
@@ -218,14 +219,14 @@ class Job(Generic[Key]):
 
 
 @dataclass(frozen=True, slots=True)
-class Batch(Generic[Key]):
+class Batch(Generic[AnyTicket]):
     """Pairs of one model for one forward pass, as (job, pair) in order; ``predicted_s`` is its predicted time.
 
     ``length`` is the number of tokens that each pair costs, see :attr:`Load.length`.
     """
 
     model: str
-    pairs: Sequence[tuple[Job[Key], int]]
+    pairs: Sequence[tuple[Job[AnyTicket], int]]
     length: float
     predicted_s: float
 
@@ -241,7 +242,7 @@ def runs(lengths: Sequence[int], limits: Limits) -> Iterator[tuple[Sequence[int]
         start = end
 
 
-def next_batch(jobs: Sequence[Job[Key]], now: float) -> Batch[Key]:
+def next_batch(jobs: Sequence[Job[AnyTicket]], now: float) -> Batch[AnyTicket]:
     """Move pairs out of ``jobs`` (at least one, all of one model, earliest deadline first) into one batch.
 
     Jobs share a batch only if they have the same limits object: while a model is replaced, earlier jobs are still
@@ -264,7 +265,7 @@ def next_batch(jobs: Sequence[Job[Key]], now: float) -> Batch[Key]:
     return Batch(head.model, taken, load.length, load.predicted_s)
 
 
-def _joined(load: Load, job: Job[Key], longest_s: float) -> tuple[Load, list[int]]:
+def _joined(load: Load, job: Job[AnyTicket], longest_s: float) -> tuple[Load, list[int]]:
     """Fill the batch with pairs taken from a later job, and return both; the same batch and no pairs if that does not
     pay, or if one of the two is of a model that was replaced."""
     if job.limits is not load.limits:
@@ -278,7 +279,7 @@ def _joined(load: Load, job: Job[Key], longest_s: float) -> tuple[Load, list[int
     return load, []
 
 
-def _first_run(job: Job[Key]) -> tuple[Load, list[int]]:
+def _first_run(job: Job[AnyTicket]) -> tuple[Load, list[int]]:
     """Move the first waiting pairs of ``job`` into a new batch, while they fit and are worth its padding.
 
     Unless packed, pairs of later portions that fit are taken too, or each portion would end a batch.
@@ -291,7 +292,7 @@ def _first_run(job: Job[Key]) -> tuple[Load, list[int]]:
     return load, taken
 
 
-def _fill(load: Load, job: Job[Key], longest_s: float) -> list[int]:
+def _fill(load: Load, job: Job[AnyTicket], longest_s: float) -> list[int]:
     """Move pairs of ``job`` into the batch while they fit, are worth its padding, and keep it within ``longest_s``; but
     no spare pair while a needed one stays behind."""
     taken = []

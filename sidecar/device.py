@@ -128,10 +128,10 @@ class Device:
         now = self._clock()
         for job, pairs in self._queue.shorten(now):
             self._metrics.shed_pairs.labels("late").inc(pairs)
-            job.key.do_without(pairs, BudgetExhausted("the budget was too short to score all candidates"))
+            job.ticket.do_without(pairs, BudgetExhausted("the budget was too short to score all candidates"))
         for job in self._queue.late(now):
             self._metrics.shed_pairs.labels("late").inc(len(job.waiting))
-            job.key.fail(BudgetExhausted("the job could no longer end within its budget"))
+            job.ticket.fail(BudgetExhausted("the job could no longer end within its budget"))
 
     def _serve(self) -> None:
         """Score one batch after the other until the queue is empty. An error of its own is logged, and ends it."""
@@ -168,9 +168,9 @@ class Device:
     def _launch(self, batch: Batch[Ticket]) -> Flight:
         now = self._clock()
         for job in dict.fromkeys(job for job, _ in batch.pairs):
-            job.key.started_at = job.key.started_at or now
-        pairs = [job.key.pairs[pair] for job, pair in batch.pairs]
-        scorer = batch.pairs[0][0].key.model.scorer
+            job.ticket.started_at = job.ticket.started_at or now
+        pairs = [job.ticket.pairs[pair] for job, pair in batch.pairs]
+        scorer = batch.pairs[0][0].ticket.model.scorer
         flight = Flight(batch, now, partial(scorer.score, pairs))
         self._flights = (*self._flights, flight)  # a launch may take its time, too
         if isinstance(scorer, Launches) and scorer.launches:
@@ -225,7 +225,7 @@ class Device:
         If that would open the breaker, the model first scores its sample: if it can, the callers' pairs are at fault
         and not the model, and the count begins anew.
         """
-        ticket = batch.pairs[0][0].key
+        ticket = batch.pairs[0][0].ticket
         if not self._counts(ticket.model):
             return
         with self.lock:
@@ -279,7 +279,7 @@ class Device:
 
     def _observe(self, batch: Batch[Ticket], took_s: float) -> None:
         """Record a pass that succeeded, and correct predictions by the time it took."""
-        model = batch.pairs[0][0].key.model
+        model = batch.pairs[0][0].ticket.model
         with self.lock:
             if self._counts(model):
                 self.breakers[batch.model].went_well()
@@ -295,9 +295,9 @@ class Device:
             start, end = end, end + len(places)
             part_s = took_s * len(places) / len(batch.pairs)
             with self.lock:  # the job may be shortened meanwhile
-                wasted = job.key.is_over
+                wasted = job.ticket.is_over
                 if not wasted:
-                    job.key.put(places, scores[start:end], part_s)
+                    job.ticket.put(places, scores[start:end], part_s)
             if wasted:
                 self._metrics.observe_waste(batch.model, part_s)
 
@@ -307,10 +307,10 @@ class Device:
         if len(jobs) == 1:
             with self.lock:
                 self._queue.remove(jobs[0])
-            jobs[0].key.fail(error)
+            jobs[0].ticket.fail(error)
             return
         for job in jobs:
-            if not job.key.is_over:
+            if not job.ticket.is_over:
                 alone = [(other, pair) for other, pair in batch.pairs if other is job]
                 predicted_s = job.limits.predict_s(len(alone), batch.length)
                 self._land(self._launch(Batch(batch.model, alone, batch.length, predicted_s)))

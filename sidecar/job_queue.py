@@ -7,7 +7,7 @@ import bisect
 from collections.abc import Iterator
 from typing import Generic
 
-from sidecar.batching import Batch, Job, Key, next_batch
+from sidecar.batching import AnyTicket, Batch, Job, next_batch
 from sidecar.shares import Shares
 
 _MARGIN = 0.1
@@ -16,21 +16,21 @@ _OPTIMISM = 0.9
 """A job is given up when it would be late even if the device took only this share of the predicted time."""
 
 
-class Queue(Generic[Key]):
+class Queue(Generic[AnyTicket]):
     """The waiting jobs of each model, earliest deadline first; equal deadlines in the order of :meth:`add`."""
 
     def __init__(self, max_pairs: int, shares: Shares | None = None) -> None:
         self.max_pairs = max_pairs
         self.shares = shares or Shares()
-        self._jobs: dict[str, list[Job[Key]]] = {}
+        self._jobs: dict[str, list[Job[AnyTicket]]] = {}
 
     def __len__(self) -> int:
         return sum(map(len, self._jobs.values()))
 
-    def __iter__(self) -> Iterator[Job[Key]]:
+    def __iter__(self) -> Iterator[Job[AnyTicket]]:
         return (job for jobs in self._jobs.values() for job in jobs)
 
-    def of(self, model: str) -> list[Job[Key]]:
+    def of(self, model: str) -> list[Job[AnyTicket]]:
         """The waiting jobs of one model, earliest deadline first."""
         return list(self._jobs.get(model, ()))
 
@@ -43,14 +43,14 @@ class Queue(Generic[Key]):
         """Whether so many more pairs may wait."""
         return self.pairs + pairs <= self.max_pairs
 
-    def ends_at(self, job: Job[Key], free_at: float) -> float:
+    def ends_at(self, job: Job[AnyTicket], free_at: float) -> float:
         """When a job added now is predicted to end, with the device free at ``free_at``; monotonic seconds."""
         jobs = self._jobs.get(job.model, [])
         place = bisect.bisect_right(jobs, job.deadline, key=lambda other: other.deadline)
         own_s = sum(other.remaining_s for other in jobs[:place]) + job.remaining_s
         return self._ends_at(job.model, own_s, free_at)
 
-    def on_time(self, job: Job[Key], now: float, free_at: float) -> bool:
+    def on_time(self, job: Job[AnyTicket], now: float, free_at: float) -> bool:
         """Whether ``job`` would end in time, and makes no job of its model late that would end in time without it.
 
         A margin of each job's time left is kept free.
@@ -69,17 +69,17 @@ class Queue(Generic[Key]):
                     return False
         return True
 
-    def add(self, job: Job[Key]) -> None:
+    def add(self, job: Job[AnyTicket]) -> None:
         """Add a job behind those of its model with the same or an earlier deadline."""
         bisect.insort_right(self._jobs.setdefault(job.model, []), job, key=lambda other: other.deadline)
 
-    def remove(self, job: Job[Key]) -> None:
+    def remove(self, job: Job[AnyTicket]) -> None:
         """Remove a job if it waits."""
         if job in (jobs := self._jobs.get(job.model, [])):
             jobs.remove(job)
             self._drop_empty()
 
-    def shorten(self, now: float) -> list[tuple[Job[Key], int]]:
+    def shorten(self, now: float) -> list[tuple[Job[AnyTicket], int]]:
         """Make jobs with a ``least`` give up portions that can no longer end in time; return which, and how many pairs.
 
         A job without a waiting pair leaves the queue.
@@ -94,7 +94,7 @@ class Queue(Generic[Key]):
         self._jobs = {model: [job for job in jobs if job.waiting] for model, jobs in self._jobs.items()}
         self._drop_empty()
 
-    def late(self, now: float) -> list[Job[Key]]:
+    def late(self, now: float) -> list[Job[AnyTicket]]:
         """Remove and return the jobs that can no longer end in time behind those before them, to save device time."""
         late = [job for jobs in self._jobs.values() for job in _late(jobs, now)]
         for job in late:
@@ -102,7 +102,7 @@ class Queue(Generic[Key]):
         self._drop_empty()
         return late
 
-    def take(self, now: float) -> Batch[Key] | None:
+    def take(self, now: float) -> Batch[AnyTicket] | None:
         """Take the next batch; None if no job waits. Jobs whose last pair was taken leave the queue."""
         if not self._jobs:
             return None
@@ -139,12 +139,12 @@ class Queue(Generic[Key]):
         self._jobs = {model: jobs for model, jobs in self._jobs.items() if jobs}
 
 
-def _margin_s(job: Job[Key], seconds: float, now: float) -> float:
+def _margin_s(job: Job[AnyTicket], seconds: float, now: float) -> float:
     """Seconds kept free before the deadline of a job that is predicted to end in ``seconds``."""
     return max(_MARGIN * max(0.0, job.deadline - now), job.limits.doubt_s(seconds))
 
 
-def _shortened(jobs: list[Job[Key]], now: float) -> Iterator[tuple[Job[Key], int]]:
+def _shortened(jobs: list[Job[AnyTicket]], now: float) -> Iterator[tuple[Job[AnyTicket], int]]:
     """Shorten ``jobs``, earliest deadline first, to what would end in time by an optimistic prediction; yield each
     that gave up pairs, and how many."""
     end = now
@@ -155,7 +155,7 @@ def _shortened(jobs: list[Job[Key]], now: float) -> Iterator[tuple[Job[Key], int
             end += _least_s(job)
 
 
-def _late(jobs: list[Job[Key]], now: float) -> Iterator[Job[Key]]:
+def _late(jobs: list[Job[AnyTicket]], now: float) -> Iterator[Job[AnyTicket]]:
     """Those of ``jobs``, earliest deadline first, that would be late even by an optimistic prediction; the others are
     predicted without them."""
     end = now
@@ -166,5 +166,5 @@ def _late(jobs: list[Job[Key]], now: float) -> Iterator[Job[Key]]:
             end += _least_s(job)
 
 
-def _least_s(job: Job[Key]) -> float:
+def _least_s(job: Job[AnyTicket]) -> float:
     return 0.0 if job.probe else _OPTIMISM * job.remaining_s

@@ -62,7 +62,7 @@ class _Flight:
 
     def scores(self) -> dict[Key, float]:
         """The finite scores so far, also of a job that failed or was abandoned: others may wait for them."""
-        scores = self.submitted.job.key.scores.tolist()
+        scores = self.submitted.job.ticket.scores.tolist()
         return {key: scores[place] for key, place in self.places.items() if math.isfinite(scores[place])}
 
 
@@ -213,7 +213,7 @@ def _tell(watch: Stopwatch, spent: Spent) -> None:
 
 
 def _worth_keeping(flight: _Flight) -> dict[bytes, Kept]:
-    ticket = flight.submitted.job.key
+    ticket = flight.submitted.job.ticket
     return {
         key: (score, is_cut(ticket.model, ticket.pairs[flight.places[key]]))
         for key, score in flight.scores().items()

@@ -236,7 +236,7 @@ class Scheduler:
             Overloaded: the job was displaced for another caller's.
             ModelError: the scorer raised or miscounted, or its thread has ended.
         """
-        ticket = submitted.job.key
+        ticket = submitted.job.ticket
         try:
             scores = await ticket.future
         finally:
@@ -297,12 +297,12 @@ class Scheduler:
     def _displace(self, jobs: Sequence[Job[Ticket]]) -> None:
         for job in jobs:
             self._metrics.shed_pairs.labels("displaced").inc(len(job.waiting))
-            job.key.fail(Overloaded("displaced: its caller has more waiting than the caller of a new job"))
+            job.ticket.fail(Overloaded("displaced: its caller has more waiting than the caller of a new job"))
 
     def _shorten(self, jobs: Sequence[tuple[Job[Ticket], int]]) -> None:
         for job, pairs in jobs:
             self._metrics.shed_pairs.labels("displaced").inc(pairs)
-            job.key.do_without(pairs, Overloaded("shortened to make room for other calls"))
+            job.ticket.do_without(pairs, Overloaded("shortened to make room for other calls"))
 
     def _probes(self, job: Job[Ticket]) -> bool:
         """Whether to try a job that is predicted to be late, since nothing else would ever correct the prediction.
@@ -324,13 +324,13 @@ class Scheduler:
 
     def _forget(self, job: Job[Ticket]) -> None:
         """Remove a job that was answered, or whose caller has gone, and count what it wasted or shed."""
-        future = job.key.future
+        future = job.ticket.future
         with self._device.lock:
             self._unanswered.discard(job)
             self._queue.remove(job)
         left = future.cancelled() and self._clock() < job.deadline - _SETTLED_S
         in_vain = left or (not future.cancelled() and isinstance(future.exception(), ModelError))
-        self._metrics.observe_waste(job.model, job.key.wasted_s(None if in_vain else job.least))
+        self._metrics.observe_waste(job.model, job.ticket.wasted_s(None if in_vain else job.least))
         if job.waiting and future.cancelled():
             self._metrics.shed_pairs.labels("abandoned" if left else "late").inc(len(job.waiting))
 
@@ -339,7 +339,7 @@ class Scheduler:
         with self._device.lock:
             self._stopped = self._stopped or error
             for job in self._unanswered:
-                job.key.fail(ModelError("the scheduler has stopped"))
+                job.ticket.fail(ModelError("the scheduler has stopped"))
 
     def _queued_pairs(self) -> int:
         with self._device.lock:

@@ -130,6 +130,6 @@ class Submitted:
 
     def spent(self, now: float) -> Spent:
         """Where the job's time went, up to ``now``."""
-        ticket = self.job.key
+        ticket = self.job.ticket
         started = now if ticket.started_at is None else min(now, ticket.started_at)
         return Spent(1e3 * (started - self.at), 1e3 * (now - started), 1e3 * ticket.device_s)

@@ -151,7 +151,7 @@ class Simulation:
         spent_s = self._spent.pop(job, 0.0)
         if how != "scored":
             self._run.wasted_s += spent_s
-        self._run.ends.append((job.key, how, min(now, job.deadline)))
+        self._run.ends.append((job.ticket, how, min(now, job.deadline)))
 
 
 def _limits(cost: CostModel, max_batch_s: float) -> Limits:

@@ -20,7 +20,7 @@ def test_every_pair_is_taken_exactly_once(jobs: list[tuple[list[int], float, str
     queue: Queue[int] = Queue(10_000)
     for number, (lengths, deadline, model) in enumerate(jobs):
         queue.add(Job(number, model, lengths, deadline, LIMITS))
-    taken = Counter((job.key, pair) for batch in iter(lambda: queue.take(0.0), None) for job, pair in batch.pairs)
+    taken = Counter((job.ticket, pair) for batch in iter(lambda: queue.take(0.0), None) for job, pair in batch.pairs)
     assert taken == Counter((number, pair) for number, job in enumerate(jobs) for pair in range(len(job[0])))
     assert len(queue) == queue.pairs == 0
 
@@ -51,19 +51,19 @@ def test_a_shortened_job_scores_a_beginning_and_never_less_than_is_needed(
     clock, given_up, taken, lost = 0.0, Counter[int](), Counter[tuple[int, int]](), set[int]()
     while len(queue):
         for job, pairs in queue.shorten(clock):
-            given_up[job.key] += pairs
-        lost |= {job.key for job in queue.late(clock)}
+            given_up[job.ticket] += pairs
+        lost |= {job.ticket for job in queue.late(clock)}
         batch = queue.take(clock)
         if batch:
             clock += slower * batch.predicted_s
-            taken.update((job.key, pair) for job, pair in batch.pairs)
+            taken.update((job.ticket, pair) for job, pair in batch.pairs)
     assert set(taken.values()) <= {1}
     for job in all_jobs:
-        scored = {pair for key, pair in taken if key == job.key}
+        scored = {pair for key, pair in taken if key == job.ticket}
         assert job.wanted >= min(least, len(job.lengths))
-        if job.key not in lost:
+        if job.ticket not in lost:
             assert scored >= set(range(job.wanted))
-            assert len(scored) + given_up[job.key] == len(job.lengths)
+            assert len(scored) + given_up[job.ticket] == len(job.lengths)
 
 
 @given(st.lists(st.tuples(st.lists(st.integers(1, 600), min_size=1, max_size=30), st.floats(0.01, 5)), max_size=8))

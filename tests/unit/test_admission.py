@@ -26,7 +26,7 @@ def queued(*jobs: Job[str]) -> Queue[str]:
 def squeezed(queue: Queue[str], one: Job[str], now: float = 0.0) -> list[tuple[str, int]] | None:
     assert admission.admit(queue, one, now, free_at=now) is None, "it does not fit as it is"
     found = admission.squeeze_in(queue, one, now, free_at=now)
-    return None if found is None else [(other.key, pairs) for other, pairs in found]
+    return None if found is None else [(other.ticket, pairs) for other, pairs in found]
 
 
 def test_those_with_the_most_pairs_give_some_up_until_the_job_fits() -> None:

@@ -68,7 +68,7 @@ def test_the_earliest_deadline_goes_first_and_its_room_is_filled_from_the_next()
     queue.add(early)
     batch = queue.take(0.0)
     assert batch is not None
-    assert [(one.key, pair) for one, pair in batch.pairs] == [("early", 0), ("late", 0), ("late", 1)]
+    assert [(one.ticket, pair) for one, pair in batch.pairs] == [("early", 0), ("late", 0), ("late", 1)]
     assert batch.length == 52
     assert queue.take(0.0) is None
 
@@ -79,7 +79,7 @@ def test_a_model_that_was_loaded_anew_shares_no_batch_with_the_one_before() -> N
     queue: Queue[str] = Queue(100)
     for one in (before, anew, small(49, deadline=3, key="before, too")):
         queue.add(one)
-    taken = [[one.key for one, _ in batch.pairs] for batch in iter(lambda: queue.take(0.0), None)]
+    taken = [[one.ticket for one, _ in batch.pairs] for batch in iter(lambda: queue.take(0.0), None)]
     assert taken == [["before", "before, too"], ["anew"]]
 
 
@@ -98,8 +98,8 @@ def test_longer_pairs_of_the_next_job_wait_for_their_own_batch() -> None:
     first, second = queue.take(0.0), queue.take(0.0)
     assert first is not None
     assert second is not None
-    assert [(one.key, pair) for one, pair in first.pairs] == [("a", 0), ("b", 3), ("b", 4), ("b", 5)]
-    assert [(one.key, pair) for one, pair in second.pairs] == [("b", 0), ("b", 1), ("b", 2)]
+    assert [(one.ticket, pair) for one, pair in first.pairs] == [("a", 0), ("b", 3), ("b", 4), ("b", 5)]
+    assert [(one.ticket, pair) for one, pair in second.pairs] == [("b", 0), ("b", 1), ("b", 2)]
 
 
 def test_nobody_waits_for_pairs_of_another_job_that_gain_little_by_coming_along() -> None:
@@ -109,7 +109,7 @@ def test_nobody_waits_for_pairs_of_another_job_that_gain_little_by_coming_along(
     queue.add(job(50, deadline=2, key="b"))
     batch = queue.take(0.0)
     assert batch is not None
-    assert [one.key for one, _ in batch.pairs] == ["a"]
+    assert [one.ticket for one, _ in batch.pairs] == ["a"]
 
 
 def test_a_job_is_on_time_only_behind_those_before_it() -> None:
@@ -139,7 +139,7 @@ def test_later_jobs_fill_a_batch_only_as_far_as_the_job_before_them_stays_on_tim
         queue.add(small(50, deadline=9.5, key="later"))
         batch = queue.take(0.0)
         assert batch is not None
-        assert [one.key for one, _ in batch.pairs] == joined
+        assert [one.ticket for one, _ in batch.pairs] == joined
         assert batch.predicted_s <= deadline
 
 
@@ -155,7 +155,7 @@ def test_jobs_that_can_no_longer_end_in_time_are_taken_out() -> None:
     queue: Queue[str] = Queue(100)
     queue.add(job(100, deadline=1.0, key="lost"))
     queue.add(job(100, deadline=2.0, key="fine"))
-    assert [one.key for one in queue.late(now=0.95)] == ["lost"]
+    assert [one.ticket for one in queue.late(now=0.95)] == ["lost"]
     assert queue.pairs == 1
 
 
@@ -195,7 +195,7 @@ class TestShortened:
         queue: Queue[str] = Queue(100)
         queue.add(self.job(*[100] * 8, least=2, deadline=0.5, key="long"))
         queue.add(self.job(*[100] * 2, least=2, deadline=0.7, key="short"))
-        assert [(one.key, pairs) for one, pairs in queue.shorten(now=0.0)] == [("long", 4)]
+        assert [(one.ticket, pairs) for one, pairs in queue.shorten(now=0.0)] == [("long", 4)]
         assert queue.late(now=0.0) == []
 
     def test_one_that_is_needed_whole_is_left_as_it_is(self) -> None:
