@@ -59,7 +59,7 @@ def by_count(candidates: Sequence[Candidate], pinned_ids: Collection[str]) -> Sk
 
 
 def _all_pinned(candidates: Sequence[Candidate], pinned_ids: Collection[str]) -> Skip | None:
-    if pinned_ids and all(one.ref is not None and one.ref.id in pinned_ids for one in candidates):
+    if pinned_ids and all(one.has_id(pinned_ids) for one in candidates):
         return Reason.NO_CANDIDATES, "every candidate is pinned"
     return None
 

@@ -39,7 +39,7 @@ class Task:
 
     def is_pinned(self, candidate: Candidate) -> bool:
         """Whether a candidate keeps its place and is not scored."""
-        return candidate.ref is not None and candidate.ref.id in self.pinned_ids
+        return candidate.has_id(self.pinned_ids)
 
     def keeps(self, place: Ranked) -> bool:
         """Whether a result stays in the answer: only a scored one can fall below ``min_score``."""

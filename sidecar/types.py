@@ -1,6 +1,6 @@
 """Value types that modules pass to each other. Enum numbers are those of the contract (proto/sidecar/v1)."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import ClassVar, NamedTuple
@@ -76,6 +76,10 @@ class Candidate(NamedTuple):
     source: Json | None = None
     carried: Carried = Carried.UNKNOWN
     hit: Json | None = None
+
+    def has_id(self, ids: Collection[str]) -> bool:
+        """Whether its document's id is one of ``ids``."""
+        return self.ref is not None and self.ref.id in ids
 
 
 class Ranked(NamedTuple):

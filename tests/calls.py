@@ -206,6 +206,23 @@ class RecordingConnector(MemoryConnector):
         return await super().search(index or "docs", plain, timeout_s=timeout_s)
 
 
+class ForwardingConnector(MemoryConnector):
+    """A memory connector that keeps the end users' credentials that it was asked with."""
+
+    def __init__(self, documents: Mapping[str, Json] = DOCUMENTS) -> None:
+        super().__init__("main", {"docs": documents})
+        self.asked: list[str] = []
+
+    def acting_as(self, authorization: str) -> "ForwardingConnector":
+        """See :meth:`connectors.base.Connector.acting_as`."""
+        self.asked.append(authorization)
+        return self
+
+
+FORWARDING = {"main": {"type": "opensearch", "hosts": ["http://x:9200"], "forward_authorization": True}}
+"""The configuration's connectors for it."""
+
+
 @asynccontextmanager
 async def busy(scheduler: Scheduler) -> AsyncIterator[None]:
     """The device's thread is busy with something else in this block, so that what comes has to wait."""

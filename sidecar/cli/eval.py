@@ -138,9 +138,9 @@ def _body(file: Path | None, fields: list[str]) -> dict[str, Any]:
     if file is None:
         return multi_match(PLACE, fields)
     try:
-        body = json_object(file.read_text(encoding="utf-8"), str(file))
+        body = json_object(file.read_text(encoding="utf-8"), "--body")
     except (OSError, UnicodeDecodeError, InvalidRequest) as error:
-        stop(f"{file} cannot be read as JSON: {error}")
+        stop(f"{file}: {error}")
     if body.get("from"):
         stop(f"{file} asks for a later page: remove `from`; the first --cutoff results are measured")
     if not has_place(body):

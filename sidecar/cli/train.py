@@ -18,6 +18,7 @@ from sidecar.cli.terminal import connector_of, multi_match, progress_bar, settin
 
 if TYPE_CHECKING:
     from connectors.base import Connector
+    from sidecar.scoring.base import Scorer
     from sidecar.training.datasets import Collection
     from sidecar.training.finetune import Run
     from sidecar.training.hard_negatives import Engine, Mined
@@ -92,7 +93,7 @@ def train(
         import sentence_transformers  # noqa: F401
     except ImportError as error:
         stop(f"{error.name} is not installed: pip install 'rerank-sidecar[train]'")
-    from sidecar.training import card, checking, finetune, hard_negatives
+    from sidecar.training import card, finetune, hard_negatives
     from sidecar.training.lists import lists_of
 
     if not finetune.may_write(out):
@@ -118,12 +119,8 @@ def train(
     _tell_languages(lists.rows, languages, console)
     run = finetune.Run(base, objective, epochs, batch, rate, max_length, seed, every, chosen)
     told = _finetuned(lists.rows, run, out, languages, console)
-    unseen, before = {name: found[name] for name in kept}, _base_scorer(base, max_length, chosen)
-    with progress_bar("measuring", len(kept) * (2 if before else 1)) as advance:
-        results = checking.results(collection, unseen, _scorer(str(out), max_length, chosen), advance)
-        if before:
-            own = checking.results(collection, unseen, before, advance)
-            results |= {"the base": own["model"], "the base, both": own["both"]}
+    trained, before = _scorer(str(out), max_length, chosen), _base_scorer(base, max_length, chosen)
+    results = _results(collection, {name: found[name] for name in kept}, trained, before)
     facts = {"base": base, "objective": objective, "lists": len(lists.rows), "documents a list": 1 + negatives, **told}
     facts |= {"seed": seed, "device": chosen, "tokens of a pair at most": max_length}
     facts |= {"languages": _ANY if languages is None else ", ".join(languages)}
@@ -134,6 +131,20 @@ def train(
     console.print(_table(results, len(kept)))
     _tell_gain(results, len(kept), console)
     console.print(f"wrote {out}, {file.name} in it; next: set `checkpoint: {out}` under `models`; rerank-sidecar eval")
+
+
+def _results(
+    collection: "Collection", found: Mapping[str, Sequence[str]], trained: "Scorer", before: "Scorer | None"
+) -> dict[str, float]:
+    """nDCG@10 of the engine's hits ``found`` in each order; ``before`` is the base, None if it scores nothing."""
+    from sidecar.training import checking
+
+    with progress_bar("measuring", len(found) * (2 if before else 1)) as advance:
+        results = checking.results(collection, found, trained, advance)
+        if before:
+            own = checking.results(collection, found, before, advance)
+            results |= {"the base": own["model"], "the base, both": own["both"]}
+    return results
 
 
 def _tell_gain(results: Mapping[str, float], queries: int, console: Console) -> None:

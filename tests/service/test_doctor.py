@@ -17,6 +17,7 @@ from sidecar.scoring.base import Pair, Scores
 from sidecar.scoring.fake import WordOverlapScorer
 from sidecar.settings import Settings
 from sidecar.v1 import rerank_pb2 as pb
+from tests.calls import FORWARDING, ForwardingConnector
 from tests.conftest import DOCUMENTS, Serve, settings
 
 runner = CliRunner()
@@ -43,24 +44,14 @@ async def test_a_sidecar_that_works_is_said_to(serve: Serve) -> None:
 async def test_commands_show_the_end_users_own_rights_where_the_engine_asks_for_them(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    connectors = {"main": {"type": "opensearch", "hosts": ["http://x:9200"], "forward_authorization": True}}
-    asked: list[str | None] = []
-
-    class Forwarding(MemoryConnector):
-        def acting_as(self, authorization: str) -> "Forwarding":
-            asked.append(authorization)
-            return self
-
-    def engine() -> Forwarding:
-        return Forwarding("main", {"docs": DOCUMENTS})
-
+    engine, configured = ForwardingConnector(), settings(connectors=FORWARDING)
     monkeypatch.delenv("RERANK_SIDECAR_ENGINE_AUTHORIZATION", raising=False)
-    refused = await examined(serve, configured=settings(connectors=connectors), connector=engine())
+    refused = await examined(serve, configured=configured, connector=ForwardingConnector())
     assert "UNAUTHENTICATED" in told(refused)
     monkeypatch.setenv("RERANK_SIDECAR_ENGINE_AUTHORIZATION", "Basic dTpw")
-    result = await examined(serve, configured=settings(connectors=connectors), connector=engine())
+    result = await examined(serve, configured=configured, connector=engine)
     assert result.exit_code == 0, result.output
-    assert set(asked) == {"Basic dTpw"}
+    assert set(engine.asked) == {"Basic dTpw"}
 
 
 async def test_an_index_without_a_policy_is_not_said_to_have_a_small_window(serve: Serve) -> None:

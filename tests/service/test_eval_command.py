@@ -15,6 +15,7 @@ from sidecar.api_keys import made
 from sidecar.cli import app
 from sidecar.scoring.fake import WordOverlapScorer
 from tests import checkpoints
+from tests.calls import FORWARDING, ForwardingConnector
 from tests.conftest import Serve, settings
 from tests.pki import ca, issued
 
@@ -198,24 +199,14 @@ def test_a_body_that_asks_for_a_later_page_is_refused(tmp_path: Path) -> None:
 async def test_a_connector_that_asks_for_the_end_users_rights_gets_them(
     serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    connectors = {"main": {"type": "opensearch", "hosts": ["http://x:9200"], "forward_authorization": True}}
-    asked: list[str | None] = []
-
-    class Forwarding(MemoryConnector):
-        def acting_as(self, authorization: str) -> "Forwarding":
-            asked.append(authorization)
-            return self
-
-    configured = settings({"text": {"fields": ["title", "text"]}, "budget_ms": 5000}, connectors=connectors)
+    engine = ForwardingConnector(DOCUMENTS)
+    configured = settings({"text": {"fields": ["title", "text"]}, "budget_ms": 5000}, connectors=FORWARDING)
     monkeypatch.setenv("RERANK_SIDECAR_ENGINE_AUTHORIZATION", "Basic dTpw")
-    async with serve(WordOverlapScorer(), connector=Forwarding("main", {"docs": DOCUMENTS}), configured=configured) as (
-        _,
-        sidecar,
-    ):
+    async with serve(WordOverlapScorer(), connector=engine, configured=configured) as (_, sidecar):
         options = ["--index", "docs", "--target", f"127.0.0.1:{sidecar.port}", "--out", str(tmp_path / "out")]
         result = await asyncio.to_thread(runner.invoke, app, ["eval", str(judgments(tmp_path, 5)), *options])
     assert result.exit_code == 0, result.output
-    assert set(asked) == {"Basic dTpw"}
+    assert set(engine.asked) == {"Basic dTpw"}
 
 
 @pytest.mark.timeout(240)
