@@ -6,7 +6,7 @@ Whole passes of the bundled model (torch 2.15, 100 pairs, medians by turns), by 
 | two cores of | 85 tokens, ms | 250 tokens, ms |
 |---|---|---|
 | an Intel Xeon with AMX, bfloat16 | 505, 376 | 1,411, 1,110 |
-| an AMD EPYC, bfloat16 | 315, 224 | 1,052, 671 |
+| an AMD EPYC, bfloat16 | 317, 224 | 1,087, 653 |
 | the same, float32 | 596, 428 | 1,622, 1,251 |
 | the same with AVX-512 hidden from all libraries, float32 | 1,020, 900 | 2,909, 2,624 |
 """

@@ -56,7 +56,7 @@ EMULATED = """
 #include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-static _Thread_local struct { uint16_t halves[16][32]; float sums[16][16]; } tiles[3];
+static _Thread_local struct { uint16_t halves[16][32]; float sums[16][16]; } tiles[5];
 static float widened(uint16_t half) { uint32_t bits = (uint32_t)half << 16; float x; memcpy(&x, &bits, 4); return x; }
 static void loaded(int t, const void *from, long stride) {
     for (int r = 0; r < 16; r++) memcpy(tiles[t].halves[r], (const char *)from + r * stride, 64);

@@ -19,6 +19,7 @@
 
 enum {
     ROWS = 16,  /* of a block */
+    HALF = 8,   /* of these rows */
     LANES = 16, /* floats, or pairs of bfloat16, in a row of a block or a vector */
     DEPTH = 32, /* bfloat16 in a row of a block */
     BLOCK = ROWS * LANES,
@@ -101,37 +102,78 @@ ON_AVX512 static void interleave_values(const bf16 *values, int64_t stride, int6
         }
 }
 
-/* out (16, 16) = rows (16, 32 * steps) times `steps` blocks, `block_stride` int32 from one to the next. */
-typedef void Multiply(const bf16 *rows, int64_t stride, const int32_t *blocks, int64_t block_stride, int64_t steps,
-                      float *out, int64_t out_stride);
+typedef struct { /* the right factor of a product, (32 * deep, 16 * wide), in blocks */
+    const int32_t *blocks;
+    int64_t deep, wide;
+    int64_t below, beside; /* int32 from a block to the next one of its column, and of its row */
+} Right;
 
-ON_AMX static void multiply_by_tiles(const bf16 *rows, int64_t stride, const int32_t *blocks, int64_t block_stride,
-                                     int64_t steps, float *out, int64_t out_stride) {
+/* out (count, 16 * wide) = left (count, 32 * deep) times `right`; up to 16 rows of both are read and written. */
+typedef void Multiply(const bf16 *left, int64_t stride, int64_t count, Right right, float *out, int64_t out_stride);
+
+/* Two columns of blocks at a time: the left factor is loaded once for both, and one sum goes on while the other waits
+ * for its last product. Tiles 0 and 1 hold the sums, 2 the left factor, 3 and 4 the right one. */
+ON_AMX static void multiply_by_tiles(const bf16 *left, int64_t stride, int64_t count, Right right, float *out,
+                                     int64_t out_stride) {
+    (void)count; /* rows beyond it cost nothing: the tiles' configuration says how many are computed */
+    const int64_t left_bytes = stride * (int64_t)sizeof(bf16), out_bytes = out_stride * (int64_t)sizeof(float);
     __asm__ volatile("" ::: "memory"); /* gcc does not know that a tile is loaded from memory */
-    _tile_zero(0);
-    for (int64_t step = 0; step < steps; step++) {
-        _tile_loadd(1, rows + DEPTH * step, stride * (int64_t)sizeof(bf16));
-        _tile_loadd(2, blocks + block_stride * step, LANES * (int64_t)sizeof(int32_t));
-        _tile_dpbf16ps(0, 1, 2);
-    }
-    _tile_stored(0, out, out_stride * (int64_t)sizeof(float));
-}
-
-ON_AVX512 static void multiply_by_vectors(const bf16 *rows, int64_t stride, const int32_t *blocks,
-                                          int64_t block_stride, int64_t steps, float *out, int64_t out_stride) {
-    __m512 sums[ROWS]; /* in registers, where the loops over rows are unrolled */
-    for (int r = 0; r < ROWS; r++) sums[r] = _mm512_setzero_ps();
-    for (int64_t step = 0; step < steps; step++)
-        for (int k = 0; k < ROWS; k++) {
-            const __m512bh right = (__m512bh)_mm512_load_si512(blocks + block_stride * step + LANES * k);
-#pragma GCC unroll 16
-            for (int r = 0; r < ROWS; r++) {
-                int32_t two; /* elements of the row */
-                memcpy(&two, rows + r * stride + DEPTH * step + 2 * k, sizeof(two));
-                sums[r] = _mm512_dpbf16_ps(sums[r], (__m512bh)_mm512_set1_epi32(two), right);
+    for (int64_t column = 0; column < right.wide; column += 2) {
+        const int two = column + 1 < right.wide;
+        const int32_t *block = right.blocks + column * right.beside;
+        _tile_zero(0);
+        _tile_zero(1);
+        for (int64_t step = 0; step < right.deep; step++, block += right.below) {
+            _tile_loadd(2, left + DEPTH * step, left_bytes);
+            _tile_loadd(3, block, LANES * sizeof(int32_t));
+            _tile_dpbf16ps(0, 2, 3);
+            if (two) {
+                _tile_loadd(4, block + right.beside, LANES * sizeof(int32_t));
+                _tile_dpbf16ps(1, 2, 4);
             }
         }
-    for (int r = 0; r < ROWS; r++) _mm512_store_ps(out + r * out_stride, sums[r]);
+        _tile_stored(0, out + LANES * column, out_bytes);
+        if (two) _tile_stored(1, out + LANES * (column + 1), out_bytes);
+    }
+}
+
+/* The product of 8 rows and `columns` columns of blocks, 1 or 2: a constant, so that the sums stay in registers. */
+__attribute__((always_inline)) ON_AVX512 static inline void multiply_half(
+    const bf16 *left, int64_t stride, const int32_t *block, Right right, int columns, float *out, int64_t out_stride) {
+    __m512 sums[HALF][2];
+#pragma GCC unroll 8
+    for (int r = 0; r < HALF; r++)
+        for (int c = 0; c < columns; c++) sums[r][c] = _mm512_setzero_ps();
+    for (int64_t step = 0; step < right.deep; step++, block += right.below)
+        for (int k = 0; k < ROWS; k++) {
+            __m512bh factor[2];
+            for (int c = 0; c < columns; c++)
+                factor[c] = (__m512bh)_mm512_load_si512(block + right.beside * c + LANES * k);
+#pragma GCC unroll 8
+            for (int r = 0; r < HALF; r++) {
+                int32_t two; /* elements of the row */
+                memcpy(&two, left + r * stride + DEPTH * step + 2 * k, sizeof(two));
+                for (int c = 0; c < columns; c++)
+                    sums[r][c] = _mm512_dpbf16_ps(sums[r][c], (__m512bh)_mm512_set1_epi32(two), factor[c]);
+            }
+        }
+#pragma GCC unroll 8
+    for (int r = 0; r < HALF; r++)
+        for (int c = 0; c < columns; c++) _mm512_store_ps(out + r * out_stride + c * LANES, sums[r][c]);
+}
+
+/* Two columns of blocks and half of the rows at a time: an element of the left factor is loaded once for both. */
+ON_AVX512 static void multiply_by_vectors(const bf16 *left, int64_t stride, int64_t count, Right right, float *out,
+                                          int64_t out_stride) {
+    for (int64_t row = 0; row < count; row += HALF) {
+        const bf16 *rows = left + row * stride;
+        float *to = out + row * out_stride;
+        const int32_t *block = right.blocks;
+        int64_t column = 0;
+        for (; column + 1 < right.wide; column += 2, block += 2 * right.beside)
+            multiply_half(rows, stride, block, right, 2, to + LANES * column, out_stride);
+        if (column < right.wide) multiply_half(rows, stride, block, right, 1, to + LANES * column, out_stride);
+    }
 }
 
 /* 2^x. The minimax polynomial of degree 3 for 2^f, 0 <= f < 1, fitted by reweighted least squares: relative error at
@@ -197,18 +239,18 @@ ON_AVX512 static void load_keys_and_values(const Attention *a, const Scratch *s,
 ON_AVX512 static void attend_block(const Attention *a, const Scratch *s, int64_t length, int64_t count,
                                    const bf16 *query, bf16 *out) {
     const int64_t size = a->head_size, width = round_up_to_depth(length);
-    const int64_t deep = size / DEPTH, wide = size / LANES; /* blocks across a key, and across a value */
+    const int64_t deep = size / DEPTH, wide = size / LANES; /* blocks of a key, and of a value */
+    const Right keys = {s->keys, deep, (length + LANES - 1) / LANES, BLOCK, deep * BLOCK};
+    const Right values = {s->values, width / DEPTH, wide, wide * BLOCK, BLOCK};
     Multiply *multiply = a->way == BY_TILES ? multiply_by_tiles : multiply_by_vectors;
     int64_t stride = a->query_stride;
     if (count < ROWS) { /* a product reads 16 rows, and other data may follow those of the pair */
         for (int64_t i = 0; i < count; i++) memcpy(s->queries + i * size, query + i * stride, size * sizeof(bf16));
         query = s->queries, stride = size;
     }
-    for (int64_t k = 0; k < length; k += LANES)
-        multiply(query, stride, s->keys + k / LANES * deep * BLOCK, BLOCK, deep, s->logits + k, width);
+    multiply(query, stride, count, keys, s->logits, width);
     softmax_rows(s, count, length, width, a->scale);
-    for (int64_t w = 0; w < wide; w++)
-        multiply(s->weights, width, s->values + w * BLOCK, wide * BLOCK, width / DEPTH, s->mixed + w * LANES, size);
+    multiply(s->weights, width, count, values, s->mixed, size);
     write_out(s, count, size, out, a->out_stride);
 }
 
@@ -223,12 +265,12 @@ ON_AVX512 static void attend_in_bfloat16(const Attention *a, const Scratch *s, i
                      out + done * a->out_stride);
 }
 
-/* Three tiles of 16 rows with 64 bytes each, as LDTILECFG reads it. */
+/* Five tiles of 16 rows with 64 bytes each, as LDTILECFG reads it. */
 static const struct {
     uint8_t palette, start_row, reserved[14];
     uint16_t row_bytes[16];
     uint8_t rows[16];
-} TILES = {1, 0, {0}, {64, 64, 64}, {ROWS, ROWS, ROWS}};
+} TILES = {1, 0, {0}, {64, 64, 64, 64, 64}, {ROWS, ROWS, ROWS, ROWS, ROWS}};
 
 ON_AMX static void begin_tiles(void) { _tile_loadconfig(&TILES); }
 ON_AMX static void end_tiles(void) { _tile_release(); }
