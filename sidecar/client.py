@@ -101,10 +101,13 @@ def rerank_request(
     """
     if isinstance(candidates, str):
         raise TypeError("`candidates` is a string; give a list of texts or candidates")
-    messages = [pb.Candidate(text=one) if isinstance(one, str) else one for one in candidates]
-    return pb.RerankRequest(
-        query=query, candidates=messages, index=index, connector=connector, top_n=top_n, options=options
-    )
+    request = pb.RerankRequest(query=query, index=index, connector=connector, top_n=top_n, options=options)
+    for one in candidates:
+        if isinstance(one, str):
+            request.candidates.add(text=one)  # inside the request: see sidecar/replies.py
+        else:
+            request.candidates.append(one)
+    return request
 
 
 def error_details(error: grpc.RpcError) -> ErrorDetails | None:

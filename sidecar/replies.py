@@ -1,8 +1,9 @@
 """Converts answers into the messages of the contract. Pure."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sidecar.calls import Answer, Result
 from sidecar.effect import Summary
@@ -10,26 +11,31 @@ from sidecar.ranking import sigmoid
 from sidecar.types import Ranking
 from sidecar.v1 import rerank_pb2 as pb
 
+if TYPE_CHECKING:
+    from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
+
 
 def search_response(answer: Answer, request_id: str, *, return_passages: bool) -> pb.SearchResponse:
     """Return the reply to a Search."""
-    return pb.SearchResponse(
+    reply = pb.SearchResponse(
         response=answer.response,
-        results=[_result(result, return_passages) for result in answer.results],
         outcome=pb.Outcome.ValueType(answer.ranking.outcome),
         reason=pb.Reason.ValueType(answer.ranking.reason),
         meta=_meta(answer, answer.ranking, request_id),
     )
+    _add(answer.results, reply.results, return_passages)
+    return reply
 
 
 def rerank_response(answer: Answer, request_id: str, *, return_passages: bool) -> pb.RerankResponse:
     """Return the reply to a Rerank."""
-    return pb.RerankResponse(
-        results=[_result(result, return_passages) for result in answer.results],
+    reply = pb.RerankResponse(
         outcome=pb.Outcome.ValueType(answer.ranking.outcome),
         reason=pb.Reason.ValueType(answer.ranking.reason),
         meta=_meta(answer, answer.ranking, request_id),
     )
+    _add(answer.results, reply.results, return_passages)
+    return reply
 
 
 def policy_status(name: str, seen: Summary) -> pb.PolicyStatus:
@@ -59,19 +65,28 @@ def to_json(value: Any) -> str:
     return text
 
 
-def _result(result: Result, return_passages: bool) -> pb.Result:
-    candidate, score = result.candidate, result.ranked.relevance_score
-    return pb.Result(
-        id=_utf8(candidate.ref.id) if candidate.ref else "",
-        index=_utf8(candidate.ref.index) if candidate.ref else "",
-        original_rank=candidate.rank,
-        original_score=candidate.score,
-        relevance_score=score,
-        normalized_score=None if score is None else sigmoid(score),
-        passage=result.ranked.passage if return_passages else "",
-        cosine=result.ranked.cosine,
-        team=result.ranked.team,
-    )
+def _add(
+    results: Iterable[Result], messages: "RepeatedCompositeFieldContainer[pb.Result]", return_passages: bool
+) -> None:
+    """Add a message for each result, inside the reply.
+
+    A message that is made by itself has memory of its own. Each 10,000th time that such memory is freed, protobuf 7.36
+    has the C library return all that is free to the kernel: with 100 results in a reply, that was every 83rd call, and
+    took up to 16 ms.
+    """
+    for result in results:
+        candidate, score = result.candidate, result.ranked.relevance_score
+        messages.add(
+            id=_utf8(candidate.ref.id) if candidate.ref else "",
+            index=_utf8(candidate.ref.index) if candidate.ref else "",
+            original_rank=candidate.rank,
+            original_score=candidate.score,
+            relevance_score=score,
+            normalized_score=None if score is None else sigmoid(score),
+            passage=result.ranked.passage if return_passages else "",
+            cosine=result.ranked.cosine,
+            team=result.ranked.team,
+        )
 
 
 def _utf8(text: str) -> str:
