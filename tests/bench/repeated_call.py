@@ -31,7 +31,7 @@ _LIMIT_S = 45.0
 COSINES: dict[str, dict[str, Any] | None] = {"none": None, "the default": {}, "wait: false": {"wait": False}}
 """Settings of a policy's ``cosine``."""
 MEANING = {
-    "cosine": "the policy's `cosine`; with `wait: false` new documents are encoded after their call, beside the next ones",
+    "cosine": "the policy's `cosine`; with `wait: false` new documents are encoded after their call, beside others",
     "call": "what of the call was there before",
     "calls": "calls that were reranked",
     "p50_ms": "and p99_ms: latency, seen from the client",
