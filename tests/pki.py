@@ -21,6 +21,8 @@ def ca(folder: Path, name: str) -> Path:
         "2",
         "-subj",
         f"/CN={name}",
+        "-addext",
+        "keyUsage=critical,keyCertSign,cRLSign",  # which Python 3.13 insists on
         "-keyout",
         str(key),
         "-out",
@@ -35,7 +37,7 @@ HERE = "DNS:localhost,IP:127.0.0.1"
 def issued(folder: Path, name: str, by: str, days: str = "2", names: str = HERE) -> tuple[Path, Path]:
     """A certificate of a CA for this machine, or for other ``names``, with its key."""
     cert, key, request, extra = (folder / f"{name}{end}" for end in (".pem", "-key.pem", ".csr", ".ext"))
-    extra.write_text(f"subjectAltName={names}\n")
+    extra.write_text(f"subjectAltName={names}\nauthorityKeyIdentifier=keyid\nsubjectKeyIdentifier=hash\n")
     openssl("req", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}", "-keyout", str(key), "-out", str(request))
     signer = ["-CA", str(folder / f"{by}.pem"), "-CAkey", str(folder / f"{by}-key.pem"), "-CAcreateserial"]
     openssl("x509", "-req", "-in", str(request), *signer, "-days", days, "-extfile", str(extra), "-out", str(cert))
