@@ -3,16 +3,13 @@
 import json
 from collections.abc import Iterable
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sidecar.calls import Answer, Result
 from sidecar.effect import Summary
 from sidecar.ranking import sigmoid
 from sidecar.types import Ranking
 from sidecar.v1 import rerank_pb2 as pb
-
-if TYPE_CHECKING:
-    from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
 
 
 def search_response(answer: Answer, request_id: str, *, return_passages: bool) -> pb.SearchResponse:
@@ -23,7 +20,7 @@ def search_response(answer: Answer, request_id: str, *, return_passages: bool) -
         reason=pb.Reason.ValueType(answer.ranking.reason),
         meta=_meta(answer, answer.ranking, request_id),
     )
-    _add(answer.results, reply.results, return_passages)
+    _add(answer.results, reply, return_passages)
     return reply
 
 
@@ -34,7 +31,7 @@ def rerank_response(answer: Answer, request_id: str, *, return_passages: bool) -
         reason=pb.Reason.ValueType(answer.ranking.reason),
         meta=_meta(answer, answer.ranking, request_id),
     )
-    _add(answer.results, reply.results, return_passages)
+    _add(answer.results, reply, return_passages)
     return reply
 
 
@@ -65,9 +62,7 @@ def to_json(value: Any) -> str:
     return text
 
 
-def _add(
-    results: Iterable[Result], messages: "RepeatedCompositeFieldContainer[pb.Result]", return_passages: bool
-) -> None:
+def _add(results: Iterable[Result], reply: pb.SearchResponse | pb.RerankResponse, return_passages: bool) -> None:
     """Add a message for each result, inside the reply.
 
     A message that is made by itself has memory of its own. Each 10,000th time that such memory is freed, protobuf 7.36
@@ -76,7 +71,7 @@ def _add(
     """
     for result in results:
         candidate, score = result.candidate, result.ranked.relevance_score
-        messages.add(
+        reply.results.add(
             id=_utf8(candidate.ref.id) if candidate.ref else "",
             index=_utf8(candidate.ref.index) if candidate.ref else "",
             original_rank=candidate.rank,

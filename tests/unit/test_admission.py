@@ -12,8 +12,8 @@ LIMITS = Limits(1, 10.0, lambda pairs, length: 0.010 + 0.001 * pairs * length)
 """Each pair is a pass of its own, of 0.1 s."""
 
 
-def job(pairs: int, deadline: float, *, least: int | None = None, caller: str = "one", key: str = "") -> Job[str]:
-    return Job(key, "m", [90] * pairs, deadline, LIMITS, (caller, "policy"), least=least)
+def job(pairs: int, deadline: float, *, least: int | None = None, caller: str = "one", ticket: str = "") -> Job[str]:
+    return Job(ticket, "m", [90] * pairs, deadline, LIMITS, (caller, "policy"), least=least)
 
 
 def queued(*jobs: Job[str]) -> Queue[str]:
@@ -30,8 +30,8 @@ def squeezed(queue: Queue[str], one: Job[str], now: float = 0.0) -> list[tuple[s
 
 
 def test_those_with_the_most_pairs_give_some_up_until_the_job_fits() -> None:
-    large, small = job(40, 6.5, least=5, key="large"), job(20, 6.6, least=5, key="small")
-    queue, new = queued(large, small), job(5, 6.7, least=5, key="new")
+    large, small = job(40, 6.5, least=5, ticket="large"), job(20, 6.6, least=5, ticket="small")
+    queue, new = queued(large, small), job(5, 6.7, least=5, ticket="new")
     assert squeezed(queue, new) == [("large", 20)]
     assert (large.wanted, len(large.waiting), small.wanted) == (20, 20, 20)
     assert queue.of("m") == [large, small, new]
@@ -44,7 +44,7 @@ def test_those_with_the_most_pairs_give_some_up_until_the_job_fits() -> None:
 
 
 def test_what_is_on_the_device_already_is_not_given_up() -> None:
-    begun = job(10, 1.1, least=5, key="begun")
+    begun = job(10, 1.1, least=5, ticket="begun")
     queue = queued(begun)
     for _ in range(5):
         queue.take(0.0)
@@ -84,7 +84,7 @@ def test_a_caller_is_not_squeezed_below_what_the_others_have() -> None:
 
 
 def test_who_is_due_later_does_not_give_for_those_before() -> None:
-    front, behind = job(8, 1.0, least=2, key="front"), job(80, 100.0, least=5, key="behind")
+    front, behind = job(8, 1.0, least=2, ticket="front"), job(80, 100.0, least=5, ticket="behind")
     queue = queued(front, behind)
     assert squeezed(queue, job(4, 1.05, least=4)) == [("front", 4)]
     assert (front.wanted, behind.wanted) == (4, 80)
@@ -103,5 +103,5 @@ def test_a_job_that_gave_up_pairs_may_still_be_displaced() -> None:
 
 
 def test_of_a_caller_who_has_more_the_others_pairs_are_taken() -> None:
-    greedy = job(40, 4.5, least=5, caller="greedy", key="greedy")
+    greedy = job(40, 4.5, least=5, caller="greedy", ticket="greedy")
     assert admission.squeeze_in(queued(greedy), job(5, 4.4, least=5, caller="modest"), 0.0, 0.0) == [(greedy, 20)]

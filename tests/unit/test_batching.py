@@ -26,12 +26,12 @@ def limits(max_batch_tokens: int = 1000, max_batch_s: float = 10.0) -> Limits:
 COSTLY = Limits(1000, 10.0, lambda pairs, length: 0.1 + 0.001 * pairs * length)
 
 
-def job(*lengths: int, deadline: float = 100.0, model: str = "m", key: str = "") -> Job[str]:
-    return Job(key, model, lengths, deadline, limits())
+def job(*lengths: int, deadline: float = 100.0, model: str = "m", ticket: str = "") -> Job[str]:
+    return Job(ticket, model, lengths, deadline, limits())
 
 
-def small(*lengths: int, deadline: float = 100.0, key: str = "") -> Job[str]:
-    return Job(key, "m", lengths, deadline, COSTLY)
+def small(*lengths: int, deadline: float = 100.0, ticket: str = "") -> Job[str]:
+    return Job(ticket, "m", lengths, deadline, COSTLY)
 
 
 def cut(lengths: list[int], limits: Limits) -> list[Sequence[int]]:
@@ -63,7 +63,7 @@ def test_a_pair_over_every_limit_still_goes_alone() -> None:
 
 def test_the_earliest_deadline_goes_first_and_its_room_is_filled_from_the_next() -> None:
     queue: Queue[str] = Queue(100)
-    late, early = small(50, 49, deadline=9, key="late"), small(52, deadline=5, key="early")
+    late, early = small(50, 49, deadline=9, ticket="late"), small(52, deadline=5, ticket="early")
     queue.add(late)
     queue.add(early)
     batch = queue.take(0.0)
@@ -74,10 +74,10 @@ def test_the_earliest_deadline_goes_first_and_its_room_is_filled_from_the_next()
 
 
 def test_a_model_that_was_loaded_anew_shares_no_batch_with_the_one_before() -> None:
-    before, anew = small(50, deadline=1, key="before"), small(50, deadline=2, key="anew")
+    before, anew = small(50, deadline=1, ticket="before"), small(50, deadline=2, ticket="anew")
     anew.limits = replace(COSTLY)
     queue: Queue[str] = Queue(100)
-    for one in (before, anew, small(49, deadline=3, key="before, too")):
+    for one in (before, anew, small(49, deadline=3, ticket="before, too")):
         queue.add(one)
     taken = [[one.ticket for one, _ in batch.pairs] for batch in iter(lambda: queue.take(0.0), None)]
     assert taken == [["before", "before, too"], ["anew"]]
@@ -93,8 +93,8 @@ def test_a_batch_holds_one_model_only() -> None:
 
 def test_longer_pairs_of_the_next_job_wait_for_their_own_batch() -> None:
     queue: Queue[str] = Queue(1000)
-    queue.add(small(50, deadline=1, key="a"))
-    queue.add(small(*[300] * 3, *[45] * 3, deadline=9, key="b"))
+    queue.add(small(50, deadline=1, ticket="a"))
+    queue.add(small(*[300] * 3, *[45] * 3, deadline=9, ticket="b"))
     first, second = queue.take(0.0), queue.take(0.0)
     assert first is not None
     assert second is not None
@@ -105,8 +105,8 @@ def test_longer_pairs_of_the_next_job_wait_for_their_own_batch() -> None:
 def test_nobody_waits_for_pairs_of_another_job_that_gain_little_by_coming_along() -> None:
     """Both would take as long together as one after the other, and the first one would end with the second."""
     queue: Queue[str] = Queue(100)
-    queue.add(job(50, deadline=1, key="a"))
-    queue.add(job(50, deadline=2, key="b"))
+    queue.add(job(50, deadline=1, ticket="a"))
+    queue.add(job(50, deadline=2, ticket="b"))
     batch = queue.take(0.0)
     assert batch is not None
     assert [one.ticket for one, _ in batch.pairs] == ["a"]
@@ -133,10 +133,10 @@ def test_later_jobs_fill_a_batch_only_as_far_as_the_job_before_them_stays_on_tim
         (0.16, ["head"]),
     ]:
         queue: Queue[str] = Queue(100)
-        queue.add(small(50, deadline=deadline, key="head"))  # 0.15 s alone
-        queue.add(small(50, deadline=8.0, key="later"))
-        queue.add(small(50, deadline=9.0, key="later"))
-        queue.add(small(50, deadline=9.5, key="later"))
+        queue.add(small(50, deadline=deadline, ticket="head"))  # 0.15 s alone
+        queue.add(small(50, deadline=8.0, ticket="later"))
+        queue.add(small(50, deadline=9.0, ticket="later"))
+        queue.add(small(50, deadline=9.5, ticket="later"))
         batch = queue.take(0.0)
         assert batch is not None
         assert [one.ticket for one, _ in batch.pairs] == joined
@@ -153,8 +153,8 @@ def test_a_probe_is_given_up_only_at_its_deadline() -> None:
 
 def test_jobs_that_can_no_longer_end_in_time_are_taken_out() -> None:
     queue: Queue[str] = Queue(100)
-    queue.add(job(100, deadline=1.0, key="lost"))
-    queue.add(job(100, deadline=2.0, key="fine"))
+    queue.add(job(100, deadline=1.0, ticket="lost"))
+    queue.add(job(100, deadline=2.0, ticket="fine"))
     assert [one.ticket for one in queue.late(now=0.95)] == ["lost"]
     assert queue.pairs == 1
 
@@ -163,8 +163,8 @@ class TestShortened:
     """Jobs for which the scores of the first pairs are an answer; 0.11 s a pair, each a batch of its own."""
 
     @staticmethod
-    def job(*lengths: int, least: int, deadline: float = 100.0, key: str = "") -> Job[str]:
-        return Job(key, "m", lengths, deadline, limits(max_batch_tokens=1), least=least)
+    def job(*lengths: int, least: int, deadline: float = 100.0, ticket: str = "") -> Job[str]:
+        return Job(ticket, "m", lengths, deadline, limits(max_batch_tokens=1), least=least)
 
     def test_the_pairs_that_are_needed_go_first_and_ever_larger_portions_behind_them(self) -> None:
         lengths = [10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 96]
@@ -193,8 +193,8 @@ class TestShortened:
 
     def test_a_job_that_was_shortened_leaves_the_time_to_those_behind_it(self) -> None:
         queue: Queue[str] = Queue(100)
-        queue.add(self.job(*[100] * 8, least=2, deadline=0.5, key="long"))
-        queue.add(self.job(*[100] * 2, least=2, deadline=0.7, key="short"))
+        queue.add(self.job(*[100] * 8, least=2, deadline=0.5, ticket="long"))
+        queue.add(self.job(*[100] * 2, least=2, deadline=0.7, ticket="short"))
         assert [(one.ticket, pairs) for one, pairs in queue.shorten(now=0.0)] == [("long", 4)]
         assert queue.late(now=0.0) == []
 

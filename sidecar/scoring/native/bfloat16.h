@@ -115,7 +115,7 @@ typedef void Multiply(const bf16 *left, int64_t stride, int64_t count, Right rig
  * for its last product. Tiles 0 and 1 hold the sums, 2 the left factor, 3 and 4 the right one. */
 ON_AMX static void multiply_by_tiles(const bf16 *left, int64_t stride, int64_t count, Right right, float *out,
                                      int64_t out_stride) {
-    (void)count; /* rows beyond it cost nothing: the tiles' configuration says how many are computed */
+    (void)count; /* a tile multiplies as many rows as its configuration says */
     const int64_t left_bytes = stride * (int64_t)sizeof(bf16), out_bytes = out_stride * (int64_t)sizeof(float);
     __asm__ volatile("" ::: "memory"); /* gcc does not know that a tile is loaded from memory */
     for (int64_t column = 0; column < right.wide; column += 2) {
