@@ -13,7 +13,9 @@ import torch
 from sidecar.scoring import native_attention
 from sidecar.scoring.attention import attend
 from sidecar.scoring.layout import Kernel, Layout, row_lengths
-from sidecar.scoring.linear import Fused, Linear, Operations, operations
+from sidecar.scoring.linear import Fused, Linear, Operations, Rest
+from sidecar.scoring.native_linear import ByTiles
+from sidecar.scoring.operations import operations
 
 _SHORT = 16
 """Tokens of the dummy pairs that :meth:`Encoder.prepare` fills a row with; their attention costs next to nothing."""
@@ -30,7 +32,7 @@ class Encoder:
         self._base = base
         head_size = base.encoder.layer[0].attention.self.attention_head_size
         self._on_cpu: Kernel = "native" if native_attention.serves(base.device, base.dtype, head_size) else "by_width"
-        self._does = operations(base.device, base.dtype)
+        self._does = operations(base.device, base.dtype, base.config)
         is_gelu = base.config.hidden_act == "gelu"
         self._taken: list[Linear] = []
         *most, last = base.encoder.layer
@@ -57,7 +59,7 @@ class Encoder:
 
     def layout(self, lengths: Sequence[int]) -> Layout:
         """The layout of a row of texts with these numbers of tokens."""
-        return Layout.of(lengths, self._base.device, self._on_cpu)
+        return Layout.of(lengths, self._base.device, self._on_cpu, any_length=isinstance(self._does, ByTiles))
 
     def restore(self) -> None:
         """Give ``base`` its weights back, so that it runs again."""
@@ -94,30 +96,27 @@ class Layer:
     def __init__(self, layer: Any, does: Operations, take: Callable[..., Linear], *, is_gelu: bool) -> None:
         attention = layer.attention.self
         self._heads, self._scaling = attention.num_attention_heads, attention.attention_head_size**-0.5
-        self._layer, self._does, self._is_gelu = layer, does, is_gelu
+        self._does = does
         self._projections = [take(*(getattr(attention, name) for name in names)) for names in self._parts]
-        self._output = take(layer.attention.output.dense)
-        self._inner, self._outer = take(layer.intermediate.dense), take(layer.output.dense)
+        self._rest = Rest(
+            take(layer.attention.output.dense),
+            layer.attention.output.LayerNorm,
+            take(layer.intermediate.dense),
+            None if is_gelu else layer.intermediate.intermediate_act_fn,
+            take(layer.output.dense),
+            layer.output.LayerNorm,
+        )
 
     def __call__(self, hidden: torch.Tensor, layout: Layout) -> torch.Tensor:
         """The next hidden states of all tokens, (T, hidden)."""
         query, key, value = self._by_head(hidden, self._projections[0], 3)
-        return self._after_attention(attend(query, key, value, layout, self._scaling), hidden)
+        attended = attend(query, key, value, layout, self._scaling)
+        return self._does.rest(attended.flatten(1), hidden, self._rest)
 
     def _by_head(self, hidden: torch.Tensor, projection: Linear, parts: int) -> list[torch.Tensor]:
         """Apply ``projection`` to (T, hidden) and split the result into ``parts`` of (T, heads, head size) each."""
-        rows = self._does.linear(hidden, projection.weight, projection.bias)
+        rows = self._does.linear(hidden, projection)
         return [part.view(len(part), self._heads, -1) for part in rows.chunk(parts, 1)]
-
-    def _after_attention(self, attended: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
-        layer, does, output, inner, outer = self._layer, self._does, self._output, self._inner, self._outer
-        hidden = layer.attention.output.LayerNorm(does.added(attended.flatten(1), output.weight, output.bias, hidden))
-        if self._is_gelu:
-            wide = does.gelu(hidden, inner.weight, inner.bias)
-        else:
-            wide = layer.intermediate.intermediate_act_fn(does.linear(hidden, inner.weight, inner.bias))
-        normed: torch.Tensor = layer.output.LayerNorm(does.added(wide, outer.weight, outer.bias, hidden))
-        return normed
 
 
 class LastLayer(Layer):
@@ -131,4 +130,4 @@ class LastLayer(Layer):
         (query,) = self._by_head(asking, of_query, 1)
         key, value = self._by_head(hidden, of_others, 2)
         attended = attend(query, key, value, layout, self._scaling, first_only=True)
-        return self._after_attention(attended, asking)
+        return self._does.rest(attended.flatten(1), asking, self._rest)

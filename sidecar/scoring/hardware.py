@@ -113,7 +113,7 @@ def has_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
 
 
 def has_avx512_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether the processor has what ``native/bfloat16.h`` is compiled for, and the environment allows it.
+    """Whether the processor has what ``native/attention_bfloat16.h`` is compiled for, and the environment allows it.
 
     oneDNN's own variables are obeyed, so that one of them restricts both torch and the kernel.
     """

@@ -74,12 +74,18 @@ class Layout:
     """What the row is laid out for: ``varlen`` has neither padding nor filler, ``native`` no padding."""
 
     @classmethod
-    def of(cls, lengths: Sequence[int], device: torch.device, on_cpu: Kernel = "by_width") -> "Layout":
-        """The layout for ``varlen`` on CUDA, for ``on_cpu`` on a CPU; sorted lengths make for few runs of one width."""
+    def of(
+        cls, lengths: Sequence[int], device: torch.device, on_cpu: Kernel = "by_width", *, any_length: bool = False
+    ) -> "Layout":
+        """The layout for ``varlen`` on CUDA, for ``on_cpu`` on a CPU; sorted lengths make for few runs of one width.
+
+        With ``any_length`` a CPU's row is filled up to whole vectors alone, not to one of few lengths.
+        """
         if device.type in VARLEN_ON:
             return cls(lengths, lengths, device, sum(lengths), "varlen")
-        widths = lengths if on_cpu == "native" else [-(-length // VECTOR) * VECTOR for length in lengths]
-        return cls(lengths, widths, device, row_length(sum(widths)), on_cpu)
+        widths = lengths if on_cpu == "native" else [whole_vectors(length) for length in lengths]
+        places = sum(widths)
+        return cls(lengths, widths, device, whole_vectors(places) if any_length else row_length(places), on_cpu)
 
     @cached_property
     def starts(self) -> NDArray[np.int64]:
@@ -106,6 +112,11 @@ class Layout:
             Run(pairs[0][1], [length for _, _, length in pairs], width)
             for width, pairs in ((width, list(pairs)) for width, pairs in numbered)
         ]
+
+
+def whole_vectors(tokens: int) -> int:
+    """``tokens`` rounded up to a multiple of :data:`VECTOR`."""
+    return -(-tokens // VECTOR) * VECTOR
 
 
 def row_length(tokens: int) -> int:

@@ -1,107 +1,37 @@
-"""Our own attention kernel against plain arithmetic, and what happens without it."""
+"""Our own attention kernel against plain arithmetic."""
 
-import _ctypes
-import ctypes
-import shutil
-import subprocess
-import tomllib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from importlib.machinery import ModuleSpec
-from importlib.util import find_spec
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
-from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
-from structlog.testing import capture_logs
 
 from sidecar.scoring import checkpoint, hardware, native_attention
 from sidecar.scoring.attention import attend
 from sidecar.scoring.bi_encoder import BiEncoder
 from sidecar.scoring.layout import Layout
-from sidecar.scoring.native_attention import Way
+from sidecar.scoring.native import Way
 from sidecar.settings import BUNDLED, ModelSettings
 from tests import checkpoints
 from tests.checkpoints import scorer
+from tests.native import built, compiles, library, needs_compiler, with_emulated_tiles
 from tests.unit.test_packing import PASSAGES, QUERY
 
 CPU = torch.device("cpu")
 LENGTHS = [1, 2, 15, 16, 17, 31, 32, 33, 47, 100, 255, 256, 257, 511]
 HEADS = 3
-ROOT = Path(__file__).parents[2]
 FLAGS = set(Path("/proc/cpuinfo").read_text().split()) if Path("/proc/cpuinfo").exists() else set()
 NEAR = {torch.bfloat16: 0.01, torch.float32: 1e-5}
 """What rounding may do, relative and absolute."""
-BF16 = "avx512_bf16 avx512bw avx512dq avx512f avx512vl avx2"
-AMX = f"amx_bf16 amx_tile {BF16}"
-
-
-def compiles() -> bool:
-    """Whether there is a C compiler, and not too old a one."""
-    asked = ["cc", "-mamx-bf16", "-mavx512bf16", "-E", "-x", "c", "/dev/null"]
-    return shutil.which("cc") is not None and subprocess.run(asked, capture_output=True, check=False).returncode == 0
-
-
-needs_compiler = pytest.mark.skipif(not compiles(), reason="needs a C compiler that knows AMX")
-
-
-# AMX in plain C, each thread with tiles of its own, for processors without it.
-EMULATED = """
-#include <immintrin.h>
-#include <stdint.h>
-#include <string.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-static _Thread_local struct { uint16_t halves[16][32]; float sums[16][16]; } tiles[5];
-static float widened(uint16_t half) { uint32_t bits = (uint32_t)half << 16; float x; memcpy(&x, &bits, 4); return x; }
-static void loaded(int t, const void *from, long stride) {
-    for (int r = 0; r < 16; r++) memcpy(tiles[t].halves[r], (const char *)from + r * stride, 64);
-}
-static void stored(int t, void *to, long stride) {
-    for (int r = 0; r < 16; r++) memcpy((char *)to + r * stride, tiles[t].sums[r], 64);
-}
-static void multiplied(int to, int a, int b) {
-    for (int r = 0; r < 16; r++)
-        for (int n = 0; n < 16; n++)
-            for (int k = 0; k < 32; k++)
-                tiles[to].sums[r][n] += widened(tiles[a].halves[r][k]) * widened(tiles[b].halves[k / 2][2 * n + k % 2]);
-}
-#undef _tile_zero
-#undef _tile_loadd
-#undef _tile_stored
-#undef _tile_dpbf16ps
-#undef _tile_loadconfig
-#undef _tile_release
-#define _tile_zero(t) memset(tiles[t].sums, 0, sizeof tiles[t].sums)
-#define _tile_loadd(t, from, stride) loaded(t, from, stride)
-#define _tile_stored(t, to, stride) stored(t, to, stride)
-#define _tile_dpbf16ps(to, left, right) multiplied(to, left, right)
-#define _tile_loadconfig(config) ((void)(config))
-#define _tile_release() ((void)0)
-#define syscall(...) 0
-"""
-
-
-def extension() -> dict[str, Any]:
-    """What pyproject.toml says of how the kernel is compiled."""
-    (only,) = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["ext-modules"]
-    return dict(only)
 
 
 @pytest.fixture(scope="module")
 def emulation(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The kernel, compiled for a processor whose AMX is :data:`EMULATED`."""
-    folder = tmp_path_factory.mktemp("emulated")
-    header, made = folder / "amx.h", folder / "emulated.so"
-    header.write_text(EMULATED)
-    source = Path(native_attention.__file__).with_name("native") / "attention.c"
-    command = ["cc", *extension()["extra-compile-args"], "-shared", "-fPIC", "-include", header, "-o", made, source]
-    subprocess.run(command, check=True, timeout=60)
-    return made
+    """The library for a processor whose AMX is emulated."""
+    return with_emulated_tiles(tmp_path_factory.mktemp("emulated"))
 
 
 @pytest.fixture(autouse=True)
@@ -127,10 +57,8 @@ def dtype(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> to
     way, dtype, possible, needs = WAYS[request.param]
     if not possible or not compiles():
         pytest.skip(f"needs a CPU with {needs}, and a C compiler")
-    built = find_spec(native_attention._MODULE)
-    assert built
-    file = str(request.getfixturevalue("emulation") if request.param == "emulated tiles" else built.origin)
-    made = native_attention.Kernel(ctypes.CDLL(file, use_errno=True), way)
+    file = request.getfixturevalue("emulation") if request.param == "emulated tiles" else built()
+    made = native_attention.Kernel(library(file), way)
     assert made.way is way
     monkeypatch.setattr(native_attention, "kernel", lambda asked: made if asked == dtype else None)
     return dtype
@@ -298,106 +226,3 @@ def test_it_serves_heads_of_whole_steps_on_a_cpu(dtype: torch.dtype) -> None:
     assert not native_attention.serves(CPU, dtype, 3 * step + step // 2)
     assert not native_attention.serves(torch.device("cuda"), dtype, 3 * step)
     assert not native_attention.serves(CPU, torch.float16, 3 * step)
-
-
-@pytest.mark.parametrize(
-    ("flags", "environment", "has"),
-    [
-        (AMX, {}, (True, True)),
-        (AMX, {"ONEDNN_MAX_CPU_ISA": ""}, (True, True)),
-        (AMX, {"ONEDNN_MAX_CPU_ISA": "ALL", "DNNL_MAX_CPU_ISA": "AVX2"}, (True, True)),
-        (AMX, {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_AMX"}, (True, True)),
-        (AMX, {"ONEDNN_MAX_CPU_ISA": "avx512_core_bf16"}, (True, False)),
-        (AMX, {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_VNNI"}, (False, False)),
-        (AMX, {"DNNL_MAX_CPU_ISA": "AVX2"}, (False, False)),
-        (BF16, {}, (True, False)),
-        (BF16, {"ONEDNN_MAX_CPU_ISA": "avx2_vnni_2"}, (False, False)),
-        (AMX.replace("avx512vl ", ""), {}, (False, False)),
-        ("avx512_bf16 avx512f", {}, (False, False)),
-    ],
-)
-def test_what_the_processor_has_is_used_where_the_environment_lets_onednn(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str, environment: dict[str, str], has: tuple[bool, bool]
-) -> None:
-    (tmp_path / "cpuinfo").write_text(f"flags\t\t: {flags}\n")
-    for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    assert (hardware.has_avx512_bf16(tmp_path / "cpuinfo"), hardware.has_amx(tmp_path / "cpuinfo")) == has
-
-
-def test_without_the_compiled_kernel_torchs_serves_and_the_log_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hardware, "has_avx512_bf16", lambda: True)
-    monkeypatch.setattr(native_attention, "find_spec", lambda _name: None)
-    with capture_logs() as logs:
-        assert not native_attention.serves(CPU, torch.bfloat16, 32)
-        assert not native_attention.serves(CPU, torch.bfloat16, 32)
-    assert [entry["event"] for entry in logs] == ["native_attention_missing"]
-
-
-def library(
-    version: int = native_attention._VERSION,
-    task_bytes: int = ctypes.sizeof(native_attention._Attention),
-    permission: int = 0,
-) -> Any:
-    """Stands in for what was compiled, and computes nothing."""
-    return SimpleNamespace(
-        sidecar_attend=Mock(),
-        sidecar_attention_scratch_bytes=Mock(return_value=64),
-        sidecar_attention_version=Mock(return_value=version),
-        sidecar_attention_task_bytes=Mock(return_value=task_bytes),
-        sidecar_request_tiles=Mock(return_value=permission),
-    )
-
-
-def test_where_tiles_are_not_permitted_vectors_serve_and_the_log_says_so() -> None:
-    with capture_logs() as logs:
-        assert native_attention.Kernel(library(permission=-1), Way.BY_TILES).way is Way.BY_VECTORS
-        assert native_attention.Kernel(library(permission=-1), Way.FLOAT32_AVX2).way is Way.FLOAT32_AVX2
-        assert native_attention.Kernel(library(), Way.BY_TILES).way is Way.BY_TILES
-    assert [entry["event"] for entry in logs] == ["amx_not_permitted"]
-
-
-@pytest.mark.parametrize(
-    ("changed", "reason"),
-    [
-        ({"version": 0}, "another version of its source"),
-        ({"task_bytes": 8}, "another version of its source"),
-        ({}, "numbers are wrong"),
-    ],
-)
-def test_a_kernel_that_does_not_work_here_is_left_alone_and_the_log_says_why(
-    monkeypatch: pytest.MonkeyPatch, changed: dict[str, int], reason: str
-) -> None:
-    found = {"it": library(**changed), None: ctypes.CDLL(None)}
-    monkeypatch.setattr(ctypes, "CDLL", lambda name, **_: found[name])
-    monkeypatch.setattr(torch, "empty", torch.zeros)  # what memory happens to hold might be right
-    assert reason in refused(monkeypatch, "it")
-
-
-def refused(monkeypatch: pytest.MonkeyPatch, file: str) -> str:
-    """Why the file is not used, as the log says."""
-    monkeypatch.setattr(hardware, "has_avx512_bf16", lambda: True)
-    monkeypatch.setattr(native_attention, "find_spec", lambda name: ModuleSpec(name, None, origin=file))
-    with capture_logs() as logs:
-        assert native_attention.kernel(torch.bfloat16) is None
-    assert [(entry["event"], entry["file"]) for entry in logs] == [("native_attention_unusable", file)]
-    return str(logs[0]["reason"])
-
-
-def test_another_file_is_left_alone_and_the_log_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "no_library.so").write_text("no library")
-    assert "no_library.so" in refused(monkeypatch, str(tmp_path / "no_library.so"))
-    native_attention.kernel.cache_clear()
-    assert "sidecar_attend" in refused(monkeypatch, _ctypes.__file__)
-
-
-@needs_compiler
-@pytest.mark.parametrize("target", ["this one", "another"])
-def test_it_compiles_without_a_warning_also_for_other_processors(tmp_path: Path, target: str) -> None:
-    source = Path(native_attention.__file__).with_name("native") / "attention.c"
-    assert ROOT / extension()["sources"][0] == source
-    flags = [*extension()["extra-compile-args"], "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-shared", "-fPIC"]
-    other = ["-U__x86_64__"] if target == "another" else []
-    subprocess.run(["cc", *flags, *other, "-o", str(tmp_path / "native.so"), str(source)], check=True, timeout=60)

@@ -8,7 +8,7 @@ from zipfile import ZipFile
 
 import pytest
 
-from tests.unit.test_native_attention import compiles
+from tests.native import compiles
 
 ROOT = Path(__file__).parents[2]
 BUILD = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
@@ -33,7 +33,7 @@ def test_what_is_needed_to_run_is_in_it(files: set[str]) -> None:
     needed = {"sidecar/py.typed", "connectors/py.typed", "sidecar/starter.yaml", "sidecar/demo/corpus.jsonl"}
     needed |= {f"sidecar/models/bundled/{name}" for name in ("model.safetensors", "config.json", "tokenizer.json")}
     assert needed <= files
-    assert any(name.startswith("sidecar/scoring/_native_attention") for name in files) == compiles()
+    assert any(name.startswith("sidecar/scoring/_native.") for name in files) == compiles()
 
 
 def test_sources_in_c_and_tests_are_not(files: set[str]) -> None:

@@ -9,7 +9,7 @@
  */
 #include <stdint.h>
 
-#include "attention.h"
+#include "native.h"
 
 typedef float OF(Floats) __attribute__((vector_size(WIDTH * sizeof(float))));
 typedef int32_t OF(Ints) __attribute__((vector_size(WIDTH * sizeof(int32_t))));
