@@ -54,7 +54,7 @@ lock: .venv/ready  ## pin the installed packages
 	$(BIN)/python -m pip freeze --exclude-editable > requirements.lock
 
 clean:
-	rm -rf .venv .venv-proto build *.egg-info sidecar/scoring/_native.*.so
+	rm -rf .venv .venv-proto build *.egg-info sidecar/scoring/_native*.so
 
 .venv/ready: pyproject.toml requirements.lock $(wildcard sidecar/scoring/native/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'

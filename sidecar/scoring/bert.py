@@ -1,6 +1,7 @@
 """The layers of BERT-like models on a packed row: transformers' results with fewer operations.
 
-Query, key and value are one matrix product; the operation after a linear layer is fused with it where that is faster.
+Query, key and value are one matrix product; what follows a linear layer is computed with it where that is faster:
+see :mod:`sidecar.scoring.operations`.
 For a classification head the last layer computes only the first token of each pair, the only one that heads of these
 families read: a sixth less work for a small model.
 """
@@ -33,6 +34,7 @@ class Encoder:
         head_size = base.encoder.layer[0].attention.self.attention_head_size
         self._on_cpu: Kernel = "native" if native_attention.serves(base.device, base.dtype, head_size) else "by_width"
         self._does = operations(base.device, base.dtype, base.config)
+        self._is_projected = hasattr(base, "embeddings_project")  # ELECTRA's, if smaller than hidden states
         is_gelu = base.config.hidden_act == "gelu"
         self._taken: list[Linear] = []
         *most, last = base.encoder.layer
@@ -43,6 +45,8 @@ class Encoder:
         except Exception:
             self.restore()
             raise
+        # The only products left to oneDNN, which is slow at each new length, are of as many rows as there are pairs.
+        self._any_length = isinstance(self._does, ByTiles) and not self._is_projected
 
     def __call__(self, inputs: dict[str, torch.Tensor], layout: Layout) -> torch.Tensor:
         """Hidden states of the first tokens, (rows of ``layout.first``, hidden), or of all tokens, (T, hidden).
@@ -50,7 +54,7 @@ class Encoder:
         ``inputs`` are of shape (1, T) each.
         """
         hidden = self._base.embeddings(**inputs)
-        if hasattr(self._base, "embeddings_project"):  # ELECTRA, where embeddings are smaller than hidden states
+        if self._is_projected:
             hidden = self._base.embeddings_project(hidden)
         hidden = hidden[0]  # (T, hidden)
         for layer in self._layers:
@@ -59,7 +63,7 @@ class Encoder:
 
     def layout(self, lengths: Sequence[int]) -> Layout:
         """The layout of a row of texts with these numbers of tokens."""
-        return Layout.of(lengths, self._base.device, self._on_cpu, any_length=isinstance(self._does, ByTiles))
+        return Layout.of(lengths, self._base.device, self._on_cpu, any_length=self._any_length)
 
     def restore(self) -> None:
         """Give ``base`` its weights back, so that it runs again."""

@@ -18,7 +18,7 @@ VARLEN_ON = ("cuda",)
 Kernel = Literal["varlen", "native", "by_width"]
 """What computes the attention of a row: see :mod:`sidecar.scoring.attention`."""
 _STEPS = 8
-"""A CPU's row is filled up to one of this many lengths between a power of two and the next."""
+"""A row for oneDNN is filled up to one of this many lengths between a power of two and the next."""
 VECTOR = 16
 """A padded pair takes a multiple of this many places: torch's attention runs on whole vectors, and few shapes occur."""
 
@@ -79,7 +79,8 @@ class Layout:
     ) -> "Layout":
         """The layout for ``varlen`` on CUDA, for ``on_cpu`` on a CPU; sorted lengths make for few runs of one width.
 
-        With ``any_length`` a CPU's row is filled up to whole vectors alone, not to one of few lengths.
+        With ``any_length`` a CPU's row is filled up to whole vectors alone, not to one of few lengths as oneDNN's
+        products would need: see :func:`row_length`.
         """
         if device.type in VARLEN_ON:
             return cls(lengths, lengths, device, sum(lengths), "varlen")
@@ -120,7 +121,7 @@ def whole_vectors(tokens: int) -> int:
 
 
 def row_length(tokens: int) -> int:
-    """The length that a row of ``tokens`` places is filled up to on a CPU, so that few lengths occur.
+    """The length that a row of ``tokens`` places is filled up to for oneDNN, so that few lengths occur.
 
     It adds at most 15 places or 1/8, whichever is more. oneDNN builds a matrix product for each number of rows and
     keeps it: a pass of the bundled model in bfloat16 took 103 ms on two AMX cores at a length never seen, 67 ms at one

@@ -53,8 +53,7 @@ class Task(ctypes.Structure):
     """A structure of ``native/native.h`` that begins with its ``Work``."""
 
     function: ClassVar[str]
-    """Name of what computes it, without ``sidecar_``; with ``_bytes`` of what says its size, ``_scratch_bytes`` its
-    scratch."""
+    """Name of what computes it, but for ``sidecar_``; with ``_bytes`` it is the name of what says its size."""
     work: Work
 
 
@@ -112,7 +111,7 @@ def made_by(make: Callable[[Library], Made | None]) -> Made | None:
     """
     found = find_spec(_MODULE)
     if found is None or found.origin is None:
-        log.info("native_missing", hint="faster here with gcc 11, clang 12 or newer when it is installed")
+        log.info("native_missing", hint="faster here if it is installed where there is gcc 11, clang 12 or newer")
         return None
     try:
         made = make(Library(ctypes.CDLL(found.origin, use_errno=True)))

@@ -26,7 +26,7 @@ class _Weights(ctypes.Structure):
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("panels", "bias")),
-        *((name, ctypes.c_int64) for name in ("in", "out")),
+        *((name, ctypes.c_int64) for name in ("into", "out")),
     )
 
 
@@ -85,6 +85,7 @@ class ByTiles:
     def linear(self, rows: Tensor, layer: Linear) -> Tensor:
         """See :class:`Operations`."""
         weights = _weights(layer)
+        assert rows.shape[1] == weights.into
         out = rows.new_empty(len(rows), weights.out)
         task = _Linear(**_addresses(rows=rows, out=out), count=len(rows), layer=weights)
         self._library.run(task, Way.BY_TILES)
@@ -92,6 +93,7 @@ class ByTiles:
 
     def rest(self, attended: Tensor, hidden: Tensor, rest: Rest) -> Tensor:
         """See :class:`Operations`; sums are not rounded before a norm."""
+        assert attended.shape == hidden.shape
         out = torch.empty_like(hidden, memory_format=torch.contiguous_format)
         task = _Rest(
             **_addresses(rows=attended, other=hidden, out=out),
@@ -119,8 +121,10 @@ def _addresses(**rows: Tensor) -> dict[str, int]:
 
 def _weights(layer: Linear) -> _Weights:
     panels, steps = layer.weight.shape[:2]
+    assert layer.weight.dtype == layer.bias.dtype == torch.bfloat16
     return _Weights(layer.weight.data_ptr(), layer.bias.data_ptr(), steps * _DEPTH, panels * _WIDE)
 
 
 def _norm(norm: torch.nn.LayerNorm) -> _Norm:
+    assert norm.weight.dtype == norm.bias.dtype == torch.bfloat16
     return _Norm(norm.weight.data_ptr(), norm.bias.data_ptr(), norm.eps)

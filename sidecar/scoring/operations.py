@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from sidecar.logs import log
 from sidecar.scoring import hardware, native_attention, native_linear
 from sidecar.scoring.linear import Fused, Linear, OneByOne, Operations, Rest
 from sidecar.scoring.native import Way
@@ -21,36 +22,49 @@ def operations(device: torch.device, dtype: torch.dtype, config: Any) -> Operati
     """
     if device.type != "cpu":
         return OneByOne()
-    kernel = native_attention.kernel(dtype)
-    if kernel is not None and kernel.way is Way.BY_TILES and native_linear.fits(config):
-        by_tiles = _working(lambda: ByTiles(kernel.library), dtype)
+    attention = native_attention.kernel(dtype)  # has asked for the tiles, and proven the library
+    if attention is not None and attention.way is Way.BY_TILES and native_linear.fits(config):
+        library = attention.library
+        by_tiles = _working("by_tiles", lambda: ByTiles(library), dtype)
         if by_tiles is not None:
             return by_tiles
     faster = {torch.float32: hardware.has_avx512(), torch.bfloat16: hardware.has_bfloat16()}
-    return (_working(Fused, dtype) if faster.get(dtype, False) else None) or OneByOne()
+    return (_working("fused_by_onednn", Fused, dtype) if faster.get(dtype, False) else None) or OneByOne()
+
+
+def _working(name: str, make: Callable[[], Operations], dtype: torch.dtype) -> Operations | None:
+    """What ``make`` makes; None, with a line in the log, if that fails or does not compute what torch does."""
+    try:
+        made = make()
+        if _computes_rightly(made, dtype):
+            return made
+        why = "their numbers are wrong"
+    except (AttributeError, RuntimeError, ValueError) as error:
+        why = str(error)
+    log.warning("operations_unusable", operations=name, reason=why)
+    return None
 
 
 @torch.inference_mode()
-def _working(make: Callable[[], Operations], dtype: torch.dtype) -> Operations | None:
-    """What ``make`` makes, None if that fails or does not compute what torch does on a sample."""
-    layers = [torch.nn.Linear(_HIDDEN, _INNER), torch.nn.Linear(_INNER, _HIDDEN), torch.nn.Linear(_HIDDEN, _HIDDEN)]
-    norm = torch.nn.LayerNorm(_HIDDEN, dtype=dtype)
-    before = [layer.to(dtype).weight.detach() for layer in layers]
-    rows, other = torch.randn(2, _TOKENS, _HIDDEN).to(dtype)
+def _computes_rightly(does: Operations, dtype: torch.dtype) -> bool:
+    """Whether these operations are right on a sample, and give back the weights that they took."""
+    sizes = ((_HIDDEN, _INNER), (_INNER, _HIDDEN), (_HIDDEN, _HIDDEN))
+    layers = [torch.nn.Linear(into, out, dtype=dtype) for into, out in sizes]
+    norms = [torch.nn.LayerNorm(_HIDDEN, dtype=dtype) for _ in range(2)]
+    for parameter in (one for norm in norms for one in norm.parameters()):
+        torch.nn.init.normal_(parameter)
+    rows, hidden = torch.randn(2, _TOKENS, _HIDDEN).to(dtype)
 
-    def results(does: Operations) -> list[torch.Tensor]:
-        inner, outer, output = taken = [Linear([layer], does) for layer in layers]
-        computed = [does.linear(rows, inner), does.rest(rows, other, Rest(output, norm, inner, None, outer, norm))]
+    def results(by: Operations) -> list[torch.Tensor]:
+        inner, outer, output = taken = [Linear([layer], by) for layer in layers]
+        rest = Rest(output, norms[0], inner, None, outer, norms[1])
+        computed = [by.linear(rows, inner), by.rest(rows, hidden, rest)]
         for linear in taken:
             linear.restore()
         return computed + [layer.weight.detach() for layer in layers]
 
-    want = [*results(OneByOne())[:2], *before]
     near = 1e-3 if dtype == torch.float32 else 0.1
-    try:
-        made = make()
-        got = results(made)
-    except (AttributeError, RuntimeError, ValueError):
-        return None
-    right = (torch.allclose(x.float(), y.float(), rtol=near, atol=near) for x, y in zip(got, want, strict=True))
-    return made if all(right) else None
+    want = results(OneByOne())
+    return all(
+        torch.allclose(x.float(), y.float(), rtol=near, atol=near) for x, y in zip(results(does), want, strict=True)
+    )

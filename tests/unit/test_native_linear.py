@@ -1,6 +1,7 @@
 """Linear layers and what follows attention by our own kernel, against plain arithmetic."""
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +15,7 @@ from sidecar.scoring.linear import Linear, OneByOne, Operations, Rest
 from sidecar.scoring.native import Way
 from sidecar.scoring.native_linear import ByTiles, fits
 from sidecar.settings import BUNDLED
+from tests import checkpoints
 from tests.checkpoints import scorer
 from tests.native import built, compiles, library, with_emulated_tiles
 from tests.unit.test_packing import PASSAGES, QUERY
@@ -204,3 +206,21 @@ def test_tiles_serve_where_the_processor_has_them_and_the_sizes_fit() -> None:
         assert not fits(unfit)
         assert not isinstance(operations.operations(CPU, torch.bfloat16, unfit), ByTiles)
     assert not isinstance(operations.operations(CPU, torch.float32, config), ByTiles)
+
+
+@torch.inference_mode()
+def test_no_rows_are_no_rows(does: ByTiles) -> None:
+    assert does.linear(torch.empty(0, 64, dtype=torch.bfloat16), Linear([layer(64, 96)], does)).shape == (0, 96)
+    nothing = torch.empty(0, 64, dtype=torch.bfloat16)
+    assert rest(does, layers(64, 96), nothing, nothing).shape == (0, 64)
+
+
+@pytest.mark.parametrize(("embedding_size", "tokens"), [(64, 2112), (32, 2304)])
+def test_a_row_is_filled_for_onednn_only_where_that_multiplies_all_tokens(
+    does: ByTiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, embedding_size: int, tokens: int
+) -> None:
+    monkeypatch.setattr(bert, "operations", lambda *_: does)
+    sizes: dict[str, Any] = {"hidden_size": 64, "num_attention_heads": 2, "embedding_size": embedding_size}
+    model = scorer(checkpoints.build(tmp_path, "electra", **sizes), torch.bfloat16)
+    assert model._packed
+    assert model._packed._layout([700, 700, 703]).tokens == tokens

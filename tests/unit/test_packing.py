@@ -266,7 +266,7 @@ def test_operations_are_fused_where_that_is_faster(
     monkeypatch.setattr(hardware, "has_avx512", lambda: avx512)
     monkeypatch.setattr(hardware, "has_bfloat16", lambda: bfloat16)
     monkeypatch.setattr(native_attention, "kernel", lambda _dtype: None)
-    monkeypatch.setattr(operations, "_working", lambda make, _dtype: make())
+    monkeypatch.setattr(operations, "_working", lambda _name, make, _dtype: make())
     dtypes = [torch.float32, torch.bfloat16, torch.float16]
     assert [dtype for dtype in dtypes if isinstance(operations.operations(CPU, dtype, GELU), linear.Fused)] == fused
 
@@ -290,8 +290,10 @@ def test_operations_that_compute_something_else_are_left_alone(monkeypatch: pyte
     monkeypatch.setattr(
         Wrong, method, lambda self, *of: 1.5 * getattr(linear.OneByOne, method)(self, *of), raising=False
     )
-    assert operations._working(linear.OneByOne, torch.float32)
-    assert operations._working(Wrong, torch.float32) is None
+    with capture_logs() as logs:
+        assert operations._working("right", linear.OneByOne, torch.float32)
+        assert operations._working("wrong", Wrong, torch.float32) is None
+    assert [(entry["event"], entry["operations"]) for entry in logs] == [("operations_unusable", "wrong")]
 
 
 def test_operations_one_by_one_score_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,12 +4,15 @@
  * blocks.h. Logits and sums are float32; weights are rounded to bfloat16 before they multiply the values, as in torch's
  * kernel.
  */
+#ifndef SIDECAR_ATTENTION_BFLOAT16_H
+#define SIDECAR_ATTENTION_BFLOAT16_H
+
 #include <immintrin.h>
 #include <stdint.h>
 #include <string.h>
 
-#include "native.h"
 #include "blocks.h"
+#include "native.h"
 
 typedef struct { /* a thread's scratch; `width` is the tokens of a pair rounded up to DEPTH */
     int32_t *keys, *values; /* panels of 32 tokens, and of 32 elements */
@@ -68,7 +71,7 @@ ON_AVX512 static void transpose_keys(const bf16 *keys, int64_t stride, int64_t c
     for (int i = 0; i < ROWS; i++) _mm512_store_si512(block + LANES * i, row[i]);
 }
 
-/* Write a step of each panel in VNNI layout of 32 values, panels being `steps` steps: `count` rows, 0 for the others. */
+/* Write one of the `steps` steps of each panel, in VNNI layout: `count` of 32 values, 0 for the others. */
 ON_AVX512 static void interleave_values(const bf16 *values, int64_t stride, int64_t count, int64_t head_size,
                                         int64_t steps, int32_t *panels) {
     /* Each lane takes an element of the even row and the same one of the odd row, whose indices begin at DEPTH. */
@@ -126,7 +129,7 @@ ON_AVX512 static void softmax_rows(const Scratch *s, int64_t first, int64_t coun
     const int64_t whole = length / WIDE * WIDE, rest = length - whole;
     const __mmask16 left = (__mmask16)(rest < LANES ? (1u << rest) - 1 : 0xffff);
     const __mmask16 right = (__mmask16)(rest < LANES ? 0 : (1u << (rest - LANES)) - 1);
-    __m512 of_rows[ROWS];
+    __m512 of_rows[ROWS]; /* of rows beyond `count`: anything, as of them nothing is read */
     float row_max[ROWS];
     for (int64_t r = 0; r < count; r++) {
         const float *logits = s->logits + (first + r) * width;
@@ -135,8 +138,10 @@ ON_AVX512 static void softmax_rows(const Scratch *s, int64_t first, int64_t coun
             max_left = _mm512_max_ps(max_left, _mm512_load_ps(logits + k));
             max_right = _mm512_max_ps(max_right, _mm512_load_ps(logits + k + LANES));
         }
-        max_left = _mm512_mask_max_ps(max_left, left, max_left, _mm512_maskz_loadu_ps(left, logits + whole));
-        max_right = _mm512_mask_max_ps(max_right, right, max_right, _mm512_maskz_loadu_ps(right, logits + whole + LANES));
+        const __m512 left_rest = _mm512_maskz_loadu_ps(left, logits + whole);
+        const __m512 right_rest = _mm512_maskz_loadu_ps(right, logits + whole + LANES);
+        max_left = _mm512_mask_max_ps(max_left, left, max_left, left_rest);
+        max_right = _mm512_mask_max_ps(max_right, right, max_right, right_rest);
         of_rows[r] = _mm512_max_ps(max_left, max_right);
     }
     _mm512_storeu_ps(row_max, reduced(of_rows, 1));
@@ -214,3 +219,5 @@ ON_AVX512 static void attend_in_bfloat16(const Attention *a, const Scratch *s, i
         attend_strip(a, s, length, queries - done < STRIP ? queries - done : STRIP, query + done * a->query_stride,
                      out + done * a->out_stride);
 }
+
+#endif

@@ -1,7 +1,7 @@
 /* The linear layers of an encoder's layer in bfloat16, on a CPU with AMX, and what comes after each of them.
  *
- * A thread takes a few hundred rows through everything after attention before it takes the next ones, so that what is
- * between lies in its own cache. Sums, activation, residual and norm are float32; rows are rounded to bfloat16 where
+ * A thread takes up to 256 rows through everything after attention before it takes the next ones, so that what is
+ * between lies in its own cache; and all these rows through a part of a weight before it takes the next part. Sums, activation, residual and norm are float32; rows are rounded to bfloat16 where
  * they are factors of a product.
  */
 #ifndef SIDECAR_LAYER_H
@@ -13,19 +13,31 @@
 #include "native.h"
 
 enum {
-    MOST_ROWS = 256,      /* that a thread takes at a time: more would not fit its cache with what they need */
-    ROW_BYTES = 1 << 20,  /* of what these rows need, at most */
+    MOST_ROWS = 256,         /* that a thread takes at a time */
+    ROWS_BYTES = 1 << 20,    /* of what these rows need: about half of a core's own cache */
+    PANELS_BYTES = 1 << 18,  /* of the panels that are multiplied by all these rows before the next ones */
 };
 
-/* Rows that a thread takes at a time: equal shares, none of them so large that `row_bytes` each leave the cache. */
+_Static_assert(MOST_ROWS % ROWS == 0, "a thread takes whole blocks of rows");
+
+static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+static int64_t quotient_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+/* Rows that a thread takes at a time, at most MOST_ROWS: shares of all `rows`, as equal as whole blocks of rows are, for
+ * whose `row_bytes` each there is room. */
 static int64_t rows_at_a_time(int64_t rows, int64_t row_bytes, int64_t threads) {
-    int64_t most = ROW_BYTES / row_bytes;
-    if (most > MOST_ROWS) most = MOST_ROWS;
-    if (most < STRIP) most = STRIP;
-    const int64_t shares = (rows + most * threads - 1) / (most * threads) * threads;
-    const int64_t share = (rows + shares - 1) / shares;
-    return (share + STRIP - 1) / STRIP * STRIP;
+    const int64_t room = most(STRIP, least(MOST_ROWS, ROWS_BYTES / row_bytes));
+    const int64_t shares = quotient_up(rows, room * threads) * threads;
+    return least(MOST_ROWS, quotient_up(quotient_up(rows, shares), ROWS) * ROWS);
 }
+
+/* Panels of a weight that are multiplied by all rows of a thread before the next ones. */
+static int64_t panels_at_a_time(const Weights *w) {
+    return most(1, PANELS_BYTES / (w->in * WIDE * (int64_t)sizeof(bf16)));
+}
+
+static const int32_t *panel_of(const Weights *w, int64_t panel) { return w->panels + panel * (w->in / DEPTH) * STEP; }
 
 /* The exact GELU, x times the normal distribution's integral: 1/2 + x times a polynomial in x^2, fitted by reweighted
  * least squares for |x| < 4, cut to [0, 1]. Off by at most 1.3e-4 at 4, 4e-5 up to 3; 0 or x itself from there on. */
@@ -77,18 +89,20 @@ ALWAYS_INLINE ON_AVX512 void finish_some(const void *unfinished, int64_t step, i
 ON_AMX static void linear_rows(const bf16 *rows, int64_t stride, int64_t count, const Weights *w, int gelu, bf16 *out,
                                int64_t out_stride) {
     _Alignas(64) float sums[2][STRIP * WIDE]; /* by turns: one is multiplied, the other finished */
-    const int64_t steps = w->in / DEPTH;
+    const int64_t panels = w->out / WIDE, group = panels_at_a_time(w);
     const bf16 *bias = w->bias;
     Unfinished last = {sums[1], bias, out, 0, out_stride, gelu};
     int turn = 0;
-    for (int64_t done = 0; done < count; done += STRIP) {
-        const int64_t here = count - done < STRIP ? count - done : STRIP;
-        for (int64_t at = 0; at < w->out; at += WIDE, turn = !turn) {
-            multiply_tiles(rows + done * stride, stride, here, w->panels + at / WIDE * steps * STEP, steps, 2,
-                           sums[turn], WIDE, finish_some, &last);
-            last = (Unfinished){sums[turn], bias + at, out + done * out_stride + at, here, out_stride, gelu};
+    for (int64_t first = 0; first < panels; first += group)
+        for (int64_t done = 0; done < count; done += STRIP) {
+            const int64_t here = least(count - done, STRIP);
+            for (int64_t panel = first; panel < least(panels, first + group); panel++, turn = !turn) {
+                const int64_t at = panel * WIDE;
+                multiply_tiles(rows + done * stride, stride, here, panel_of(w, panel), w->in / DEPTH, 2, sums[turn],
+                               WIDE, finish_some, &last);
+                last = (Unfinished){sums[turn], bias + at, out + done * out_stride + at, here, out_stride, gelu};
+            }
         }
-    }
     finish_rows(&last, 0, last.count);
 }
 
@@ -127,7 +141,7 @@ typedef struct { /* sums (count, size) of products that are still to be normed, 
     bf16 *out;
     int64_t count, size, other_stride, out_stride;
     const Norm *norm;
-    int64_t part, parts; /* which of the products beside which it is done */
+    int64_t product, products; /* the one beside which a part is done, of those beside which all is */
 } Unnormed;
 
 ALWAYS_INLINE ON_AVX512 void norm_rows(const Unnormed *u, int64_t from, int64_t to) {
@@ -136,43 +150,46 @@ ALWAYS_INLINE ON_AVX512 void norm_rows(const Unnormed *u, int64_t from, int64_t 
                  u->out + r * u->out_stride);
 }
 
-/* A part of that after each step of the next products. */
+/* A part of that after each step of the next strip's last products. */
 ALWAYS_INLINE ON_AVX512 void norm_some(const void *unnormed, int64_t step, int64_t steps) {
     const Unnormed *u = unnormed;
-    const int64_t at = u->part * steps + step, all = u->parts * steps;
+    const int64_t at = u->product * steps + step, all = u->products * steps;
     norm_rows(u, at * u->count / all, (at + 1) * u->count / all);
 }
 
 /* out = the layer norm of rows (count, w->in) by the weights, plus bias and `other`; all but rows are (count, w->out).
- * `sums` is scratch of (2 * STRIP, w->out). */
+ * `sums` is scratch of (count, w->out). */
 ON_AMX static void normed_rows(const bf16 *rows, int64_t stride, int64_t count, const Weights *w, const bf16 *other,
                                int64_t other_stride, const Norm *norm, float *sums, bf16 *out, int64_t out_stride) {
-    const int64_t steps = w->in / DEPTH, size = w->out;
-    Unnormed last = {sums, w->bias, other, out, 0, size, other_stride, out_stride, norm, 0, size / WIDE};
-    int turn = 0;
-    for (int64_t done = 0; done < count; done += STRIP, turn = !turn) {
-        const int64_t here = count - done < STRIP ? count - done : STRIP;
-        float *to = sums + turn * STRIP * size;
-        for (last.part = 0; last.part < last.parts; last.part++)
-            multiply_tiles(rows + done * stride, stride, here, w->panels + last.part * steps * STEP, steps, 2,
-                           to + last.part * WIDE, size, norm_some, &last);
-        last.sums = to, last.other = other + done * other_stride, last.out = out + done * out_stride, last.count = here;
+    const int64_t size = w->out, panels = size / WIDE, group = panels_at_a_time(w);
+    Unnormed last = {sums, w->bias, other, out, 0, size, other_stride, out_stride, norm, 0, 1};
+    for (int64_t first = 0; first < panels; first += group) {
+        last.products = least(panels - first, group);
+        for (int64_t done = 0; done < count; done += STRIP) {
+            const int64_t here = least(count - done, STRIP);
+            for (last.product = 0; last.product < last.products; last.product++)
+                multiply_tiles(rows + done * stride, stride, here, panel_of(w, first + last.product), w->in / DEPTH, 2,
+                               sums + done * size + (first + last.product) * WIDE, size, norm_some, &last);
+            if (first + group < panels) continue; /* sums are not complete before the last group */
+            last.sums = sums + done * size, last.other = other + done * other_stride;
+            last.out = out + done * out_stride, last.count = here;
+        }
     }
     norm_rows(&last, 0, last.count);
 }
 
-static int64_t rest_row_bytes(int64_t hidden, int64_t inner) { return (hidden + inner) * (int64_t)sizeof(bf16); }
+static int64_t rest_row_bytes(int64_t hidden, int64_t inner) {
+    return hidden * (int64_t)(sizeof(float) + sizeof(bf16)) + inner * (int64_t)sizeof(bf16);
+}
 
 /* Bytes of a thread's scratch for everything after attention: a multiple of 64, as both sizes are of WIDE. */
-static int64_t rest_scratch_bytes(int64_t hidden, int64_t inner) {
-    return MOST_ROWS * rest_row_bytes(hidden, inner) + 2 * STRIP * hidden * (int64_t)sizeof(float);
-}
+static int64_t rest_scratch_bytes(int64_t hidden, int64_t inner) { return MOST_ROWS * rest_row_bytes(hidden, inner); }
 
 /* Everything after attention for `count` rows from `first` on. */
 ON_AMX static void rest_of_rows(const Rest *t, char *memory, int64_t first, int64_t count) {
     const int64_t hidden = t->output.out, inner = t->inner.out;
-    float *sums = (float *)memory;                        /* (2 * STRIP, hidden) */
-    bf16 *attended = (bf16 *)(sums + 2 * STRIP * hidden); /* (MOST_ROWS, hidden) */
+    float *sums = (float *)memory;                        /* (MOST_ROWS, hidden) */
+    bf16 *attended = (bf16 *)(sums + MOST_ROWS * hidden); /* (MOST_ROWS, hidden) */
     bf16 *wide = attended + MOST_ROWS * hidden;           /* (MOST_ROWS, inner) */
     const bf16 *rows = (const bf16 *)t->rows + first * t->rows_stride;
     const bf16 *other = (const bf16 *)t->other + first * t->other_stride;

@@ -41,7 +41,9 @@ typedef void Parallel(void (*)(void *), void *, unsigned threads, unsigned flags
 
 static int is_bfloat16(int64_t way) { return way == BY_TILES || way == BY_VECTORS; }
 
-static char *scratch_of_thread(Work *w, int64_t bytes) { return w->scratch + bytes * atomic_fetch_add(&w->next_thread, 1); }
+static char *scratch_of_thread(Work *w, int64_t bytes) {
+    return w->scratch + bytes * atomic_fetch_add(&w->next_thread, 1);
+}
 
 int64_t sidecar_version(void) { return VERSION; }
 int64_t sidecar_attention_bytes(void) { return sizeof(Attention); }
@@ -70,7 +72,8 @@ static void attend_by_thread(void *task) {
         for (int64_t item; (item = next_head(a)) >= 0;) attend_in_bfloat16(a, &s, item / a->heads, item % a->heads);
         if (way == BY_TILES) end_tiles();
     } else {
-        void (*attend)(const Attention *, float *, int64_t, int64_t) = way == FLOAT32_AVX2 ? attend_avx2 : attend_avx512;
+        void (*attend)(const Attention *, float *, int64_t, int64_t);
+        attend = way == FLOAT32_AVX2 ? attend_avx2 : attend_avx512;
         for (int64_t item; (item = next_head(a)) >= 0;) attend(a, (float *)memory, item / a->heads, item % a->heads);
     }
 }
@@ -81,9 +84,10 @@ void sidecar_attention(Attention *task, Parallel *parallel) {
 
 /* The next rows that a thread takes, from `first` on; returns how many, 0 if none are left. */
 static int64_t next_rows(Work *w, int64_t count, int64_t row_bytes, int64_t *first) {
-    const int64_t most = rows_at_a_time(count, row_bytes, w->threads);
-    *first = most * atomic_fetch_add(&w->next_item, 1);
-    return *first >= count ? 0 : count - *first < most ? count - *first : most;
+    if (count == 0) return 0;
+    const int64_t each = rows_at_a_time(count, row_bytes, w->threads);
+    *first = each * atomic_fetch_add(&w->next_item, 1);
+    return *first >= count ? 0 : least(count - *first, each);
 }
 
 static void linear_by_thread(void *task) {

@@ -1,4 +1,4 @@
-/* The tasks that Python passes: each structure has the fields of its namesake in sidecar/scoring/, in the same order. */
+/* The tasks that Python passes: each structure has the fields of its namesake in sidecar/scoring, in the same order. */
 #ifndef SIDECAR_NATIVE_H
 #define SIDECAR_NATIVE_H
 
