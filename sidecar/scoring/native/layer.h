@@ -1,8 +1,8 @@
 /* The linear layers of an encoder's layer in bfloat16, on a CPU with AMX, and what comes after each of them.
  *
  * A thread takes up to 256 rows through everything after attention before it takes the next ones, so that what is
- * between lies in its own cache; and all these rows through a part of a weight before it takes the next part. Sums, activation, residual and norm are float32; rows are rounded to bfloat16 where
- * they are factors of a product.
+ * between lies in its own cache; and all these rows through a part of a weight before it takes the next part. Sums,
+ * activation, residual and norm are float32; rows are rounded to bfloat16 where they are factors of a product.
  */
 #ifndef SIDECAR_LAYER_H
 #define SIDECAR_LAYER_H
@@ -13,9 +13,9 @@
 #include "native.h"
 
 enum {
-    MOST_ROWS = 256,         /* that a thread takes at a time */
-    ROWS_BYTES = 1 << 20,    /* of what these rows need: about half of a core's own cache */
-    PANELS_BYTES = 1 << 18,  /* of the panels that are multiplied by all these rows before the next ones */
+    MOST_ROWS = 256,        /* that a thread takes at a time */
+    ROWS_BYTES = 1 << 20,   /* of what these rows need: about half of a core's own cache */
+    PANELS_BYTES = 1 << 18, /* of the panels that are multiplied by all these rows before the next ones */
 };
 
 _Static_assert(MOST_ROWS % ROWS == 0, "a thread takes whole blocks of rows");
