@@ -1,9 +1,8 @@
 """The layers of BERT-like models on a packed row: transformers' results with fewer operations.
 
-Query, key and value are one matrix product; what follows a linear layer is computed with it where that is faster:
-see :mod:`sidecar.scoring.operations`.
-For a classification head the last layer computes only the first token of each pair, the only one that heads of these
-families read: a sixth less work for a small model.
+Query, key and value are one matrix product; what follows a linear layer is computed with it where that is faster: see
+:mod:`sidecar.scoring.operations`. For a classification head the last layer computes only the first token of each pair,
+the only one that heads of these families read: a sixth less work for a small model.
 """
 
 from collections.abc import Callable, Sequence

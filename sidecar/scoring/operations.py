@@ -49,11 +49,14 @@ def _working(name: str, make: Callable[[], Operations], dtype: torch.dtype) -> O
 def _computes_rightly(does: Operations, dtype: torch.dtype) -> bool:
     """Whether these operations are right on a sample, and give back the weights that they took."""
     sizes = ((_HIDDEN, _INNER), (_INNER, _HIDDEN), (_HIDDEN, _HIDDEN))
-    layers = [torch.nn.Linear(into, out, dtype=dtype) for into, out in sizes]
-    norms = [torch.nn.LayerNorm(_HIDDEN, dtype=dtype) for _ in range(2)]
-    for parameter in (one for norm in norms for one in norm.parameters()):
-        torch.nn.init.normal_(parameter)
-    rows, hidden = torch.randn(2, _TOKENS, _HIDDEN).to(dtype)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        layers = [torch.nn.Linear(into, out, dtype=dtype) for into, out in sizes]
+        norms = [torch.nn.LayerNorm(_HIDDEN, dtype=dtype) for _ in range(2)]
+        for norm in norms:
+            torch.nn.init.uniform_(norm.weight, 0.5, 1.5)
+            torch.nn.init.uniform_(norm.bias, -0.5, 0.5)
+        rows, hidden = torch.randn(2, _TOKENS, _HIDDEN).to(dtype)
 
     def results(by: Operations) -> list[torch.Tensor]:
         inner, outer, output = taken = [Linear([layer], by) for layer in layers]
