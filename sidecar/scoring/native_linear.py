@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 
 from sidecar.scoring import native
+from sidecar.scoring.layout import VECTOR
 from sidecar.scoring.linear import Linear, Rest
 from sidecar.scoring.native import Library, Task, Way
 
-ROWS = 16
-"""The number of rows of every input is a multiple of this: ROWS of ``native/blocks.h``."""
 _WIDE, _DEPTH = 32, 32
 """A weight's sizes are multiples of these: WIDE and DEPTH of ``native/blocks.h``."""
 
@@ -113,8 +112,11 @@ def fits(config: Any) -> bool:
 
 
 def _addresses(**rows: Tensor) -> dict[str, int]:
-    """Address and stride of each of these matrices of bfloat16, as fields of a task."""
-    assert all(one.dtype == torch.bfloat16 and one.stride(1) == 1 and len(one) % ROWS == 0 for one in rows.values())
+    """Address and stride of each of these matrices of bfloat16, as fields of a task.
+
+    They have whole blocks of rows, ROWS of ``native/blocks.h``, as every row of a :class:`Layout` is of whole vectors.
+    """
+    assert all(one.dtype == torch.bfloat16 and one.stride(1) == 1 and len(one) % VECTOR == 0 for one in rows.values())
     strides = {f"{name}_stride": one.stride(0) for name, one in rows.items()}
     return {name: one.data_ptr() for name, one in rows.items()} | strides
 

@@ -203,7 +203,7 @@ ON_AVX512 static void attend_strip(const Attention *a, const Scratch *s, int64_t
         multiply(query, stride, count, s->keys + k / WIDE * deep * STEP, deep, length - k > LANES ? 2 : 1,
                  s->logits + k, width);
     for (int64_t row = 0; row < count; row += ROWS)
-        softmax_rows(s, row, count - row < ROWS ? count - row : ROWS, length, width, a->scale);
+        softmax_rows(s, row, least(count - row, ROWS), length, width, a->scale);
     for (int64_t at = 0; at < size; at += WIDE)
         multiply(s->weights, width, count, s->values + at / WIDE * steps * STEP, steps, 2, s->mixed + at, size);
     write_out(s, count, size, out, a->out_stride);
@@ -216,7 +216,7 @@ ON_AVX512 static void attend_in_bfloat16(const Attention *a, const Scratch *s, i
     bf16 *out = (bf16 *)a->out + first * a->out_stride + at;
     load_keys_and_values(a, s, pair, head);
     for (int64_t done = 0; done < queries; done += STRIP)
-        attend_strip(a, s, length, queries - done < STRIP ? queries - done : STRIP, query + done * a->query_stride,
+        attend_strip(a, s, length, least(queries - done, STRIP), query + done * a->query_stride,
                      out + done * a->out_stride);
 }
 

@@ -31,6 +31,8 @@ enum {
 
 typedef uint16_t bf16;
 
+static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
 /* out (count, 16 * columns) = left (count, 32 * steps) times `panel`, of which the first `columns`, 1 or 2, blocks of
  * each step count. `count` is at most STRIP; the rows up to the next multiple of ROWS are read and written too. */
 typedef void Multiply(const bf16 *left, int64_t stride, int64_t count, const int32_t *panel, int64_t steps, int columns,

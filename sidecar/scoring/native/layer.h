@@ -20,7 +20,6 @@ enum {
 
 _Static_assert(MOST_ROWS % ROWS == 0, "a thread takes whole blocks of rows");
 
-static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 static int64_t quotient_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
