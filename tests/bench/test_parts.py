@@ -4,6 +4,7 @@ import argparse
 import doctest
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -32,7 +33,7 @@ from tests.bench import (
     throughput,
     utilization,
 )
-from tests.bench.generator import Call, Plan, Requests, Result, Stream
+from tests.bench.generator import Call, Requests, Result, Stream
 from tests.checkpoints import build
 
 CPUINFO = "processor\t: 0\nmodel name\t: Some CPU @ 2 GHz\nflags\t\t: fpu avx2 avx512f amx_bf16\n\nprocessor\t: 1\n"
@@ -141,20 +142,47 @@ def test_goodput_counts_reranked_answers_in_time_only() -> None:
         Call("calls", 0.0, 1.0, 900.0, generator.NO_ANSWER),
     ]
     found = Result(calls, cpu_s=0.5, wall_s=2.0)
-    spent = {load.DEVICE_S: 1.0, load.WASTED_S: 0.25}
-    row = load.row(found, Plan("", 2.0, []), 100, spent)
+    phase = load.Phase()
+    phase.add(found, 2.0, {load.DEVICE_S: 1.0, load.WASTED_S: 0.25}, 100)
+    row = load.row(phase, 100)
     assert row["goodput_per_s"] == 1.0
     assert row["good_pairs_per_s"] == 6.5, "10 pairs of a whole call and 3 of one in part, in 2 s"
     assert row["in_budget_percent"] == 60
     assert row["reranked_percent"] == 60
     assert row["wasted_percent"] == 25
     assert row["p99_ms"] == 150  # a call without an answer has no latency; it counts as failed
-    detail = load.detail(found, spent)
+    detail = load.detail(phase)
     assert detail["failed_percent"] == 20
     assert detail["device_busy_percent"] == 50
     assert detail["sender_cpu_percent"] == 25
     assert detail["ends"].startswith("RERANKED 2")
-    assert load.row(found, Plan("", 2.0, []), 100, {})["wasted_percent"] is None
+    phase = load.Phase()
+    phase.add(found, 2.0, {}, 100)
+    assert load.row(phase, 100)["wasted_percent"] is None
+
+
+def test_the_turns_of_a_load_count_together() -> None:
+    """The second turn's last answer comes half a second after its end: the work was done in 2.5 s, not in 2."""
+    phase = load.Phase()
+    spent = {load.DEVICE_S: 1.0, load.WASTED_S: 0.25}
+    phase.add(Result([answered("RERANKED", 90)], cpu_s=0.5, wall_s=2.0), 2.0, spent, 600)
+    late = [replace(answered("RERANKED", 550), due_s=1.95), replace(answered("RERANKED", 5000), due_s=1.95)]
+    phase.add(Result(late, cpu_s=0.5, wall_s=7.0), 2.0, spent, 600)
+    row = load.row(phase, 600)
+    assert row["goodput_per_s"] == round(2 / 4.5, 2), "an answer behind the budget does not count, nor does its time"
+    assert (row["calls"], row["wasted_percent"]) == (3, 25)
+    assert load.detail(phase)["sender_cpu_percent"] == 11.1
+
+
+def test_every_load_meets_the_machine_as_often_and_as_early_as_the_others() -> None:
+    order = load.turns(20.0)
+    places: dict[tuple[str, float], int] = {}
+    for place, (_, kind, factor) in enumerate(order):
+        places[kind, factor] = places.get((kind, factor), 0) + place
+    assert len(order) == 40
+    assert len(places) == 10
+    assert len(set(places.values())) == 1, "the same mean place for all"
+    assert len(load.turns(6.0)) == 10
 
 
 def test_shares_of_the_best_are_those_of_calls_and_of_scored_pairs() -> None:
@@ -177,8 +205,8 @@ def test_capacity_counts_a_call_reranked_in_part_for_its_part(monkeypatch: pytes
         load.capacity_per_s(there, Stream(candidates=10), 2.0)
 
 
-def test_the_last_percentile_is_given_of_the_calls_of_all_phases_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A phase has at most 242 calls on two cores: only all phases together have enough."""
+def test_the_last_percentile_is_given_of_the_calls_of_all_loads_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A load has at most 242 calls on two cores: only all of them together have enough."""
     times = iter(range(10))
 
     def phase(*_: Any) -> Result:
