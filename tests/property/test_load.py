@@ -35,6 +35,12 @@ def throttled(draw: random.Random) -> Noise:
     return lambda now: (2.5 if SECONDS / 3 < now < SECONDS * 2 / 3 else 1.0) * draw.lognormvariate(0, 0.15)
 
 
+def shared(draw: random.Random) -> Noise:
+    """Others on the same machine make it faster or slower, for half a second each."""
+    factors = [draw.lognormvariate(0, 0.15) for _ in range(400)]
+    return lambda now: factors[int(2 * now) % 400] * draw.lognormvariate(0, 0.07)
+
+
 class Traffic:
     """Jobs as they may come: sizes in pairs, mean tokens, budgets; and the device that they need."""
 
@@ -80,13 +86,13 @@ def test_on_an_exact_device_nothing_is_wasted_and_overload_keeps_it_busy_with_us
 @pytest.mark.parametrize("come", ["constant", "poisson"])
 @pytest.mark.parametrize("load", LOADS)
 @pytest.mark.parametrize("name", TRAFFIC)
-@pytest.mark.parametrize("noise", [noisy, throttled])
+@pytest.mark.parametrize("noise", [noisy, throttled, shared])
 def test_on_a_device_that_is_hard_to_predict_little_is_wasted(name: str, load: float, come: str, noise: object) -> None:
     run = TRAFFIC[name].at(load, come, noise(random.Random(4)))  # type: ignore[operator]
     assert run.overrun_s() <= 1e-9
-    assert run.wasted <= 0.12
+    assert run.wasted <= 0.09
     if load >= 2:
-        assert run.useful_s / run.over_at >= 0.88
+        assert run.useful_s / run.over_at >= 0.9
 
 
 @pytest.mark.parametrize(("load", "least"), [(0.5, 0.98), (0.8, 0.9), (1.0, 0.85)])

@@ -105,3 +105,14 @@ def test_a_job_that_gave_up_pairs_may_still_be_displaced() -> None:
 def test_of_a_caller_who_has_more_the_others_pairs_are_taken() -> None:
     greedy = job(40, 4.5, least=5, caller="greedy", ticket="greedy")
     assert admission.squeeze_in(queued(greedy), job(5, 4.4, least=5, caller="modest"), 0.0, 0.0) == [(greedy, 20)]
+
+
+def test_more_time_is_kept_free_the_further_passes_are_from_their_prediction() -> None:
+    """Ten passes of 0.1 s, off by 30 % lately: what slows one of them down slows all, so 1.45 s may be needed."""
+
+    def admitted(spread: float, deadline: float) -> bool:
+        limits = Limits(1, 0.1, LIMITS.predict_s, lambda: spread)
+        return admission.admit(Queue(1000), Job("", "m", [90] * 10, deadline, limits), 0.0, free_at=0.0) is not None
+
+    assert [admitted(0.0, deadline) for deadline in (1.1, 1.12)] == [False, True]
+    assert [admitted(0.3, deadline) for deadline in (1.44, 1.46)] == [False, True]
