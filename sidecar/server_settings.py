@@ -84,7 +84,7 @@ class ServerSettings(Section):
         ge=0,
         le=1000,
         description="Kept of every deadline for building and sending the reply, in ms. It took up to 17 on two busy "
-        "cores, where with 15 one reply of a thousand came after its budget.",
+        "cores, where with 15 two replies of 3,500 came after their budget.",
     )
     order_cache_mib: int = Field(
         64, ge=1, le=16_384, description="Memory for all orders kept by policies with `order_cache_s`, in MiB."
