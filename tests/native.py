@@ -39,12 +39,14 @@ static void multiplied(int to, int a, int b) {
 }
 #undef _tile_zero
 #undef _tile_loadd
+#undef _tile_stream_loadd
 #undef _tile_stored
 #undef _tile_dpbf16ps
 #undef _tile_loadconfig
 #undef _tile_release
 #define _tile_zero(t) memset(tiles[t].sums, 0, sizeof tiles[t].sums)
 #define _tile_loadd(t, from, stride) loaded(t, from, stride)
+#define _tile_stream_loadd(t, from, stride) loaded(t, from, stride)
 #define _tile_stored(t, to, stride) stored(t, to, stride)
 #define _tile_dpbf16ps(to, left, right) multiplied(to, left, right)
 #define _tile_loadconfig(config) ((void)(config))

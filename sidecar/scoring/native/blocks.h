@@ -41,12 +41,22 @@ typedef void Multiply(const bf16 *left, int64_t stride, int64_t count, const int
 /* What is done after each step of a product, of `steps`: see multiply_tiles. */
 typedef void Between(const void *context, int64_t step, int64_t steps);
 
+/* Load a block of the right factor. One that is not needed again soon, `passing`, is loaded so that it displaces little
+ * of what a core's first cache holds: a strip of the left factor, which all panels are multiplied by. */
+#define LOAD_BLOCK(tile, from, passing) \
+    do { \
+        if (passing) \
+            _tile_stream_loadd(tile, from, LANES * sizeof(int32_t)); \
+        else \
+            _tile_loadd(tile, from, LANES * sizeof(int32_t)); \
+    } while (0)
+
 /* Tiles 0 to 3 hold the sums, 4 and 5 the left factor, 6 and 7 the right one: each is loaded once for two products, and
  * one sum goes on while the others wait for their last product. Tiles have units of their own: what `between` does with
  * vectors goes on beside them. */
 ALWAYS_INLINE ON_AMX void multiply_tiles(const bf16 *left, int64_t stride, int64_t count, const int32_t *panel,
-                                         int64_t steps, int columns, float *out, int64_t out_stride, Between *between,
-                                         const void *context) {
+                                         int passing, int64_t steps, int columns, float *out, int64_t out_stride,
+                                         Between *between, const void *context) {
     const int64_t left_bytes = stride * (int64_t)sizeof(bf16), out_bytes = out_stride * (int64_t)sizeof(float);
     const int low = count > ROWS, second = columns > 1;
     const bf16 *lower = left + ROWS * stride;
@@ -58,10 +68,10 @@ ALWAYS_INLINE ON_AMX void multiply_tiles(const bf16 *left, int64_t stride, int64
     _tile_zero(3);
     for (int64_t step = 0; step < steps; step++, panel += STEP) {
         _tile_loadd(4, left + DEPTH * step, left_bytes);
-        _tile_loadd(6, panel, LANES * sizeof(int32_t));
+        LOAD_BLOCK(6, panel, passing);
         _tile_dpbf16ps(0, 4, 6);
         if (second) {
-            _tile_loadd(7, panel + BLOCK, LANES * sizeof(int32_t));
+            LOAD_BLOCK(7, panel + BLOCK, passing);
             _tile_dpbf16ps(1, 4, 7);
         }
         if (low) {
@@ -82,7 +92,7 @@ ALWAYS_INLINE void nothing(const void *context, int64_t step, int64_t steps) { (
 
 ON_AMX static void multiply_by_tiles(const bf16 *left, int64_t stride, int64_t count, const int32_t *panel,
                                      int64_t steps, int columns, float *out, int64_t out_stride) {
-    multiply_tiles(left, stride, count, panel, steps, columns, out, out_stride, nothing, NULL);
+    multiply_tiles(left, stride, count, panel, 0, steps, columns, out, out_stride, nothing, NULL);
 }
 
 /* The product of 8 rows and `columns` columns of blocks: a constant, so that the sums stay in registers. */

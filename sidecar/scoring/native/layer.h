@@ -15,7 +15,7 @@
 enum {
     MOST_ROWS = 256,        /* that a thread takes at a time */
     ROWS_BYTES = 1 << 20,   /* of what these rows need: about half of a core's own cache */
-    PANELS_BYTES = 1 << 18, /* of the panels that are multiplied by all these rows before the next ones */
+    PANELS_BYTES = 1 << 19, /* of the panels that are multiplied by all these rows before the next ones */
 };
 
 _Static_assert(MOST_ROWS % ROWS == 0, "a thread takes whole blocks of rows");
@@ -97,7 +97,7 @@ ON_AMX static void linear_rows(const bf16 *rows, int64_t stride, int64_t count, 
             const int64_t here = least(count - done, STRIP);
             for (int64_t panel = first; panel < least(panels, first + group); panel++, turn = !turn) {
                 const int64_t at = panel * WIDE;
-                multiply_tiles(rows + done * stride, stride, here, panel_of(w, panel), w->in / DEPTH, 2, sums[turn],
+                multiply_tiles(rows + done * stride, stride, here, panel_of(w, panel), 1, w->in / DEPTH, 2, sums[turn],
                                WIDE, finish_some, &last);
                 last = (Unfinished){sums[turn], bias + at, out + done * out_stride + at, here, out_stride, gelu};
             }
@@ -167,8 +167,8 @@ ON_AMX static void normed_rows(const bf16 *rows, int64_t stride, int64_t count, 
         for (int64_t done = 0; done < count; done += STRIP) {
             const int64_t here = least(count - done, STRIP);
             for (last.product = 0; last.product < last.products; last.product++)
-                multiply_tiles(rows + done * stride, stride, here, panel_of(w, first + last.product), w->in / DEPTH, 2,
-                               sums + done * size + (first + last.product) * WIDE, size, norm_some, &last);
+                multiply_tiles(rows + done * stride, stride, here, panel_of(w, first + last.product), 1, w->in / DEPTH,
+                               2, sums + done * size + (first + last.product) * WIDE, size, norm_some, &last);
             if (first + group < panels) continue; /* sums are not complete before the last group */
             last.sums = sums + done * size, last.other = other + done * other_stride;
             last.out = out + done * out_stride, last.count = here;
