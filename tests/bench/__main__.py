@@ -27,7 +27,7 @@ from tests.bench import infinity_environment, machine
 LIMITS_S = {
     "throughput": 420.0,
     "utilization": 180.0,
-    "load": 360.0,
+    "load": 600.0,
     "single_call": 240.0,
     "outside": 120.0,
     "small": 60.0,

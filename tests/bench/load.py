@@ -34,7 +34,7 @@ FACTORS = (0.5, 0.8, 1.0, 2.0, 3.0)
 TOGETHER = "all of these"
 ARRIVALS: tuple[Arrivals, ...] = ("constant", "poisson")
 BUDGETS_MS = {"cpu": 600, "cuda": 150}
-PHASES_S = {"cpu": 20.0, "cuda": 12.0}
+PHASES_S = {"cpu": 40.0, "cuda": 12.0}
 _QUICK_PHASE_S = 5.0
 _TURN_S = 5.0
 """A turn takes at least this long: its beginning, with an empty queue, must not weigh."""
@@ -260,7 +260,7 @@ def _notes(rows: Sequence[Mapping[str, Any]], capacity: float) -> Iterator[str]:
 
 
 def _options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--seconds", type=float, default=0.0, help="of each load; default: 20 on a CPU, 12 on CUDA")
+    parser.add_argument("--seconds", type=float, default=0.0, help="of each load; default: 40 on a CPU, 12 on CUDA")
     parser.add_argument("--budget-ms", type=int, default=0, help="of the policy; default: 600 on a CPU, 150 on CUDA")
 
 

@@ -85,7 +85,8 @@ def test_default_and_int8_are_shown_and_judged_by_the_kind_of_processor(
 def test_a_gpu_is_judged_by_its_own_goals_not_by_its_processor() -> None:
     row = {"tokens": 85, "who": "CrossEncoder", "dtype": "float16", "sidecar_is_faster_by": 3.2}
     half = [
-        {"model": "XLM-R large shape", "tokens": tokens, "of_peak_percent": 60.0 - tokens / 10} for tokens in (85, 250)
+        {"model": "XLM-R large shape", "tokens": tokens, "of_sustained_percent": 60.0 - tokens / 10}
+        for tokens in (85, 250)
     ]
     there = [result(name, rows, gpu="H", isa=AMX) for name, rows in (("throughput", [row]), ("utilization", half))]
     assert judged("times CrossEncoder in float16", *there) == [("3.2", "yes")]

@@ -41,13 +41,28 @@ CPUINFO = "processor\t: 0\nmodel name\t: Some CPU @ 2 GHz\nflags\t\t: fpu avx2 a
 
 def test_a_share_is_the_median_of_each_jobs_rate_over_the_faster_product_beside_it() -> None:
     big, flat = (8, 8, 8), (8, 4, 2)
-    rates, peaks = [1e12, 1e12, 3e12], [(4e12, big), (2e12, flat), (1e12, big), (2e12, flat)]  # 25, 50 and 150 %
-    assert utilization.share(rates, peaks) == {
+    peaks = [
+        utilization.Peak(4e12, big, 5e12),
+        utilization.Peak(2e12, flat, 4e12),
+        utilization.Peak(1e12, big, 10e12),
+        utilization.Peak(2e12, flat, 3e12),
+    ]
+    assert utilization.share([1e12, 1e12, 3e12], peaks) == {  # 25, 50 and 150 % of the one, 20, 10 and 30 of the other
         "tflops": 1.0,
-        "peak_tflops": 2.0,
+        "sustained_tflops": 2.0,
         "fastest_product": "8 x 4 x 2",
-        "of_peak_percent": 50.0,
+        "of_sustained_percent": 50.0,
+        "peak_tflops": 10.0,
+        "of_peak_percent": 20.0,
     }
+
+
+def test_a_product_is_repeated_for_the_time_of_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    took = iter([0.25, 0.5, 0.25, 1.0])
+    monkeypatch.setattr(utilization, "seconds", lambda work: next(took))
+    sustained, fastest = utilization.product_flops(torch.float32, (2, 3, 4), for_s=1.0)
+    assert sustained == pytest.approx(48 * 3)
+    assert fastest == 48 * 4
 
 
 @pytest.mark.parametrize("module", [load, machine, percentiles, section, soak])
