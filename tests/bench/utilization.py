@@ -62,7 +62,7 @@ MEANING = {
     "the shape of the model's own layers, each repeated for as long as the job took; median of all jobs",
     "fastest_product": "its shape, beside most jobs; where that column is missing, that of `peak_tflops`",
     "of_sustained_percent": "the median of each job's rate over the product's beside it; on shared AMX cores whose "
-    "products ran at 2.4 instead of 1.0 for a while it was 48 % (85 tokens, before commit 32b60e8)",
+    "products ran at 2.4 tflops for a while, else at 1.0, it was 48 % then (85 tokens, before commit 32b60e8)",
     "peak_tflops": "the same, of the fastest repetition alone, which takes some milliseconds",
     "of_peak_percent": "the median of each job's rate over that of the fastest repetition beside it; in runs of before "
     "commit 0b5397a `tflops` over `peak_tflops`, which was the best of the whole run",
